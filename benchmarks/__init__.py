@@ -1,0 +1,1 @@
+"""Accuracy, drift, latency and power of artefacts: measured, reported, gated."""

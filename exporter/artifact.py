@@ -1,0 +1,156 @@
+"""An artefact: a folder that is written whole or not at all, and opened only if unchanged."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from exporter.errors import ExporterError, WrongUse
+
+PASSPORT = "passport.json"
+MODEL = "model.onnx"
+FORMAT = 1
+
+Passport = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A folder and its passport."""
+
+    path: Path
+    passport: Passport
+
+    @property
+    def target(self) -> str:
+        """What it was compiled for."""
+        return str(self.passport["target"])
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file of the artefact, once its hash is the passport's.
+
+        Raises:
+            ExporterError: the file is missing, changed, or not in the passport.
+        """
+        record = self.passport.get("files", {}).get(name)
+        if record is None:
+            raise ExporterError(f"{self.path}: the passport knows no file {name!r}")
+        path = self.path / name
+        if not path.is_file():
+            raise ExporterError(f"{self.path}: {name} is missing", hint="export it again")
+        if sha256(path) != record["sha256"]:
+            raise ExporterError(
+                f"{path} is not the file its passport describes (SHA-256 differs)",
+                hint="it was changed or damaged; export it again",
+            )
+        return path
+
+    def record(self, key: str, value: Any) -> Artifact:
+        """Write a measurement into the passport, under ``measured``."""
+        measured = {**self.passport.get("measured", {}), key: value}
+        passport = {**self.passport, "measured": measured}
+        _write_json(self.path / PASSPORT, passport)
+        return Artifact(self.path, passport)
+
+
+def read(path: Path) -> Artifact:
+    """Open an artefact's passport; nothing else is read yet.
+
+    Raises:
+        WrongUse: no such folder, or it has no passport.
+        ExporterError: the passport is damaged or of a newer format.
+    """
+    file = path / PASSPORT
+    if not file.is_file():
+        raise WrongUse(
+            f"{path} is not an artefact: it has no {PASSPORT}", hint="make one: exporter export"
+        )
+    try:
+        passport = json.loads(file.read_text())
+        version = passport["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ExporterError(f"{file} is damaged: {error!r}", hint="export it again") from error
+    if version != FORMAT:
+        raise ExporterError(
+            f"{file} has format {version}, this version reads {FORMAT}",
+            hint="use the version of exporter that wrote it, or export again",
+        )
+    return Artifact(path, passport)
+
+
+@contextlib.contextmanager
+def writing(output: Path, *, force: bool) -> Iterator[Path]:
+    """Give a folder aside to build in; it takes its place when the block ends well.
+
+    Whatever ends the block otherwise, Ctrl-C included, leaves neither the folder aside nor
+    a change at ``output``.
+
+    Raises:
+        WrongUse: ``output`` exists and ``force`` is not given, or is no artefact.
+    """
+    check_free(output, force=force)
+    aside = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    try:
+        yield aside
+        aside.chmod(0o755)
+        if output.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+            os.rename(output, old)
+            os.rename(aside, output)
+            shutil.rmtree(old)
+        else:
+            os.rename(aside, output)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def check_free(output: Path, *, force: bool) -> None:
+    """Refuse an output that can't be written to, before any work is done for it."""
+    if not output.parent.is_dir():
+        raise WrongUse(f"no such folder: {output.parent}")
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if not force:
+        raise WrongUse(
+            f"{output} already exists", hint="choose another folder with -o, or say --force"
+        )
+    if not (output / PASSPORT).is_file():
+        raise WrongUse(
+            f"{output} exists and is not an artefact, so --force won't replace it",
+            hint="choose another folder with -o",
+        )
+
+
+def seal(folder: Path, passport: Passport) -> Passport:
+    """Add every file's size and SHA-256 to the passport and write it, last of all."""
+    files = {
+        str(path.relative_to(folder)): {"sha256": sha256(path), "bytes": path.stat().st_size}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    sealed = {"format": FORMAT, **passport, "files": files}
+    _write_json(folder / PASSPORT, sealed)
+    return sealed
+
+
+def sha256(path: Path) -> str:
+    """Hash a file of any size."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _write_json(path: Path, value: Any) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(value, indent=1) + "\n")
+    part.replace(path)

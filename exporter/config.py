@@ -1,0 +1,81 @@
+"""What the user asked for, validated once at the edge and never changed after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from exporter.errors import WrongUse
+
+Precision = Literal["fp32", "fp16", "int8"]
+Layout = Literal["nhwc", "nchw"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Batch sizes an artefact accepts: one fixed size, or a range with its usual value."""
+
+    minimum: int = 1
+    usual: int = 1
+    maximum: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Batch:
+        """Read ``N`` (fixed) or ``MIN:OPT:MAX``.
+
+        Raises:
+            WrongUse: not of this form, or not 1 <= MIN <= OPT <= MAX.
+        """
+        try:
+            numbers = [int(part) for part in text.split(":")]
+        except ValueError:
+            numbers = []
+        if len(numbers) == 1:
+            numbers *= 3
+        if len(numbers) != 3 or not 1 <= numbers[0] <= numbers[1] <= numbers[2]:
+            raise WrongUse(f"bad batch {text!r}", hint="give N or MIN:OPT:MAX, such as 1 or 1:8:32")
+        return cls(*numbers)
+
+    @property
+    def fixed(self) -> int | None:
+        """The one size, or None where the batch is open."""
+        return self.minimum if self.minimum == self.maximum else None
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """One export.
+
+    Attributes:
+        model: zoo name, ``.keras`` file or SavedModel folder.
+        target: a key of :data:`exporter.targets.TARGETS`.
+        output: the artefact's folder; must not exist unless ``force``.
+        precision: of the arithmetic.
+        weights: for a zoo model: a file, or ``random``; None for the shipped checkpoint.
+        data: images to compare with Keras on; None means Fashion-MNIST where it fits.
+        batch: accepted batch sizes; open by default.
+        layout: of a four-dimensional input.
+        preprocess: for a model that does not carry its preprocessing.
+        check_images: how many images the graph must agree with Keras on to be accepted.
+        unsafe: run code in the model file (Lambda layers).
+        force: replace an existing artefact.
+    """
+
+    model: str
+    target: str
+    output: Path
+    precision: Precision = "fp32"
+    weights: str | None = None
+    data: str | None = None
+    batch: Batch = Batch()
+    layout: Layout = "nhwc"
+    preprocess: str | None = None
+    check_images: int = 64
+    unsafe: bool = False
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse values that no target could serve."""
+        if self.check_images < 1:
+            raise WrongUse(f"check-images must be at least 1, not {self.check_images}")

@@ -1,0 +1,67 @@
+"""What several test files share: the markers' skips, Keras, and small data."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+FASHION_FOLDERS = ("/usr/share/datasets", os.environ.get("EXPORTER_DATA") or "/nowhere")
+
+
+def fashion_mnist_is_here() -> bool:
+    names = ("fashion-mnist/t10k-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz")
+    return any(Path(folder, name).is_file() for folder in FASHION_FOLDERS for name in names)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Keras 3.15 turns TensorFlow variables into arrays in a way that numpy 2 deprecates.
+    config.addinivalue_line(
+        "filterwarnings", "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
+    )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("tf") and not importlib.util.find_spec("tensorflow"):
+        pytest.skip("TensorFlow is not installed: pip install 'exporter[cpu]'")
+    if item.get_closest_marker("data") and not fashion_mnist_is_here():
+        pytest.skip(f"Fashion-MNIST is in none of {', '.join(FASHION_FOLDERS)}")
+
+
+@pytest.fixture(scope="session")
+def keras() -> ModuleType:
+    """Keras on TensorFlow, loaded the way the product does."""
+    from exporter.keras_env import load_keras
+
+    return load_keras()
+
+
+def striped_images(count: int, side: int = 16, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Make images of three classes: lines across, lines down, no lines; under noise.
+
+    Mirroring and moving an image does not change its class.
+    """
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    wave = 90 * np.sin(np.arange(side) * np.pi / 2)
+    clean = np.stack(
+        [
+            np.broadcast_to(wave[:, None], (side, side)),
+            np.broadcast_to(wave[None, :], (side, side)),
+            np.zeros((side, side)),
+        ]
+    )
+    images = 128 + clean[labels] + rng.normal(0, 15, (count, side, side))
+    return np.clip(images, 0, 255).astype(np.uint8), labels.astype(np.int64)
+
+
+@pytest.fixture
+def tiny_data(tmp_path: Path) -> str:
+    """The spec of an ``.npz`` of 96 learnable 16x16 grey images in three classes."""
+    images, labels = striped_images(96)
+    np.savez(tmp_path / "tiny.npz", images=images, labels=labels)
+    return f"npz:{tmp_path / 'tiny.npz'}"
