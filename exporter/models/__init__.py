@@ -1,0 +1,1 @@
+"""The model zoo: ResNets and ResNeXts built from stock Keras layers."""

@@ -1,0 +1,113 @@
+"""Small checkpoints: a plain ``.keras`` file with kernels in half precision.
+
+Keras reads half-precision weights into its float32 variables without being asked, so
+such a file loads with ``keras.models.load_model`` anywhere, at half the size. Vectors
+(biases, batch-norm statistics) stay float32: they weigh nothing, and a variance below
+6e-8 would vanish in half precision.
+
+The archive carries one more member, ``exporter.json``: preprocessing and class names,
+which belong to a model and which Keras has no place for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exporter.errors import ExporterError
+
+if TYPE_CHECKING:
+    import keras
+
+_WEIGHTS = "model.weights.h5"
+_CARD = "exporter.json"
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's own; the same weights give the same bytes
+
+
+def save_half(model: keras.Model, path: Path, card: dict[str, Any]) -> None:
+    """Write a model without its optimizer, kernels in float16, whole or not at all.
+
+    Args:
+        model: any model of stock layers.
+        path: ends in ``.keras``.
+        card: what :func:`read_card` gives back.
+    """
+    import h5py
+
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
+        full, small = Path(folder, "full.keras"), Path(folder, "small.keras")
+        model.save(full)
+        with zipfile.ZipFile(full) as source, zipfile.ZipFile(small, "w") as target:
+            for member in sorted(source.namelist()):
+                data = source.read(member)
+                if member == _WEIGHTS:
+                    h5 = Path(folder, _WEIGHTS)
+                    h5.write_bytes(data)
+                    _halve(h5, Path(folder, "half.h5"), h5py)
+                    data = Path(folder, "half.h5").read_bytes()
+                if member == "config.json":
+                    config = {**json.loads(data), "compile_config": None}
+                    # Sorted, since compiling moves that entry.
+                    data = json.dumps(_without_addresses(config, {}), sort_keys=True).encode()
+                if member == "metadata.json":
+                    # The date of saving would make every file differ.
+                    data = json.dumps({**json.loads(data), "date_saved": ""}).encode()
+                target.writestr(zipfile.ZipInfo(member, _EPOCH), data, zipfile.ZIP_DEFLATED)
+            target.writestr(zipfile.ZipInfo(_CARD, _EPOCH), json.dumps(card, indent=1))
+        os.replace(small, path)
+
+
+def _without_addresses(node: Any, numbers: dict[int, int]) -> Any:
+    """Renumber the shared objects of a Keras config, whose ids are memory addresses.
+
+    A dtype policy's id goes: sharing one means nothing, and a loaded model does not.
+    """
+    if isinstance(node, list):
+        return [_without_addresses(item, numbers) for item in node]
+    if not isinstance(node, dict):
+        return node
+    settled = {key: _without_addresses(value, numbers) for key, value in node.items()}
+    address = settled.pop("shared_object_id", None)
+    if address is not None and settled.get("class_name") != "DTypePolicy":
+        settled["shared_object_id"] = numbers.setdefault(address, len(numbers) + 1)
+    return settled
+
+
+def _halve(source: Path, target: Path, h5py: Any) -> None:
+    """Copy an HDF5 file without the optimizer's part, matrices and kernels as float16."""
+    with h5py.File(source) as old, h5py.File(target, "w") as new:
+
+        def copy(name: str, item: Any) -> None:
+            if name.split("/")[0] == "optimizer":
+                return
+            if isinstance(item, h5py.Group):
+                group = new.require_group(name)
+            else:
+                value = item[()]
+                half = getattr(value, "ndim", 0) > 1 and value.dtype.kind == "f"
+                group = new.create_dataset(name, data=value.astype("float16") if half else value)
+            group.attrs.update(item.attrs)
+
+        new.attrs.update(old.attrs)
+        old.visititems(copy)
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """Return what ``exporter train`` wrote beside the weights; empty for any other file.
+
+    Raises:
+        ExporterError: the file is not a readable ``.keras`` archive.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if _CARD not in archive.namelist():
+                return {}
+            card: dict[str, Any] = json.loads(archive.read(_CARD))
+            return card
+    except (OSError, zipfile.BadZipFile, zlib.error, ValueError) as error:
+        raise ExporterError(f"{path} is not a readable .keras file: {error}") from error

@@ -1,0 +1,73 @@
+"""From stored pixels to what a network was trained on, as rows of a table.
+
+Preprocessing is part of a model: it is carried by checkpoints and artefacts and
+never guessed (a wrong one costs accuracy without any error).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from exporter.errors import WrongUse, unknown_name
+
+FloatArray = npt.NDArray[np.float32]
+PixelArray = npt.NDArray[np.uint8]
+
+# keras.applications.imagenet_utils: BGR means of "caffe", RGB mean and deviation of "torch".
+_CAFFE_MEAN = np.array([103.939, 116.779, 123.68], np.float32)
+_TORCH_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+_TORCH_STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+
+def _caffe(x: FloatArray) -> FloatArray:
+    return np.asarray(x[..., ::-1] - _CAFFE_MEAN, np.float32)
+
+
+def _torch(x: FloatArray) -> FloatArray:
+    return np.asarray((x / np.float32(255) - _TORCH_MEAN) / _TORCH_STD, np.float32)
+
+
+PREPROCESSING: dict[str, Callable[[FloatArray], FloatArray]] = {
+    "unit": lambda x: x / np.float32(255),
+    "raw": lambda x: x,
+    "signed": lambda x: x / np.float32(127.5) - np.float32(1),
+    "caffe": _caffe,
+    "torch": _torch,
+}
+_RGB_ONLY = ("caffe", "torch")
+
+
+def preprocess(name: str, pixels: PixelArray) -> FloatArray:
+    """Turn pixels into network inputs.
+
+    Args:
+        name: a key of :data:`PREPROCESSING`: ``unit`` 0 to 1, ``raw`` 0 to 255, ``signed``
+            -1 to 1, ``caffe`` and ``torch`` as ``keras.applications.imagenet_utils``.
+        pixels: (batch, height, width, channels), RGB where there are three channels.
+
+    Returns:
+        The same shape in float32.
+
+    Raises:
+        WrongUse: unknown name, or ``caffe``/``torch`` on anything but RGB.
+    """
+    if name not in PREPROCESSING:
+        raise unknown_name("preprocessing", name, PREPROCESSING)
+    if name in _RGB_ONLY and pixels.shape[-1] != 3:
+        raise WrongUse(
+            f"preprocessing {name!r} is defined for RGB images, "
+            f"these have {pixels.shape[-1]} channel(s)"
+        )
+    return PREPROCESSING[name](pixels.astype(np.float32))
+
+
+def describe(name: str, image_size: tuple[int, int]) -> dict[str, Any]:
+    """Return the passport's record of how pixels become inputs."""
+    return {
+        "name": name,
+        "resize": {"height": image_size[0], "width": image_size[1], "method": "pillow-bilinear"},
+    }
