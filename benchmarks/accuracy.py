@@ -1,0 +1,231 @@
+"""Top-1, top-5 and agreement with the Keras original, on the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from exporter import datasets, sources, targets
+from exporter.agreement import Agreement, compare
+from exporter.artifact import Artifact
+from exporter.errors import WrongUse
+from exporter.pipeline import image_size, in_layout
+from exporter.preprocessing import preprocess
+from exporter.progress import Progress, silent
+from exporter.runner import Feeds, KerasRunner, Runner
+from exporter.sources import Source
+
+BATCH = 100
+
+Logits = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """One engine on one data set.
+
+    Attributes:
+        engine: ``keras``, or the artefact's folder.
+        images: how many were classified.
+        correct: images whose largest logit is at the label.
+        correct_top5: images whose label is among the five largest; None below six classes.
+        against_keras: agreement with the original; None for the original itself.
+        flips: the images on which the label differs from the original's.
+    """
+
+    engine: str
+    images: int
+    correct: int
+    correct_top5: int | None
+    against_keras: Agreement | None = None
+    flips: tuple[dict[str, int], ...] = ()
+
+    @property
+    def top1(self) -> float:
+        """Share of the images classified correctly."""
+        return self.correct / self.images
+
+    @property
+    def top5(self) -> float | None:
+        """Share of the images whose label is among the five largest logits."""
+        return None if self.correct_top5 is None else self.correct_top5 / self.images
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {
+            "engine": self.engine,
+            "images": self.images,
+            "correct": self.correct,
+            "top1": self.top1,
+            "top5": self.top5,
+            "against_keras": self.against_keras and self.against_keras.as_json(),
+            "flips": list(self.flips),
+        }
+
+
+def evaluate(
+    artifacts: Sequence[Artifact],
+    data_spec: str,
+    *,
+    limit: int | None = None,
+    original: str | None = None,
+    unsafe: bool = False,
+    progress: Progress = silent,
+) -> list[Accuracy]:
+    """Classify the test images with the Keras original and with every artefact.
+
+    Args:
+        artifacts: all made from one network.
+        data_spec: as :func:`exporter.datasets.load`.
+        limit: only the first so many images.
+        original: where the Keras model is now, if not where the passport says.
+        unsafe: as :func:`exporter.sources.load`.
+        progress: one bar an engine.
+
+    Returns:
+        A row for the original, then one for each artefact in the order given.
+
+    Raises:
+        WrongUse: different originals, another original than the passport's, labels or
+            channels that do not fit the network.
+    """
+    source = load_original(artifacts, original, unsafe)
+    data = datasets.load(data_spec, "test", progress)
+    count = len(data) if limit is None else min(limit, len(data))
+    labels = data.labels[:count]
+    classes = source.outputs[0].shape[-1]
+    if classes is not None and not 0 <= labels.min() <= labels.max() < classes:
+        raise WrongUse(
+            f"{data.name} has labels {labels.min()} to {labels.max()}, "
+            f"{source.name} knows the {classes} classes 0 to {classes - 1}"
+        )
+    size = image_size(source, data)
+    if source.preprocessing is None:
+        raise WrongUse(
+            "the artefact does not say how its images are preprocessed",
+            hint="export it again with --preprocess",
+        )
+    names = source.inputs[0].name, source.outputs[0].name
+
+    def feeds() -> Iterator[Feeds]:
+        assert source.preprocessing is not None
+        for pixels, _ in datasets.batches(data, size, BATCH, limit):
+            yield {names[0]: preprocess(source.preprocessing, pixels)}
+
+    with KerasRunner(source) as keras:
+        expected = _logits(keras, feeds(), names[1], None, count, "keras", progress)
+    rows = [_score("keras", expected, labels)]
+    for artifact in artifacts:
+        fixed = artifact.passport["batch"]
+        batch = fixed["min"] if fixed["min"] == fixed["max"] else None
+        with targets.open_artifact(artifact) as runner:
+            layout = artifact.passport["layout"]
+            given = (in_layout(feed, layout) for feed in feeds())
+            stage = artifact.path.name
+            got = _logits(runner, given, names[1], batch, count, stage, progress)
+        rows.append(_score(str(artifact.path), got, labels, expected))
+    return rows
+
+
+def load_original(
+    artifacts: Sequence[Artifact], original: str | None = None, unsafe: bool = False
+) -> Source:
+    """Load the network that artefacts were made from, and make sure that it is that one.
+
+    Raises:
+        WrongUse: the artefacts have different originals, or the file is another one now.
+    """
+    origins = [artifact.passport["source"] for artifact in artifacts]
+    origin = origins[0]
+    for artifact, other in zip(artifacts, origins, strict=True):
+        if other["sha256"] != origin["sha256"] or other["model"] != origin["model"]:
+            raise WrongUse(
+                f"{artifact.path} was made from {other['model']}, "
+                f"{artifacts[0].path} from {origin['model']}",
+                hint="evaluate artefacts of one network at a time",
+            )
+    in_zoo = origin["kind"] == "zoo"
+    weights = original or (None if origin["weights"] == "shipped" else origin["weights"])
+    preprocessing = artifacts[0].passport["preprocessing"]
+    source = sources.load(
+        origin["model"] if in_zoo or original is None else original,
+        weights=weights if in_zoo else None,
+        preprocessing=preprocessing and preprocessing["name"],
+        unsafe=unsafe,
+    )
+    if source.sha256 != origin["sha256"]:
+        raise WrongUse(
+            f"{source.name} is not the network that {artifacts[0].path} was made from "
+            "(SHA-256 differs)",
+            hint="name the right file with --original, or export again",
+        )
+    return source
+
+
+def _logits(
+    runner: Runner,
+    feeds: Iterator[Feeds],
+    output: str,
+    batch: int | None,
+    count: int,
+    stage: str,
+    progress: Progress,
+) -> Logits:
+    """Run all batches; a fixed batch size is met by cutting and padding them."""
+    parts: list[Logits] = []
+    done = 0
+    for feed in feeds:
+        for part, real in _cut(feed, batch):
+            parts.append(runner.infer(part)[output][:real])
+            done += real
+        progress(stage, done, count)
+    return np.concatenate(parts)
+
+
+def _cut(feed: Feeds, batch: int | None) -> Iterator[tuple[Feeds, int]]:
+    """Yield pieces of the wanted size, the last one padded, with their count of real images."""
+    length = len(next(iter(feed.values())))
+    if batch is None:
+        yield feed, length
+        return
+    for start in range(0, length, batch):
+        real = min(batch, length - start)
+        rows = np.minimum(np.arange(start, start + batch), length - 1)
+        yield {name: x[rows] for name, x in feed.items()}, real
+
+
+def _score(
+    engine: str,
+    logits: Logits,
+    labels: datasets.Labels,
+    reference: Logits | None = None,
+) -> Accuracy:
+    best = logits.argmax(-1)
+    top5 = None
+    if logits.shape[-1] > 5:
+        five = np.argpartition(-logits, 5, axis=-1)[:, :5]
+        top5 = int((five == labels[:, None]).any(-1).sum())
+    flips: tuple[dict[str, int], ...] = ()
+    if reference is not None:
+        expected = reference.argmax(-1)
+        flips = tuple(
+            {
+                "image": int(i),
+                "label": int(labels[i]),
+                "keras": int(expected[i]),
+                "artefact": int(best[i]),
+            }
+            for i in np.flatnonzero(best != expected)
+        )
+    return Accuracy(
+        engine,
+        len(labels),
+        int((best == labels).sum()),
+        top5,
+        None if reference is None else compare(reference, logits),
+        flips,
+    )

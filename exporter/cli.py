@@ -1,0 +1,307 @@
+"""The command line. Heavy libraries load only inside the command that needs them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from exporter.errors import ExporterError, WrongUse
+from exporter.targets import TARGETS
+
+EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong use, 3 a gate said no, 4 something is missing here."
+INTERRUPTED = 130  # what shells give for Ctrl-C
+
+
+class Commands(click.Group):
+    """A group that turns the project's errors into one message and its exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; show errors as they are meant for users, never as a trace."""
+        try:
+            return super().invoke(ctx)
+        except ExporterError as error:
+            _fail(error.message, error.hint)
+            ctx.exit(error.exit_code)
+        except OSError as error:
+            _fail(f"{error.strerror or error}: {error.filename or 'while writing'}", None)
+            ctx.exit(1)
+        except KeyboardInterrupt:
+            _fail("interrupted; unfinished output was removed", None)
+            ctx.exit(INTERRUPTED)
+
+
+def _fail(message: str, hint: str | None) -> None:
+    click.secho("error: ", fg="red", err=True, nl=False)
+    click.echo(message, err=True)
+    if hint:
+        click.echo(hint, err=True)
+
+
+@click.group(
+    cls=Commands,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="exporter")
+def main() -> None:
+    """Take a trained Keras network to an engine, and prove what it lost and gained.
+
+    \b
+    Start here:
+      exporter export resnet18 --to ort -o resnet18-ort
+      exporter evaluate resnet18-ort --data fashion-mnist
+    """
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+data_help = "fashion-mnist, folder:PATH (one folder a class) or npz:PATH."
+folder_type = click.Path(path_type=Path)
+
+
+@main.command()
+@click.argument("model", default="resnet18")
+@click.option("--to", "target", type=click.Choice(list(TARGETS)), required=True, help="Target.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="Of the arithmetic.",
+)
+@click.option("--weights", metavar="FILE|random", help="For a zoo model; default: as shipped.")
+@click.option("--data", help=f"Images to compare with Keras on: {data_help}")
+@click.option("--batch", metavar="N|MIN:OPT:MAX", help="Batch sizes to accept; default: any.")
+@click.option(
+    "--layout",
+    type=click.Choice(["nhwc", "nchw"]),
+    default="nhwc",
+    show_default=True,
+    help="Of image inputs; nchw spares the engine a transpose.",
+)
+@click.option(
+    "--preprocess",
+    type=click.Choice(["unit", "raw", "signed", "caffe", "torch"]),
+    help="How images become inputs, for a model that does not carry it.",
+)
+@click.option("-o", "--output", type=folder_type, help="Folder; default: MODEL-TARGET.")
+@click.option("--force", is_flag=True, help="Replace an artefact that is already there.")
+@click.option("--evaluate", "then_evaluate", is_flag=True, help="Measure accuracy afterwards.")
+@click.option("--unsafe", is_flag=True, help="Allow Lambda layers: runs code from the file.")
+@json_option
+def export(
+    model: str,
+    target: str,
+    precision: Any,
+    weights: str | None,
+    data: str | None,
+    batch: str | None,
+    layout: Any,
+    preprocess: str | None,
+    output: Path | None,
+    force: bool,
+    then_evaluate: bool,
+    unsafe: bool,
+    as_json: bool,
+) -> None:
+    """Export MODEL to an artefact.
+
+    MODEL is a zoo name, a .keras file or a SavedModel folder. The graph is only accepted
+    once it agrees with Keras on real images. The artefact is a folder with the graph, the
+    engine and a passport; it is written whole or not at all.
+
+    \b
+    Examples:
+      exporter export resnet18 --to ort
+      exporter export mine.keras --to onnx --layout nchw --batch 1
+      exporter export resnet50 --to onnx --weights random
+    """
+    from exporter import console, pipeline
+    from exporter.config import Batch, ExportConfig
+    from exporter.models import zoo
+
+    if then_evaluate and data is None and model not in zoo.ZOO:
+        raise WrongUse("--evaluate needs to know on which images", hint=f"--data {data_help}")
+    config = ExportConfig(
+        model=model,
+        target=target,
+        output=output or Path(f"{Path(model).stem}-{target}"),
+        precision=precision,
+        weights=weights,
+        data=data,
+        batch=Batch.parse(batch) if batch else Batch(),
+        layout=layout,
+        preprocess=preprocess,
+        unsafe=unsafe,
+        force=force,
+    )
+    with console.progress_bars(quiet=False) as progress:
+        artifact = pipeline.export(config, progress)
+    if not as_json:
+        console.facts(f"{artifact.path}", console.passport_lines(artifact.passport))
+    if then_evaluate:
+        rows = _evaluate((artifact.path,), data or "fashion-mnist", None, None, unsafe)
+        if not as_json:
+            console.accuracy_table(rows)
+    if as_json:
+        from exporter import artifact as artifacts
+
+        console.print_json(artifacts.read(artifact.path).passport)
+
+
+@main.command()
+@click.argument("artefacts", type=folder_type, nargs=-1, required=True)
+@click.option("--data", required=True, help=data_help)
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many images.")
+@click.option("--original", help="Where the Keras model is, if not where the passport says.")
+@click.option("--unsafe", is_flag=True, help="Allow Lambda layers in the original.")
+@json_option
+def evaluate(
+    artefacts: tuple[Path, ...],
+    data: str,
+    limit: int | None,
+    original: str | None,
+    unsafe: bool,
+    as_json: bool,
+) -> None:
+    """Compare ARTEFACTS with Keras on test images.
+
+    Reports top-1, top-5, agreement with Keras, every image whose label flips, and the
+    largest and mean logit error. On all images the result also goes into the passport.
+    """
+    from exporter import console
+
+    rows = _evaluate(artefacts, data, limit, original, unsafe)
+    if as_json:
+        console.print_json({"data": data, "results": [row.as_json() for row in rows]})
+    else:
+        console.accuracy_table(rows)
+
+
+def _evaluate(
+    paths: tuple[Path, ...], data: str, limit: int | None, original: str | None, unsafe: bool
+) -> list[Any]:
+    from benchmarks import accuracy
+    from exporter import artifact, console
+
+    artifacts = [artifact.read(path) for path in paths]
+    with console.progress_bars(quiet=False) as progress:
+        rows = accuracy.evaluate(
+            artifacts,
+            data,
+            limit=limit,
+            original=original,
+            unsafe=unsafe,
+            progress=progress,
+        )
+    if limit is None:
+        for one, row in zip(artifacts, rows[1:], strict=True):
+            one.record("accuracy", {"data": data, "keras": rows[0].as_json(), **row.as_json()})
+    return rows
+
+
+@main.command()
+@click.argument("model")
+@click.option("--data", default="fashion-mnist", show_default=True, help=data_help)
+@click.option("--epochs", type=int, required=True, help="Passes over the training images.")
+@click.option("--image-size", type=int, default=96, show_default=True, help="In pixels.")
+@click.option("-o", "--output", type=folder_type, help="Default: MODEL.keras.")
+@click.option("--start-from", type=folder_type, help="Take the weights from this .keras file.")
+@click.option("--batch-size", type=int, default=128, show_default=True, help="Images a step.")
+@click.option("--learning-rate", type=float, default=0.1, show_default=True, help="At its peak.")
+@click.option("--momentum", type=float, default=0.9, show_default=True, help="Nesterov's.")
+@click.option("--weight-decay", type=float, default=5e-4, show_default=True, help="On kernels.")
+@click.option("--warmup-epochs", type=float, default=0.5, show_default=True, help="Linear.")
+@click.option("--label-smoothing", type=float, default=0.0, show_default=True, help="0 to 1.")
+@click.option("--flip/--no-flip", default=True, show_default=True, help="Mirror at random.")
+@click.option("--shift", type=float, default=0.04, show_default=True, help="Share of the side.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of all that is random.")
+@click.option("--limit", type=int, help="Use only so many training images.")
+@json_option
+def train(model: str, output: Path | None, as_json: bool, **options: Any) -> None:
+    """Train a zoo MODEL.
+
+    SGD with Nesterov momentum, a cosine schedule after a warm-up, flips and shifts.
+    A run that was killed goes on from its last finished epoch when the same command is
+    given again. Beside the .keras file go its history as JSON and as a picture.
+
+    \b
+    Examples:
+      exporter train resnet18 --epochs 5
+      exporter train resnet18 --image-size 48 --epochs 3 -o small.keras
+      exporter train resnet18 --epochs 1 --start-from small.keras --learning-rate 0.02
+    """
+    from exporter import console
+    from exporter.train import TrainConfig
+    from exporter.train import train as run
+
+    config = TrainConfig(model=model, output=output or Path(f"{model}.keras"), **options)
+    with console.progress_bars(quiet=False) as progress:
+        result = run(config, progress)
+    if as_json:
+        console.print_json(result)
+    else:
+        test = result["test"]
+        console.say(
+            f"{config.output}: top-1 {test['top1']:.4f} "
+            f"({test['correct']} of {test['images']} test images)"
+        )
+
+
+@main.command()
+@click.argument("artefact", type=folder_type)
+@json_option
+def inspect(artefact: Path, as_json: bool) -> None:
+    """Show what ARTEFACT is.
+
+    Its files are verified against the passport first; then come source, graph, passes, checks.
+    """
+    from exporter import artifact, console
+
+    found = artifact.read(artefact)
+    for name in found.passport["files"]:
+        found.file(name)
+    if as_json:
+        console.print_json(found.passport)
+    else:
+        console.facts(str(artefact), console.passport_lines(found.passport))
+
+
+@main.command()
+@json_option
+def models(as_json: bool) -> None:
+    """List the zoo.
+
+    Shows which models ship with trained weights, and their top-1 on Fashion-MNIST.
+    """
+    from exporter import console
+    from exporter.models import zoo
+
+    if as_json:
+        console.print_json({"models": [zoo.describe(row) for row in zoo.ZOO.values()]})
+    else:
+        console.zoo_table([zoo.describe(row) for row in zoo.ZOO.values()])
+
+
+@main.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """Tell which targets work here.
+
+    Looks at this machine's CPU, GPU and packages, and says how to get what is missing.
+    """
+    from exporter import console
+    from exporter.doctor import diagnose
+
+    diagnosis = diagnose()
+    if as_json:
+        console.print_json(diagnosis.as_json())
+    else:
+        console.show_diagnosis(diagnosis)
+
+
+def export_main() -> None:
+    """Run ``exporter export`` under its other name."""
+    main(args=["export", *sys.argv[1:]], prog_name="exporter")

@@ -1,0 +1,200 @@
+"""What the terminal shows: progress bars and tables. Only the command line imports this."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+
+from exporter.progress import Progress
+
+if TYPE_CHECKING:
+    from benchmarks.accuracy import Accuracy
+    from exporter.doctor import Diagnosis
+
+_FLIPS_SHOWN = 20
+_LINE_EVERY_S = 30.0
+
+
+@contextmanager
+def progress_bars(quiet: bool) -> Iterator[Progress]:
+    """Show a bar a stage on standard error; lines, now and then, where that is no terminal."""
+    console = Console(stderr=True, quiet=quiet)
+    if not console.is_terminal:
+        yield _Lines(console)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("[dim]{task.fields[note]}"),
+    )
+    with RichProgress(*columns, console=console) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(stage: str, done: int, total: int, note: str = "") -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total, note=note)
+            bars.update(tasks[stage], completed=done, total=total, note=note)
+
+        yield show
+
+
+class _Lines:
+    """Progress for logs: each stage's start and end, and a line every half minute."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._shown: dict[str, float] = {}
+
+    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
+        import time
+
+        now = time.monotonic()
+        due = now - self._shown.get(stage, float("-inf")) >= _LINE_EVERY_S
+        if due or done >= total or stage == "export":
+            self._shown[stage] = now
+            self._console.print(f"{stage}: {done}/{total} {note}".rstrip(), highlight=False)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; the first column left-aligned, the others right-aligned."""
+    shown = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        shown.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        shown.add_row(*row)
+    Console().print(shown)
+
+
+def facts(title: str, pairs: Sequence[tuple[str, str]]) -> None:
+    """Print names and values below each other."""
+    shown = Table(title=title, title_justify="left", show_header=False, box=None)
+    shown.add_column(style="bold")
+    shown.add_column(overflow="fold")
+    for name, value in pairs:
+        shown.add_row(name, value)
+    Console().print(shown)
+
+
+def accuracy_table(rows: Sequence[Accuracy]) -> None:
+    """Show engines below the Keras original; label flips are listed in full by ``--json``."""
+    columns = ("engine", "images", "top-1", "top-5", "agree", "flips", "max error", "mean error")
+    shown = []
+    for row in rows:
+        against = row.against_keras
+        top5 = "-" if row.top5 is None else f"{row.top5:.4f}"
+        line = [row.engine, str(row.images), f"{row.top1:.4f}", top5]
+        if against is None:
+            line += ["-"] * 4
+        else:
+            agree = 1 - against.label_flips / against.images
+            line += [f"{agree:.2%}", str(against.label_flips)]
+            line += [f"{against.max_abs_error:.2e}", f"{against.mean_abs_error:.2e}"]
+        shown.append(line)
+    table("Accuracy against the Keras original", columns, shown)
+    for row in rows:
+        for flip in row.flips[:_FLIPS_SHOWN]:
+            say(
+                f"{row.engine}: image {flip['image']} (label {flip['label']}) "
+                f"went from {flip['keras']} to {flip['artefact']}"
+            )
+        if len(row.flips) > _FLIPS_SHOWN:
+            say(f"{row.engine}: {len(row.flips) - _FLIPS_SHOWN} more flips; all with --json")
+
+
+def passport_lines(passport: dict[str, Any]) -> list[tuple[str, str]]:
+    """Pick from a passport what a person wants to see first."""
+    graph, check, source = passport["graph"], passport["check"], passport["source"]
+    ports = [f"{p['name']} {p['shape']} {p['dtype'].lower()}" for p in graph["inputs"]]
+    outs = [f"{p['name']} {p['shape']} {p['dtype'].lower()}" for p in graph["outputs"]]
+    folded = passport["passes"]["fold_batch_norm"]
+    preprocessing = passport["preprocessing"]
+    lines = [
+        ("source", f"{source['model']} ({source['kind']}, weights: {source['weights']})"),
+        ("target", f"{passport['target']}, {passport['precision']}"),
+        ("input", ", ".join(ports)),
+        ("output", ", ".join(outs)),
+        ("preprocessing", preprocessing["name"] if preprocessing else "unknown"),
+        ("graph", ", ".join(f"{count} {op}" for op, count in graph["ops"].items())),
+        ("parameters", f"{graph['parameters']:,}"),
+        ("batch norms folded", str(folded["applied"])),
+    ]
+    lines += [("  left alone", f"{kept['node']}: {kept['reason']}") for kept in folded["kept"]]
+    lines += [
+        (
+            "against Keras",
+            f"{check['images']} images of {check['data']}: "
+            f"{check['label_flips']} label flips, largest logit error "
+            f"{check['max_relative_error']:.1e} of the largest logit",
+        ),
+        (
+            "files",
+            ", ".join(f"{n} {f['bytes'] / 1e6:.1f} MB" for n, f in passport["files"].items()),
+        ),
+    ]
+    accuracy = passport.get("measured", {}).get("accuracy")
+    if accuracy:
+        lines.append(("measured top-1", f"{accuracy['top1']:.4f} on {accuracy['images']} images"))
+    return lines
+
+
+def zoo_table(rows: Sequence[dict[str, Any]]) -> None:
+    """Show the zoo."""
+    columns = ("model", "block", "depths", "widths", "groups", "shipped weights")
+    table(
+        "Zoo (default: 96x96x1, 10 classes)",
+        columns,
+        [
+            (
+                row["name"],
+                row["block"],
+                "-".join(map(str, row["depths"])),
+                "-".join(map(str, row["widths"])),
+                str(row["groups"]),
+                f"top-1 {row['top1']:.4f}" if row["shipped_weights"] else "-",
+            )
+            for row in rows
+        ],
+    )
+
+
+def show_diagnosis(diagnosis: Diagnosis) -> None:
+    """Show what ``doctor`` found."""
+    cpu, gpu = diagnosis.cpu, diagnosis.gpu
+    sets = cpu.instruction_sets
+    found = ", ".join(n for n, here in sets.items() if here) if sets is not None else "unknown"
+    facts(
+        "This machine",
+        [
+            ("system", f"{diagnosis.system}, {diagnosis.architecture}"),
+            ("python", diagnosis.python),
+            ("cpu", f"{cpu.model}, {cpu.usable_cores} usable cores"),
+            ("instruction sets", found),
+            *(("", line) for line in cpu.consequences),
+            ("gpu", ", ".join(device.name for device in gpu.devices) or "none found"),
+        ],
+    )
+    facts("Versions", [(n, v or "not installed") for n, v in diagnosis.versions.items()])
+    rows = [
+        (status.target, "yes" if status.usable else f"no: {status.why_not}", status.install or "-")
+        for status in diagnosis.targets
+    ]
+    table("Targets", ("target", "works here", "how to get it"), rows)
+
+
+def say(text: str) -> None:
+    """Print one line to standard output."""
+    Console().print(text, highlight=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON object to standard output, and nothing around it."""
+    print(json.dumps(value, indent=1))

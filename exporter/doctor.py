@@ -1,0 +1,254 @@
+"""What this machine is and which export targets work on it.
+
+Looks without touching: versions come from package metadata and nothing heavy is
+imported, so it answers on a machine where half of the libraries are broken. It only
+returns data; the command line renders it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from exporter.gpus import Gpus, find_gpus
+from exporter.targets import TARGETS, Target
+from exporter.versions import installed_versions
+
+
+@dataclass(frozen=True)
+class Capability:
+    """What one of several instruction sets brings, and what lacking all of them costs."""
+
+    any_of: tuple[str, ...]
+    present: str
+    absent: str
+
+
+_X86 = (
+    Capability(
+        ("avx2",),
+        "AVX2: 256-bit kernels",
+        "no AVX2: engines fall back to SSE kernels, several times slower",
+    ),
+    Capability(
+        ("fma",),
+        "FMA: multiply and add in one instruction",
+        "no FMA: FP32 convolutions run at about half speed",
+    ),
+    Capability(
+        ("avx512f",),
+        "AVX-512: 512-bit kernels",
+        "no AVX-512: kernels are 256 bits wide at most",
+    ),
+    Capability(
+        ("avx512_vnni", "avx_vnni"),
+        "VNNI: INT8 on the CPU pays, with unsigned activations (scheme cpu)",
+        "no VNNI: INT8 on the CPU needs reduce_range and gains less",
+    ),
+    Capability(
+        ("avx512_bf16", "amx_bf16"),
+        "bfloat16: OpenVINO uses it for FP32 graphs unless told not to",
+        "no bfloat16: FP32 graphs run in FP32",
+    ),
+    Capability(
+        ("amx_int8",),
+        "AMX: INT8 matrix tiles, where the engine has kernels for them",
+        "no AMX: INT8 runs on vector instructions",
+    ),
+)
+_ARM = (
+    Capability(
+        ("asimddp",),
+        "dot products: INT8 on the CPU pays",
+        "no dot products: INT8 on the CPU gains little",
+    ),
+    Capability(
+        ("i8mm",),
+        "i8mm: INT8 matrix kernels",
+        "no i8mm: INT8 runs on dot products at best",
+    ),
+    Capability(
+        ("bf16",),
+        "bf16: bfloat16 kernels, where the engine has them",
+        "no bf16: FP32 graphs run in FP32",
+    ),
+)
+INSTRUCTION_SETS: dict[str, tuple[str, ...]] = {
+    "x86": (
+        "avx2",
+        "fma",
+        "avx512f",
+        "avx512_vnni",
+        "avx_vnni",
+        "avx512_bf16",
+        "amx_int8",
+        "amx_bf16",
+    ),
+    "arm": ("asimddp", "i8mm", "bf16"),
+}
+_CAPABILITIES = {"x86": _X86, "arm": _ARM}
+
+# (CPU implementer, CPU part) of what NVIDIA's boards and common servers have; Linux on ARM
+# gives no model name. Numbers: the MIDR_EL1 table of util-linux, sys-utils/lscpu-arm.c.
+_ARM_CORES = {
+    ("0x41", "0xd07"): "Cortex-A57",
+    ("0x41", "0xd08"): "Cortex-A72",
+    ("0x41", "0xd0b"): "Cortex-A76",
+    ("0x41", "0xd0c"): "Neoverse-N1",
+    ("0x41", "0xd40"): "Neoverse-V1",
+    ("0x41", "0xd42"): "Cortex-A78AE",
+    ("0x41", "0xd49"): "Neoverse-N2",
+    ("0x41", "0xd4f"): "Neoverse-V2",
+    ("0x41", "0xd83"): "Neoverse-V3AE",
+    ("0x4e", "0x004"): "Carmel",
+}
+
+
+@dataclass(frozen=True)
+class CpuInfo:
+    """What ``/proc/cpuinfo`` tells.
+
+    Attributes:
+        model: the name of the core or of the processor; "unknown" where there is none.
+        instruction_sets: those of :data:`INSTRUCTION_SETS` of this family, each with
+            whether every core has it; None where it can't be known.
+        consequences: one line for each capability that matters here.
+    """
+
+    model: str
+    instruction_sets: Mapping[str, bool] | None
+    consequences: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """The processor as this process may use it."""
+
+    model: str
+    usable_cores: int
+    instruction_sets: Mapping[str, bool] | None
+    consequences: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TargetStatus:
+    """Whether a target works here; ``why_not`` and ``install`` are None where it does.
+
+    ``install`` is also None where no installation would help.
+    """
+
+    target: str
+    usable: bool
+    why_not: str | None
+    install: str | None
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All that :func:`diagnose` found.
+
+    ``versions`` holds every name of :data:`exporter.versions.DISTRIBUTIONS`, None where not
+    installed.
+    """
+
+    python: str
+    system: str
+    architecture: str
+    versions: Mapping[str, str | None]
+    cpu: Cpu
+    gpu: Gpus
+    targets: tuple[TargetStatus, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON values; instruction sets that can't be known are "unknown"."""
+        values = dataclasses.asdict(self)
+        if self.cpu.instruction_sets is None:
+            values["cpu"]["instruction_sets"] = "unknown"
+        return values
+
+
+def diagnose() -> Diagnosis:
+    """Look at this machine. Takes a fraction of a second and imports nothing heavy."""
+    versions = installed_versions()
+    gpu = find_gpus()
+    return Diagnosis(
+        python=platform.python_version(),
+        system=_system(),
+        architecture=platform.machine(),
+        versions=versions,
+        cpu=_cpu(),
+        gpu=gpu,
+        targets=tuple(target_status(row, versions, gpu) for row in TARGETS.values()),
+    )
+
+
+def target_status(row: Target, versions: Mapping[str, str | None], gpu: Gpus) -> TargetStatus:
+    """Compare what a target needs with what is here."""
+    lacking = [
+        " or ".join(group)
+        for group in row.distributions
+        if not any(versions.get(name) is not None for name in group)
+    ]
+    if lacking:
+        return TargetStatus(row.name, False, f"not installed: {', '.join(lacking)}", row.install)
+    if row.needs_gpu and not gpu.devices:
+        return TargetStatus(row.name, False, "no NVIDIA GPU on this machine", None)
+    return TargetStatus(row.name, True, None, None)
+
+
+def parse_cpuinfo(text: str) -> CpuInfo:
+    """Read the text of Linux's ``/proc/cpuinfo``, x86 or ARM.
+
+    An instruction set counts when every core has it: threads move between cores.
+    """
+    fields: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        key, colon, value = line.partition(":")
+        if colon:
+            fields.setdefault(key.strip(), []).append(value.strip())
+    if "flags" in fields:
+        family, flags, model = "x86", fields["flags"], fields.get("model name", ["unknown"])[0]
+    elif "Features" in fields:
+        family, flags, model = "arm", fields["Features"], _arm_model(fields)
+    else:
+        return CpuInfo("unknown", None, ())
+    common = set.intersection(*(set(value.split()) for value in flags))
+    return CpuInfo(
+        model,
+        {name: name in common for name in INSTRUCTION_SETS[family]},
+        tuple(
+            row.present if common.intersection(row.any_of) else row.absent
+            for row in _CAPABILITIES[family]
+        ),
+    )
+
+
+def _arm_model(fields: Mapping[str, list[str]]) -> str:
+    cores = zip(fields.get("CPU implementer", []), fields.get("CPU part", []), strict=False)
+    names = dict.fromkeys(_ARM_CORES.get(core, f"ARM core {core[0]}/{core[1]}") for core in cores)
+    return " + ".join(names) or fields.get("model name", ["unknown"])[0]
+
+
+def _cpu() -> Cpu:
+    try:
+        info = parse_cpuinfo(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        info = CpuInfo(platform.processor() or "unknown", None, ())
+    # A container or taskset may leave fewer cores than the machine has.
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return Cpu(info.model, cores, info.instruction_sets, info.consequences)
+
+
+def _system() -> str:
+    try:
+        name = platform.freedesktop_os_release().get("PRETTY_NAME", "")
+    except OSError:
+        name = ""
+    kernel = f"{platform.system()} {platform.release()}".strip()
+    return f"{name} ({kernel})" if name else kernel

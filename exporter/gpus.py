@@ -1,0 +1,129 @@
+"""Which NVIDIA GPUs this machine has, by whatever tool of it answers first."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One device; None for what could not be found out."""
+
+    name: str
+    memory_mib: int | None = None
+    compute_capability: str | None = None
+    driver: str | None = None
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """The NVIDIA GPUs, and what they were found by ("none" where there are none)."""
+
+    found_by: str
+    devices: tuple[Gpu, ...]
+
+
+def find_gpus(root: Path = Path("/")) -> Gpus:
+    """Find NVIDIA GPUs: by NVML, else ``nvidia-smi``, else a Jetson's or a driver's files.
+
+    Args:
+        root: where ``dev`` and ``etc`` are looked for.
+    """
+    for found_by, find in (("nvidia-ml-py", _by_nvml), ("nvidia-smi", _by_nvidia_smi)):
+        if devices := find():
+            return Gpus(found_by, devices)
+    release = root / "etc" / "nv_tegra_release"
+    if release.is_file():
+        text = release.read_text(encoding="utf-8", errors="replace")
+        return Gpus("/etc/nv_tegra_release", (Gpu(parse_tegra_release(text)),))
+    nodes = sorted(
+        node for node in (root / "dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", node.name)
+    )
+    if nodes:
+        return Gpus("/dev", tuple(Gpu(f"NVIDIA GPU (/dev/{node.name})") for node in nodes))
+    return Gpus("none", ())
+
+
+def _by_nvml() -> tuple[Gpu, ...]:
+    try:
+        nvml = importlib.import_module("pynvml")
+        nvml.nvmlInit()
+    except Exception:  # not installed, or no driver under it, which is its own exception
+        return ()
+    try:
+        return tuple(_nvml_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
+    except nvml.NVMLError:
+        return ()
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _nvml_gpu(nvml: Any, index: int) -> Gpu:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    try:
+        memory_mib = nvml.nvmlDeviceGetMemoryInfo(handle).total // 2**20
+    except nvml.NVMLError:  # a Jetson shares its memory with the CPU
+        memory_mib = None
+    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+    return Gpu(
+        _text(nvml.nvmlDeviceGetName(handle)),
+        memory_mib,
+        f"{major}.{minor}",
+        _text(nvml.nvmlSystemGetDriverVersion()),
+    )
+
+
+def _text(value: str | bytes) -> str:
+    """Old releases of nvidia-ml-py return bytes."""
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _by_nvidia_smi() -> tuple[Gpu, ...]:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ()
+    query = "--query-gpu=name,memory.total,compute_cap,driver_version"
+    try:
+        done = subprocess.run(
+            [program, query, "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return parse_nvidia_smi(done.stdout)
+
+
+def parse_nvidia_smi(text: str) -> tuple[Gpu, ...]:
+    """Read ``name, memory.total [MiB], compute_cap, driver_version``, a GPU a line."""
+    gpus = []
+    for line in text.splitlines():
+        values = [value.strip() for value in line.split(",")]
+        if len(values) != 4:
+            continue
+        name, memory, capability, driver = values
+        gpus.append(
+            Gpu(
+                name,
+                int(memory) if memory.isdecimal() else None,
+                capability if re.fullmatch(r"\d+\.\d+", capability) else None,
+                driver if re.fullmatch(r"\d[\d.]*", driver) else None,
+            )
+        )
+    return tuple(gpus)
+
+
+def parse_tegra_release(text: str) -> str:
+    """Name a Jetson from the text of ``/etc/nv_tegra_release``, by its Jetson Linux release."""
+    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", text)
+    if found is None:
+        return "Jetson"
+    return f"Jetson (Jetson Linux {found[1]}.{found[2]})"

@@ -1,0 +1,61 @@
+"""The shape that every engine is used through, and the Keras original as one of them."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from exporter.sources import Source
+
+Feeds = dict[str, npt.NDArray[Any]]
+
+
+class Runner(Protocol):
+    """A context manager that holds an engine: the same feeds in, the same logits out."""
+
+    def __enter__(self) -> Runner:
+        """Make the engine ready."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let the engine go."""
+
+    def infer(self, feeds: Feeds) -> Feeds:
+        """Run one batch; arrays by input name to arrays by output name."""
+
+
+class KerasRunner:
+    """The network as it came, in inference mode, as one compiled ``tf.function``."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def __enter__(self) -> KerasRunner:
+        """Prepare the function; it is traced on the first call."""
+        import tensorflow as tf
+
+        call = self._source.call
+        specs = [tf.TensorSpec(port.shape, port.dtype) for port in self._source.inputs]
+        self._function = tf.function(
+            lambda *inputs: call(inputs), input_signature=specs, autograph=False
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Drop the compiled function."""
+        del self._function
+
+    def infer(self, feeds: Feeds) -> Feeds:
+        """Run one batch of arrays in Keras' own layout (NHWC)."""
+        results = self._function(*(feeds[port.name] for port in self._source.inputs))
+        return {
+            port.name: np.asarray(result)
+            for port, result in zip(self._source.outputs, results, strict=True)
+        }

@@ -1,0 +1,124 @@
+"""The targets as one literal table; each is a file with ``compile`` and ``open``."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from exporter.errors import Missing, WrongUse, unknown_name
+
+if TYPE_CHECKING:
+    from exporter.artifact import Artifact
+    from exporter.config import Precision
+    from exporter.runner import Runner
+
+
+class TargetModule(Protocol):
+    """What a target's file provides."""
+
+    def compile(self, folder: Path) -> dict[str, Any]:
+        """Turn ``folder/model.onnx`` into what the runtime opens.
+
+        Returns:
+            What the passport should record of it, under the target's name.
+        """
+
+    def open(self, artifact: Artifact, threads: int | None = None) -> Runner:
+        """Return a runner; files are checked against the passport first."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One row: where its code is, what it can do, what it needs.
+
+    Attributes:
+        name: what users call it; its file is named after it.
+        summary: what it is, in a few words.
+        precisions: what it can do.
+        needs: the module that its file imports.
+        install: the line that installs what it needs.
+        distributions: what exporting to it takes: of each group, any one.
+        needs_gpu: whether that also takes an NVIDIA GPU.
+    """
+
+    name: str
+    summary: str
+    precisions: tuple[Precision, ...]
+    needs: str
+    install: str
+    distributions: tuple[tuple[str, ...], ...]
+    needs_gpu: bool = False
+
+    def load(self) -> TargetModule:
+        """Import the target's file.
+
+        Raises:
+            Missing: the library it needs is not installed.
+        """
+        if importlib.util.find_spec(self.needs) is None:
+            raise Missing(f"target {self.name!r} needs {self.needs}", hint=self.install)
+        module = importlib.import_module(f"exporter.targets.{self.name.replace('-', '_')}")
+        return cast(TargetModule, module)
+
+    def check_precision(self, precision: Precision) -> None:
+        """Refuse what the target does not do.
+
+        Raises:
+            WrongUse: names what it does.
+        """
+        if precision not in self.precisions:
+            raise WrongUse(
+                f"target {self.name!r} does not do {precision}",
+                hint=f"it does: {', '.join(self.precisions)}",
+            )
+
+
+# onnxruntime is in it because every graph is compared with Keras before it is accepted.
+_EXPORT = (
+    ("keras",),
+    ("tensorflow", "tensorflow-cpu"),
+    ("tf2onnx",),
+    ("onnx",),
+    ("onnx-ir",),
+    ("onnxruntime", "onnxruntime-gpu"),
+)
+TARGETS: dict[str, Target] = {
+    row.name: row
+    for row in (
+        Target(
+            "onnx",
+            "the checked graph itself, for any ONNX runtime",
+            ("fp32",),
+            needs="onnxruntime",
+            install="pip install 'exporter[cpu]'",
+            distributions=_EXPORT,
+        ),
+        Target(
+            "ort",
+            "ONNX Runtime on the CPU",
+            ("fp32",),
+            needs="onnxruntime",
+            install="pip install 'exporter[cpu]'",
+            distributions=_EXPORT,
+        ),
+    )
+}
+
+
+def lookup(name: str) -> Target:
+    """Find a row by name.
+
+    Raises:
+        WrongUse: no such target; the message lists the nearest names.
+    """
+    if name not in TARGETS:
+        raise unknown_name("target", name, TARGETS)
+    return TARGETS[name]
+
+
+def open_artifact(artifact: Artifact, threads: int | None = None) -> Runner:
+    """Open an artefact with the runtime it was compiled for."""
+    return lookup(artifact.target).load().open(artifact, threads)

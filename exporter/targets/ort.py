@@ -1,0 +1,66 @@
+"""ONNX Runtime on the CPU: opens ``model.onnx`` itself, with all its graph optimisations."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from exporter.artifact import MODEL, Artifact
+from exporter.errors import ExporterError
+from exporter.runner import Feeds
+
+PROVIDERS = ["CPUExecutionProvider"]
+
+
+class OrtRunner:
+    """One session; ``threads`` None means all cores this process may use."""
+
+    def __init__(self, model: Path | bytes, threads: int | None = None) -> None:
+        self._model = model if isinstance(model, bytes) else str(model)
+        self._threads = threads or usable_cores()
+
+    def __enter__(self) -> OrtRunner:
+        """Load and optimise the graph.
+
+        Raises:
+            ExporterError: onnxruntime refuses it.
+        """
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(self._model, options, providers=PROVIDERS)
+        except Exception as error:  # onnxruntime's exceptions have no common public base
+            raise ExporterError(f"onnxruntime refuses the graph: {error}") from error
+        self._outputs = [output.name for output in self._session.get_outputs()]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Free the session and its threads."""
+        del self._session
+
+    def infer(self, feeds: Feeds) -> Feeds:
+        """Run one batch."""
+        return dict(zip(self._outputs, self._session.run(self._outputs, feeds), strict=True))
+
+
+def usable_cores() -> int:
+    """Count the cores this process may run on, which in a container are fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def compile(folder: Path) -> dict[str, Any]:
+    """Prove that onnxruntime takes the graph; it needs no file of its own."""
+    with OrtRunner(folder / MODEL):
+        pass
+    return {"version": ort.__version__, "providers": PROVIDERS}
+
+
+def open(artifact: Artifact, threads: int | None = None) -> OrtRunner:
+    """Open ``model.onnx`` once its hash is the passport's."""
+    return OrtRunner(artifact.file(MODEL), threads)

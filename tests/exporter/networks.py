@@ -1,0 +1,106 @@
+"""Small Keras networks for tests: every kind of layer the design promises to convert."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+
+def shake_statistics(model: Any, seed: int = 0) -> Any:
+    """Give every batch norm statistics, scale and shift that a wrong fold can't survive."""
+    rng = np.random.default_rng(seed)
+    for variable in model.variables:
+        kind = variable.path.rsplit("/", 1)[-1]
+        if kind in ("moving_variance", "gamma"):
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+        elif kind in ("moving_mean", "beta", "bias"):
+            variable.assign(rng.normal(0, 0.2, variable.shape))
+    return model
+
+
+def plain(keras: ModuleType, channels: int = 1, classes: int = 3) -> Any:
+    """Conv, batch norm, ReLU, pooling, dense: 16x16 images to logits."""
+    layers = keras.layers
+    x = inputs = keras.Input((16, 16, channels), name="input")
+    x = layers.Conv2D(4, 3, padding="same", name="conv")(x)
+    x = layers.BatchNormalization(name="bn")(x)
+    x = layers.ReLU(name="relu")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    model = keras.Model(inputs, layers.Dense(classes, name="logits")(x))
+    return shake_statistics(model)
+
+
+def save(model: Any, path: Path) -> str:
+    """Save as ``.keras``, or as a SavedModel where the path has no suffix."""
+    if path.suffix:
+        model.save(path)
+    else:
+        model.export(str(path), verbose=False)
+    return str(path)
+
+
+def many_layers(keras: ModuleType) -> tuple[Any, int]:
+    """Return a network with one of nearly everything, and its count of foldable batch norms."""
+    layers = keras.layers
+    inputs = keras.Input((16, 16, 3), name="picture")
+    x = layers.Rescaling(1 / 255)(inputs)
+    x = layers.SeparableConv2D(8, 3, padding="same", use_bias=False)(x)
+    x = layers.BatchNormalization()(x)  # folds into the pointwise convolution
+    x = layers.Activation("relu6")(x)
+    y = layers.Conv2DTranspose(8, 3, padding="same")(x)
+    y = layers.BatchNormalization(epsilon=1e-5, scale=False)(y)  # folds
+    y = layers.LeakyReLU()(y)
+    z = layers.Concatenate()([x, y])
+    z = layers.AveragePooling2D(2)(z)
+    z = layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2)(z)
+    z = layers.BatchNormalization(center=False)(z)  # folds
+    z = layers.Activation("hard_swish")(z)
+    z = layers.Conv2D(32, 3, padding="same", groups=4, strides=2, use_bias=False)(z)
+    z = layers.BatchNormalization()(z)  # folds
+    z = layers.ZeroPadding2D(1)(z)
+    z = layers.Conv2D(8, 3, dilation_rate=2, activation="gelu")(z)
+    z = layers.BatchNormalization()(z)  # behind an activation: nothing to fold into
+    z = layers.PReLU(shared_axes=[1, 2])(z)
+    z = layers.UpSampling2D()(z)
+    a = layers.Dense(5)(layers.GlobalMaxPooling2D()(z))
+    b = layers.Dense(16, activation="silu")(layers.Flatten()(z))
+    b = layers.Dense(5, use_bias=False)(b)
+    b = layers.BatchNormalization()(b)  # folds into the dense layer
+    total = layers.Add()([a, layers.Activation("tanh")(b)])
+    return shake_statistics(keras.Model(inputs, total)), 5
+
+
+def nested(keras: ModuleType) -> Any:
+    """A model inside a model."""
+    inner = plain(keras)
+    inputs = keras.Input((16, 16, 1), name="outside")
+    return keras.Model(inputs, keras.layers.Dense(2, name="head")(inner(inputs)))
+
+
+def two_ports(keras: ModuleType) -> Any:
+    """Two inputs and two outputs, with names of the user's."""
+    layers = keras.layers
+    left = keras.Input((8, 8, 1), name="left")
+    right = keras.Input((8, 8, 1), name="right")
+    x = layers.Conv2D(4, 3)(layers.Add()([left, right]))
+    x = layers.Flatten()(x)
+    outputs = [layers.Dense(2, name="age")(x), layers.Dense(3, name="kind")(x)]
+    return keras.Model([left, right], outputs)
+
+
+def with_cholesky(keras: ModuleType) -> Any:
+    """A network with an op that ONNX does not have."""
+    inputs = keras.Input((4, 4, 1))
+    x = keras.ops.squeeze(inputs, -1)
+    x = keras.ops.cholesky(keras.ops.matmul(x, keras.ops.transpose(x, (0, 2, 1))))
+    return keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(x)))
+
+
+def with_lambda(keras: ModuleType) -> Any:
+    """A network that carries Python code."""
+    inputs = keras.Input((16, 16, 1))
+    x = keras.layers.Lambda(lambda t: t * 2.0, name="twice")(inputs)
+    return keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(x)))
