@@ -13,8 +13,7 @@ from exporter import datasets, sources, targets
 from exporter.agreement import Agreement, compare
 from exporter.artifact import Artifact
 from exporter.errors import WrongUse
-from exporter.pipeline import image_size, in_layout
-from exporter.preprocessing import preprocess
+from exporter.pipeline import image_size, in_layout, network_input
 from exporter.progress import Progress, silent
 from exporter.runner import Feeds, KerasRunner, Runner
 from exporter.sources import Source
@@ -94,6 +93,10 @@ def evaluate(
             channels that do not fit the network.
     """
     source = load_original(artifacts, original, unsafe)
+    if len(source.outputs) != 1 or len(source.outputs[0].shape) != 2:
+        raise WrongUse(
+            f"{source.name} is no classifier with one output of (batch, classes): {source.outputs}"
+        )
     data = datasets.load(data_spec, "test", progress)
     count = len(data) if limit is None else min(limit, len(data))
     labels = data.labels[:count]
@@ -109,15 +112,14 @@ def evaluate(
             "the artefact does not say how its images are preprocessed",
             hint="export it again with --preprocess",
         )
-    names = source.inputs[0].name, source.outputs[0].name
+    output = source.outputs[0].name
 
     def feeds() -> Iterator[Feeds]:
-        assert source.preprocessing is not None
         for pixels, _ in datasets.batches(data, size, BATCH, limit):
-            yield {names[0]: preprocess(source.preprocessing, pixels)}
+            yield network_input(source, pixels)
 
     with KerasRunner(source) as keras:
-        expected = _logits(keras, feeds(), names[1], None, count, "keras", progress)
+        expected = _logits(keras, feeds(), output, source.batch, count, "keras", progress)
     rows = [_score("keras", expected, labels)]
     for artifact in artifacts:
         fixed = artifact.passport["batch"]
@@ -126,7 +128,7 @@ def evaluate(
             layout = artifact.passport["layout"]
             given = (in_layout(feed, layout) for feed in feeds())
             stage = artifact.path.name
-            got = _logits(runner, given, names[1], batch, count, stage, progress)
+            got = _logits(runner, given, output, batch, count, stage, progress)
         rows.append(_score(str(artifact.path), got, labels, expected))
     return rows
 
@@ -151,12 +153,16 @@ def load_original(
     in_zoo = origin["kind"] == "zoo"
     weights = original or (None if origin["weights"] == "shipped" else origin["weights"])
     preprocessing = artifacts[0].passport["preprocessing"]
-    source = sources.load(
-        origin["model"] if in_zoo or original is None else original,
-        weights=weights if in_zoo else None,
-        preprocessing=preprocessing and preprocessing["name"],
-        unsafe=unsafe,
-    )
+    try:
+        source = sources.load(
+            origin["model"] if in_zoo or original is None else original,
+            weights=weights if in_zoo else None,
+            preprocessing=preprocessing and preprocessing["name"],
+            unsafe=unsafe,
+        )
+    except WrongUse as error:
+        hint = "name the network that the artefact was made from with --original"
+        raise WrongUse(error.message, hint=error.hint if original else hint) from error
     if source.sha256 != origin["sha256"]:
         raise WrongUse(
             f"{source.name} is not the network that {artifacts[0].path} was made from "

@@ -21,6 +21,18 @@ FORMAT = 1
 
 Passport = dict[str, Any]
 
+_FIELDS: dict[str, type] = {
+    "source": dict,
+    "target": str,
+    "precision": str,
+    "layout": str,
+    "batch": dict,
+    "graph": dict,
+    "passes": dict,
+    "check": dict,
+    "files": dict,
+}
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -40,10 +52,12 @@ class Artifact:
         Raises:
             ExporterError: the file is missing, changed, or not in the passport.
         """
-        record = self.passport.get("files", {}).get(name)
+        record = self.passport["files"].get(name)
         if record is None:
             raise ExporterError(f"{self.path}: the passport knows no file {name!r}")
         path = self.path / name
+        if not path.resolve().is_relative_to(self.path.resolve()):
+            raise ExporterError(f"{self.path}: the passport names a file outside: {name!r}")
         if not path.is_file():
             raise ExporterError(f"{self.path}: {name} is missing", hint="export it again")
         if sha256(path) != record["sha256"]:
@@ -75,15 +89,30 @@ def read(path: Path) -> Artifact:
         )
     try:
         passport = json.loads(file.read_text())
-        version = passport["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ExporterError(f"{file} is damaged: {error!r}", hint="export it again") from error
-    if version != FORMAT:
+    except (OSError, ValueError, RecursionError) as error:
+        raise ExporterError(f"{file} is damaged: {error}", hint="export it again") from error
+    version = passport.get("format") if isinstance(passport, dict) else None
+    if type(version) is int and version != FORMAT:
         raise ExporterError(
             f"{file} has format {version}, this version reads {FORMAT}",
             hint="use the version of exporter that wrote it, or export again",
         )
+    if version is None or not _is_whole(passport):
+        raise ExporterError(f"{file} is damaged: fields are missing", hint="export it again")
     return Artifact(path, passport)
+
+
+def _is_whole(passport: Passport) -> bool:
+    """Whether every field that commands rely on is there and of its type."""
+    files = passport.get("files")
+    return (
+        all(isinstance(passport.get(name), kind) for name, kind in _FIELDS.items())
+        and isinstance(files, dict)
+        and all(
+            isinstance(record, dict) and isinstance(record.get("sha256"), str)
+            for record in files.values()
+        )
+    )
 
 
 @contextlib.contextmanager
@@ -101,19 +130,31 @@ def writing(output: Path, *, force: bool) -> Iterator[Path]:
     try:
         yield aside
         aside.chmod(0o755)
-        if output.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-            os.rename(output, old)
-            os.rename(aside, output)
-            shutil.rmtree(old)
-        else:
-            os.rename(aside, output)
+        check_free(output, force=force)  # somebody may have come before us
+        _swap(aside, output)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def _swap(new: Path, place: Path) -> None:
+    """Put a folder in another's place; if that fails, the other is there as before."""
+    if not place.exists():
+        os.rename(new, place)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+    os.rename(place, old)
+    try:
+        os.rename(new, place)
+    except BaseException:
+        os.rename(old, place)
+        raise
+    shutil.rmtree(old)
+
+
 def check_free(output: Path, *, force: bool) -> None:
     """Refuse an output that can't be written to, before any work is done for it."""
+    if output.is_symlink() or not output.name:
+        raise WrongUse(f"{output} is no name for a new folder", hint="choose another with -o")
     if not output.parent.is_dir():
         raise WrongUse(f"no such folder: {output.parent}")
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
@@ -152,5 +193,8 @@ def sha256(path: Path) -> str:
 
 def _write_json(path: Path, value: Any) -> None:
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(value, indent=1) + "\n")
-    part.replace(path)
+    try:
+        part.write_text(json.dumps(value, indent=1) + "\n")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

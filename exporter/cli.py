@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from exporter.errors import ExporterError, WrongUse
 from exporter.targets import TARGETS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from benchmarks.accuracy import Accuracy
+    from exporter.artifact import Artifact
 
 EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong use, 3 a gate said no, 4 something is missing here."
 INTERRUPTED = 130  # what shells give for Ctrl-C
@@ -25,6 +31,8 @@ class Commands(click.Group):
         except ExporterError as error:
             _fail(error.message, error.hint)
             ctx.exit(error.exit_code)
+        except BrokenPipeError:  # `exporter models | head`: click ends it quietly
+            raise
         except OSError as error:
             _fail(f"{error.strerror or error}: {error.filename or 'while writing'}", None)
             ctx.exit(1)
@@ -131,7 +139,7 @@ def export(
         precision=precision,
         weights=weights,
         data=data,
-        batch=Batch.parse(batch) if batch else Batch(),
+        batch=Batch() if batch is None else Batch.parse(batch),
         layout=layout,
         preprocess=preprocess,
         unsafe=unsafe,
@@ -142,13 +150,10 @@ def export(
     if not as_json:
         console.facts(f"{artifact.path}", console.passport_lines(artifact.passport))
     if then_evaluate:
-        rows = _evaluate((artifact.path,), data or "fashion-mnist", None, None, unsafe)
-        if not as_json:
-            console.accuracy_table(rows)
+        shown = None if as_json else console.accuracy_table
+        (artifact,) = _evaluate([artifact], data or "fashion-mnist", shown, unsafe=unsafe)
     if as_json:
-        from exporter import artifact as artifacts
-
-        console.print_json(artifacts.read(artifact.path).passport)
+        console.print_json(artifact.passport)
 
 
 @main.command()
@@ -171,35 +176,37 @@ def evaluate(
     Reports top-1, top-5, agreement with Keras, every image whose label flips, and the
     largest and mean logit error. On all images the result also goes into the passport.
     """
-    from exporter import console
+    from exporter import artifact, console
 
-    rows = _evaluate(artefacts, data, limit, original, unsafe)
-    if as_json:
+    def as_object(rows: list[Accuracy]) -> None:
         console.print_json({"data": data, "results": [row.as_json() for row in rows]})
-    else:
-        console.accuracy_table(rows)
+
+    shown = as_object if as_json else console.accuracy_table
+    artifacts = [artifact.read(path) for path in artefacts]
+    _evaluate(artifacts, data, shown, limit=limit, original=original, unsafe=unsafe)
 
 
 def _evaluate(
-    paths: tuple[Path, ...], data: str, limit: int | None, original: str | None, unsafe: bool
-) -> list[Any]:
+    artifacts: list[Artifact],
+    data: str,
+    show: Callable[[list[Accuracy]], None] | None,
+    limit: int | None = None,
+    **options: Any,
+) -> list[Artifact]:
+    """Measure, show, and only then record: a full disk must not cost the result."""
     from benchmarks import accuracy
-    from exporter import artifact, console
+    from exporter import console
 
-    artifacts = [artifact.read(path) for path in paths]
     with console.progress_bars(quiet=False) as progress:
-        rows = accuracy.evaluate(
-            artifacts,
-            data,
-            limit=limit,
-            original=original,
-            unsafe=unsafe,
-            progress=progress,
-        )
-    if limit is None:
-        for one, row in zip(artifacts, rows[1:], strict=True):
-            one.record("accuracy", {"data": data, "keras": rows[0].as_json(), **row.as_json()})
-    return rows
+        rows = accuracy.evaluate(artifacts, data, limit=limit, progress=progress, **options)
+    if show is not None:
+        show(rows)
+    if limit is not None:
+        return artifacts
+    return [
+        one.record("accuracy", {"data": data, "keras": rows[0].as_json(), **row.as_json()})
+        for one, row in zip(artifacts, rows[1:], strict=True)
+    ]
 
 
 @main.command()

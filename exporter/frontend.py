@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from exporter.errors import ConversionError
+from exporter.errors import ConversionError, WrongUse
 from exporter.sources import Source
 
 OPSET = 18  # the newest that tf2onnx 1.17 writes
@@ -44,7 +44,11 @@ def to_onnx(source: Source, batch: int | None = None) -> ir.Model:
     Raises:
         ConversionError: an op has no ONNX counterpart; the message names op and layer.
     """
-    graph_def, inputs, outputs, weights = _trace(source, batch)
+    batch = _agreed_batch(source, batch)
+    try:
+        graph_def, inputs, outputs, weights = _trace(source, batch)
+    except Exception as error:  # whatever the network's own layers raise
+        raise ConversionError(f"TensorFlow can't trace {source.name}: {_first(error)}") from error
     proto = _translate(graph_def, inputs, outputs, source)
     model = ir.from_proto(proto)
     for node in model.graph:
@@ -55,6 +59,23 @@ def to_onnx(source: Source, batch: int | None = None) -> ir.Model:
     _name_ports(model, source, inputs, outputs, batch)
     model.producer_name = "exporter"
     return model
+
+
+def _agreed_batch(source: Source, asked: int | None) -> int | None:
+    """Return the batch size to trace with.
+
+    Raises:
+        WrongUse: the network has a batch size of its own, and another was asked for.
+    """
+    own = source.batch
+    if own is not None and asked is not None and own != asked:
+        raise WrongUse(f"{source.name} is made for batches of {own}, and --batch says {asked}")
+    return asked if own is None else own
+
+
+def _first(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _trace(
@@ -114,7 +135,7 @@ def _trace_keras(source: Source, specs: list[Any]) -> tuple[Any, dict[str, np.nd
         results, _ = model.stateless_call(
             list(weights[: len(trained)]),
             list(weights[len(trained) :]),
-            given[0] if ports == 1 else list(given),
+            source.pack(given),
             training=False,
         )
         return [tf.identity(result) for result in keras.tree.flatten(results)]
@@ -172,7 +193,7 @@ def _translate(
             )
             proto: onnx.ModelProto = translated.make_model(source.name)
     except (ValueError, KeyError, RuntimeError, AssertionError, TypeError) as error:
-        raise ConversionError(f"tf2onnx failed on {source.name}: {error}") from error
+        raise ConversionError(f"tf2onnx failed on {source.name}: {_first(error)}") from error
     finally:
         logger.setLevel(level)
     _spell_out_erfc(proto)
@@ -215,7 +236,9 @@ def _layer_of(node: str, layers: tuple[str, ...]) -> str | None:
     """Find the Keras layer whose name scope an op's name starts with, innermost first."""
     by_name = {layer.lower(): layer for layer in layers}  # TensorFlow capitalises bare ops
     for part in reversed(node.lower().split("/")):
-        for name in (part, re.sub(r"_\d+$", "", part)):
+        # Keras opens a layer's scope twice, to build and to call it, so the ops of "conv" are
+        # in "conv_1", which may be another layer's name; a layer used again counts on.
+        for name in (re.sub(r"_1$", "", part), part, re.sub(r"_\d+$", "", part)):
             if name in by_name:
                 return by_name[name]
     return None

@@ -35,11 +35,7 @@ def describe_export(
         "target": config.target,
         "precision": config.precision,
         "layout": config.layout,
-        "batch": {
-            "min": config.batch.minimum,
-            "opt": config.batch.usual,
-            "max": config.batch.maximum,
-        },
+        "batch": _batch(config, source),
         "preprocessing": _preprocessing(source),
         "classes": list(source.classes),
         "graph": describe_graph(model),
@@ -80,6 +76,14 @@ def _port(value: ir.Value) -> dict[str, Any]:
         [] if value.shape is None else [d if isinstance(d, int) else str(d) for d in value.shape]
     )
     return {"name": value.name, "shape": shape, "dtype": str(value.dtype)}
+
+
+def _batch(config: ExportConfig, source: Source) -> dict[str, int | None]:
+    """Return the accepted batch sizes; ``max`` is None where any is."""
+    if source.batch is not None:
+        return {"min": source.batch, "opt": source.batch, "max": source.batch}
+    batch = config.batch
+    return {"min": batch.minimum, "opt": batch.usual, "max": batch.maximum}
 
 
 def _preprocessing(source: Source) -> dict[str, Any] | None:

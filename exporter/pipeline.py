@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,6 +35,7 @@ def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
     """
     target = targets.lookup(config.target)
     target.check_precision(config.precision)
+    target.check_batch(config.batch)
     compiler = target.load()
     artifact.check_free(config.output, force=config.force)
 
@@ -108,12 +110,15 @@ def checked_bytes(model: ir.Model) -> bytes:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ConversionError(f"the converted graph is not valid ONNX: {error}") from error
-    data: bytes = proto.SerializeToString()
+    try:
+        data: bytes = proto.SerializeToString()
+    except Exception as error:  # protobuf's own type, which differs between its releases
+        raise ConversionError(f"the graph is over protobuf's 2 GB: {error}") from error
     return data
 
 
-def prove_equal(source: Source, data: bytes, feeds: Feeds, layout: Layout) -> Agreement:
-    """Run the graph and the original on the same inputs.
+def prove_equal(source: Source, data: bytes, batches: list[Feeds], layout: Layout) -> Agreement:
+    """Run the graph and the original on the same batches; return the output that is worst.
 
     Raises:
         ConversionError: they differ by more than rounding explains.
@@ -122,10 +127,16 @@ def prove_equal(source: Source, data: bytes, feeds: Feeds, layout: Layout) -> Ag
     from exporter.targets.ort import OrtRunner
 
     with KerasRunner(source) as keras, OrtRunner(data) as runtime:
-        expected = keras.infer(feeds)
-        got = runtime.infer(in_layout(feeds, layout))
+        expected = [keras.infer(feeds) for feeds in batches]
+        got = [runtime.infer(in_layout(feeds, layout)) for feeds in batches]
     worst = max(
-        (compare(expected[name], got[name]) for name in expected),
+        (
+            compare(
+                np.concatenate([batch[port.name] for batch in expected]),
+                np.concatenate([batch[port.name] for batch in got]),
+            )
+            for port in source.outputs
+        ),
         key=lambda agreement: agreement.max_relative_error,
     )
     if not worst.max_relative_error <= TOLERANCE:
@@ -147,34 +158,73 @@ def in_layout(feeds: Feeds, layout: Layout) -> Feeds:
     }
 
 
-def _check_feeds(config: ExportConfig, source: Source, progress: Progress) -> tuple[Feeds, str]:
-    """Choose what to compare on, and name it: real images wherever there are any."""
-    count = config.batch.fixed or config.check_images
+def _check_feeds(
+    config: ExportConfig, source: Source, progress: Progress
+) -> tuple[list[Feeds], str]:
+    """Choose what to compare on, and name it: real images wherever there are any.
+
+    Returns:
+        Batches of the size that the graph takes, ``check_images`` images in all, and the
+        name of the data.
+    """
+    batch = source.batch or config.batch.fixed or config.check_images
+    rounds = math.ceil(config.check_images / batch)
     spec = config.data or _default_data(source)
-    if spec is not None:
-        if source.preprocessing is None:
+    if spec is None:
+        rng = np.random.default_rng(0)
+        noise = [_noise(source, batch, rng) for _ in range(rounds)]
+        return noise, "uniform noise (no --data was given)"
+    if source.preprocessing is None:
+        raise WrongUse(
+            f"{source.name} does not say how its images are preprocessed",
+            hint="say it with --preprocess {unit,raw,signed,caffe,torch}",
+        )
+    data = datasets.load(spec, "test", progress)
+    size = image_size(source, data)
+    chosen = np.arange(rounds * batch) % len(data)  # a small data set is gone through again
+    feeds = [network_input(source, data.pixels(part, size)) for part in chosen.reshape(-1, batch)]
+    return feeds, data.name
+
+
+def network_input(source: Source, pixels: datasets.Pixels) -> Feeds:
+    """Preprocess images and give them the type that the network's input has.
+
+    Raises:
+        WrongUse: the network takes whole numbers, and its preprocessing makes fractions.
+    """
+    assert source.preprocessing is not None
+    port = source.inputs[0]
+    whole = np.issubdtype(np.dtype(port.dtype), np.integer)
+    if whole and source.preprocessing != "raw":
+        raise WrongUse(
+            f"{source.name} takes {port.dtype}, and preprocessing "
+            f"{source.preprocessing!r} makes fractions",
+            hint="use --preprocess raw",
+        )
+    return {port.name: preprocess(source.preprocessing, pixels).astype(port.dtype, copy=False)}
+
+
+def _noise(source: Source, batch: int, rng: np.random.Generator) -> Feeds:
+    """Draw an input of every port: [0, 1) for floats, 0 to 9 for whole numbers."""
+    feeds = {}
+    for port in source.inputs:
+        if None in port.shape[1:]:
             raise WrongUse(
-                f"{source.name} does not say how its images are preprocessed",
-                hint="say it with --preprocess {unit,raw,signed,caffe,torch}",
+                f"input {port.name!r} of {source.name} has an open size: {port.shape}",
+                hint="build the network with a fixed image size",
             )
-        data = datasets.load(spec, "test", progress)
-        pixels = data.pixels(np.arange(min(count, len(data))), image_size(source, data))
-        if config.batch.fixed is not None:
-            pixels = np.resize(pixels, (count, *pixels.shape[1:]))
-        feed = preprocess(source.preprocessing, pixels)
-        return {source.inputs[0].name: feed}, data.name
-    rng = np.random.default_rng(0)
-    feeds = {
-        port.name: rng.random((count, *(size or 1 for size in port.shape[1:]))).astype(port.dtype)
-        for port in source.inputs
-    }
-    return feeds, "uniform noise (no --data was given)"
+        shape = (batch, *(size or 1 for size in port.shape[1:]))
+        whole = np.issubdtype(np.dtype(port.dtype), np.integer)
+        drawn = rng.integers(0, 10, shape) if whole else rng.random(shape)
+        feeds[port.name] = drawn.astype(port.dtype)
+    return feeds
 
 
 def _default_data(source: Source) -> str | None:
-    """Fashion-MNIST for models it fits; for any other there is no image without ``--data``."""
-    fits = len(source.inputs) == 1 and source.preprocessing is not None
-    return "fashion-mnist" if fits and source.inputs[0].shape[-1] == 1 else None
+    """Fashion-MNIST for networks it fits; for any other there is no image without ``--data``."""
+    shape = source.inputs[0].shape
+    fits = len(source.inputs) == 1 and len(shape) == 4 and None not in shape[1:] and shape[-1] == 1
+    return "fashion-mnist" if fits and source.preprocessing is not None else None
 
 
 def image_size(source: Source, data: datasets.Dataset) -> tuple[int, int]:

@@ -7,17 +7,17 @@ is code) is refused before Keras sees it, unless the user says ``--unsafe``.
 from __future__ import annotations
 
 import hashlib
-import json
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from exporter import saved_model
 from exporter.errors import ExporterError, WrongUse, unknown_name
 from exporter.keras_env import load_keras
 from exporter.models import checkpoint, zoo
 from exporter.preprocessing import PREPROCESSING
+from exporter.untrusted import refuse_code
 
 RANDOM = "random"
 _SCALING_LAYERS = ("Rescaling", "Normalization")
@@ -25,7 +25,7 @@ _SCALING_LAYERS = ("Rescaling", "Normalization")
 
 @dataclass(frozen=True)
 class Port:
-    """One input or output; ``shape`` has None for the batch, ``dtype`` is numpy's name."""
+    """One input or output; ``shape`` has None where it is open, ``dtype`` is numpy's name."""
 
     name: str
     shape: tuple[int | None, ...]
@@ -42,6 +42,7 @@ class Source:
         weights: where the weights are from: "shipped", "random" or a file's path.
         sha256: of the file or folder; of the weights where they are random.
         call: takes and returns a tuple of tensors, in the order of the ports.
+        pack: gives a tuple of tensors the structure that the model itself takes.
         model: the Keras model; the restored object for a SavedModel.
         layers: names of all layers, nested ones included.
         preprocessing: None where nobody said.
@@ -53,6 +54,7 @@ class Source:
     weights: str
     sha256: str
     call: Callable[[tuple[Any, ...]], tuple[Any, ...]]
+    pack: Callable[[tuple[Any, ...]], Any]
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     model: Any
@@ -64,6 +66,11 @@ class Source:
     def is_keras(self) -> bool:
         """Whether weights can be fed from outside (a SavedModel holds its own)."""
         return self.kind != "savedmodel"
+
+    @property
+    def batch(self) -> int | None:
+        """The batch size that is built into the network, None where it is open."""
+        return self.inputs[0].shape[0]
 
 
 def load(
@@ -128,10 +135,18 @@ def _from_zoo(name: str, weights: str | None, preprocessing: str | None, unsafe:
     path = row.checkpoint if weights is None else Path(weights)
     assert path is not None
     source = _from_keras_file(path, name, "zoo", preprocessing, unsafe)
-    expected = {layer.name for layer in zoo.build(name).layers if layer.weights}
-    if expected != {layer.name for layer in source.model.layers if layer.weights}:
+    if _kernels(source.model) != _kernels(zoo.build(name)):
         raise WrongUse(f"{path} holds another network than {name}: its layers differ")
     return source
+
+
+def _kernels(model: Any) -> dict[str, tuple[int, ...]]:
+    """Return the shapes that tell networks apart, those that depend on the data left out."""
+    return {
+        variable.path: tuple(variable.shape)
+        for variable in model.trainable_variables
+        if not variable.path.startswith(("stem_conv/", "logits/"))
+    }
 
 
 def from_model(model: Any, name: str) -> Source:
@@ -150,7 +165,7 @@ def _from_keras_file(
     if not path.is_file():
         raise WrongUse(f"no such file: {path}")
     card = checkpoint.read_card(path)
-    _refuse_code(path, unsafe)
+    refuse_code(path, unsafe=unsafe)
     keras = load_keras()
     try:
         model = keras.models.load_model(path, compile=False, safe_mode=not unsafe)
@@ -182,90 +197,84 @@ def _keras_source(
     preprocessing: str | None,
     classes: tuple[str, ...],
 ) -> Source:
+    import keras
+
     if not model.built or not model.inputs:
         raise WrongUse(
             f"{name} has no fixed inputs", hint="call the model once on data before saving it"
         )
+    structure = getattr(model, "_inputs_struct", None)
+
+    def pack(inputs: tuple[Any, ...]) -> Any:
+        if isinstance(structure, dict):
+            return keras.tree.pack_sequence_as(structure, list(inputs))
+        return inputs[0] if len(inputs) == 1 else list(inputs)
 
     def call(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        import keras
+        return tuple(keras.tree.flatten(model(pack(inputs), training=False)))
 
-        given = inputs[0] if len(inputs) == 1 else list(inputs)
-        return tuple(keras.tree.flatten(model(given, training=False)))
-
-    inputs = _ports(model.inputs, "input", [tensor.name for tensor in model.inputs])
-    outputs = _ports(model.outputs, "logits", list(model.output_names))
     nested = [layer.name for layer in model._flatten_layers(include_self=False)]
-    layers = tuple(dict.fromkeys([*nested, *(op.name for op in getattr(model, "operations", []))]))
+    operations = [operation.name for operation in getattr(model, "operations", [])]
     return Source(
-        name, kind, weights, sha256, call, inputs, outputs, model, layers, preprocessing, classes
+        name=name,
+        kind=kind,
+        weights=weights,
+        sha256=sha256,
+        call=call,
+        pack=pack,
+        inputs=_ports("input", _described(model.inputs, [t.name for t in model.inputs])),
+        outputs=_ports("logits", _described(model.outputs, _output_names(model))),
+        model=model,
+        layers=tuple(dict.fromkeys([*nested, *operations])),
+        preprocessing=preprocessing,
+        classes=classes,
     )
 
 
-def _ports(tensors: list[Any], single: str, names: list[str]) -> tuple[Port, ...]:
-    """Name a lone tensor as the contract says; keep the user's names where there are several."""
-    if len(tensors) == 1:
-        names = [single]
-    return tuple(
-        Port(name, (None, *tuple(tensor.shape)[1:]), str(tensor.dtype))
-        for name, tensor in zip(names, tensors, strict=True)
-    )
+def _output_names(model: Any) -> list[str]:
+    """Return the names of the layers that make the outputs; a Sequential has no list of them."""
+    names = getattr(model, "output_names", None)
+    return list(names or [tensor._keras_history.operation.name for tensor in model.outputs])
+
+
+def _described(tensors: list[Any], names: list[str]) -> dict[str, tuple[Any, str]]:
+    """Return shape and type by name; a name that comes twice gets a number."""
+    found: dict[str, tuple[Any, str]] = {}
+    for name, tensor in zip(names, tensors, strict=True):
+        number = sum(known == name or known.startswith(f"{name}_") for known in found)
+        unique = f"{name}_{number}" if name in found else name
+        found[unique] = (tensor.shape, str(tensor.dtype))
+    return found
 
 
 def _from_saved_model(path: Path, preprocessing: str | None) -> Source:
-    load_keras()
-    import tensorflow as tf
-
-    try:
-        restored = tf.saved_model.load(str(path))
-    except Exception as error:  # TensorFlow raises its own, untyped errors on damage
-        raise ExporterError(f"TensorFlow can't load {path}: {error}") from error
-    signature = restored.signatures.get("serving_default")
-    if signature is None:
-        raise WrongUse(
-            f"{path} has no signature 'serving_default'",
-            hint="write the folder with model.export(path)",
-        )
-    specs = signature.structured_input_signature[1]
-    names = list(specs)
-    results = dict(sorted(signature.structured_outputs.items()))
-
-    def call(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        given = signature(**dict(zip(names, inputs, strict=True)))
-        return tuple(given[key] for key in results)
-
+    call, inputs, outputs, restored = saved_model.load(path)
     return Source(
-        str(path),
-        "savedmodel",
-        str(path),
-        _folder_sha256(path),
-        call,
-        _tf_ports(specs, "input"),
-        _tf_ports(results, "logits"),
-        restored,
-        (),
-        preprocessing,
-        (),
+        name=str(path),
+        kind="savedmodel",
+        weights=str(path),
+        sha256=saved_model.sha256(path),
+        call=call,
+        pack=lambda inputs: inputs,
+        inputs=_ports(
+            "input", {name: (spec.shape, spec.dtype.name) for name, spec in inputs.items()}
+        ),
+        outputs=_ports(
+            "logits", {name: (spec.shape, spec.dtype.name) for name, spec in outputs.items()}
+        ),
+        model=restored,
+        layers=(),
+        preprocessing=preprocessing,
+        classes=(),
     )
 
 
-def _tf_ports(specs: dict[str, Any], single: str) -> tuple[Port, ...]:
+def _ports(single: str, found: dict[str, tuple[Any, str]]) -> tuple[Port, ...]:
+    """Name a lone tensor as the contract says; keep the user's names where there are several."""
     return tuple(
-        Port(
-            single if len(specs) == 1 else name,
-            (None, *tuple(spec.shape)[1:]),
-            str(spec.dtype.as_numpy_dtype.__name__),
-        )
-        for name, spec in specs.items()
+        Port(single if len(found) == 1 else name, tuple(shape), dtype)
+        for name, (shape, dtype) in found.items()
     )
-
-
-def _folder_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    for file in sorted(f for f in path.rglob("*") if f.is_file()):
-        digest.update(str(file.relative_to(path)).encode() + b"\0")
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 def _weights_sha256(model: Any) -> str:
@@ -273,35 +282,6 @@ def _weights_sha256(model: Any) -> str:
     for array in model.get_weights():
         digest.update(array.tobytes())
     return digest.hexdigest()
-
-
-def _refuse_code(path: Path, unsafe: bool) -> None:
-    """Find Lambda layers in the archive's configuration, before anything is built from it."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            config = json.loads(archive.read("config.json"))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ExporterError(f"{path} is not a readable .keras file: {error}") from error
-    lambdas = [name for kind, name in _layer_configs(config) if kind == "Lambda"]
-    if lambdas and not unsafe:
-        raise WrongUse(
-            f"{path} has a Lambda layer ({', '.join(lambdas)}), which is code that would run here",
-            hint="if you trust where the file came from, repeat with --unsafe",
-        )
-
-
-def _layer_configs(node: Any) -> Iterator[tuple[str, str]]:
-    """Walk a Keras configuration; yield (class name, layer name) of all that has a class."""
-    if isinstance(node, dict):
-        if isinstance(node.get("class_name"), str):
-            config = node.get("config")
-            name = config.get("name") if isinstance(config, dict) else None
-            yield node["class_name"], str(name)
-        for value in node.values():
-            yield from _layer_configs(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _layer_configs(value)
 
 
 def _built_in_scaling(model: Any) -> str | None:

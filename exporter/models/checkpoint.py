@@ -15,11 +15,10 @@ import json
 import os
 import tempfile
 import zipfile
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exporter.errors import ExporterError
+from exporter.untrusted import read_json
 
 if TYPE_CHECKING:
     import keras
@@ -103,11 +102,4 @@ def read_card(path: Path) -> dict[str, Any]:
     Raises:
         ExporterError: the file is not a readable ``.keras`` archive.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if _CARD not in archive.namelist():
-                return {}
-            card: dict[str, Any] = json.loads(archive.read(_CARD))
-            return card
-    except (OSError, zipfile.BadZipFile, zlib.error, ValueError) as error:
-        raise ExporterError(f"{path} is not a readable .keras file: {error}") from error
+    return read_json(path, _CARD, required=False)

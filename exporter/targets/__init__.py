@@ -12,7 +12,7 @@ from exporter.errors import Missing, WrongUse, unknown_name
 
 if TYPE_CHECKING:
     from exporter.artifact import Artifact
-    from exporter.config import Precision
+    from exporter.config import Batch, Precision
     from exporter.runner import Runner
 
 
@@ -42,6 +42,7 @@ class Target:
         install: the line that installs what it needs.
         distributions: what exporting to it takes: of each group, any one.
         needs_gpu: whether that also takes an NVIDIA GPU.
+        batch_range: whether its engines are built for a range of batch sizes.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Target:
     install: str
     distributions: tuple[tuple[str, ...], ...]
     needs_gpu: bool = False
+    batch_range: bool = False
 
     def load(self) -> TargetModule:
         """Import the target's file.
@@ -73,6 +75,18 @@ class Target:
             raise WrongUse(
                 f"target {self.name!r} does not do {precision}",
                 hint=f"it does: {', '.join(self.precisions)}",
+            )
+
+    def check_batch(self, batch: Batch) -> None:
+        """Refuse a range where an engine takes either one size or any.
+
+        Raises:
+            WrongUse: names what can be asked for instead.
+        """
+        if batch.maximum is not None and batch.fixed is None and not self.batch_range:
+            raise WrongUse(
+                f"target {self.name!r} does not keep to a range of batch sizes",
+                hint="give one size, such as --batch 1, or leave --batch out to accept any",
             )
 
 

@@ -1,0 +1,78 @@
+"""Reading ``.keras`` archives from strangers, before Keras builds anything from them."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from exporter.errors import ExporterError, WrongUse
+
+# All that a damaged, encrypted or hostile archive makes zipfile and json raise.
+_DAMAGE = (
+    OSError,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    RecursionError,
+    RuntimeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def read_json(path: Path, member: str, *, required: bool) -> dict[str, Any]:
+    """Read one JSON object of an archive.
+
+    Args:
+        path: a ``.keras`` file.
+        member: of the archive.
+        required: whether its absence is damage; else it reads as empty.
+
+    Raises:
+        ExporterError: the file or the member is damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if not required and member not in archive.namelist():
+                return {}
+            value = json.loads(archive.read(member))
+    except _DAMAGE as error:
+        raise ExporterError(f"{path} is not a readable .keras file: {error}") from error
+    if not isinstance(value, dict):
+        raise ExporterError(f"{path} is not a readable .keras file: {member} is no JSON object")
+    return value
+
+
+def refuse_code(path: Path, *, unsafe: bool) -> None:
+    """Find Lambda layers in an archive's configuration.
+
+    Raises:
+        WrongUse: there are some and ``unsafe`` is not given.
+        ExporterError: the file is damaged.
+    """
+    config = read_json(path, "config.json", required=True)
+    lambdas = [name for kind, name in _layer_configs(config) if kind == "Lambda"]
+    if lambdas and not unsafe:
+        raise WrongUse(
+            f"{path} has a Lambda layer ({', '.join(lambdas)}), which is code that would run here",
+            hint="if you trust where the file came from, repeat with --unsafe",
+        )
+
+
+def _layer_configs(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Walk a Keras configuration; yield (class name, layer name) of all that has a class."""
+    waiting: list[Any] = [config]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            if isinstance(node.get("class_name"), str):
+                inner = node.get("config")
+                yield node["class_name"], str(inner.get("name") if isinstance(inner, dict) else "")
+            waiting += node.values()
+        elif isinstance(node, list):
+            waiting += node

@@ -1,0 +1,134 @@
+"""Artefacts: written whole or not at all, and opened only if they are what they say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporter import artifact
+from exporter.errors import ExporterError, WrongUse
+
+FIELDS: dict[str, Any] = {
+    "source": {},
+    "target": "ort",
+    "precision": "fp32",
+    "layout": "nhwc",
+    "batch": {},
+    "graph": {},
+    "passes": {},
+    "check": {},
+}
+
+
+def write(output: Path, content: str = "graph", *, force: bool = False) -> None:
+    with artifact.writing(output, force=force) as folder:
+        (folder / "model.onnx").write_text(content)
+        artifact.seal(folder, FIELDS)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_is_written_can_be_read(tmp_path: Path) -> None:
+    write(tmp_path / "a")
+    found = artifact.read(tmp_path / "a")
+    assert found.file("model.onnx").read_text() == "graph"
+    assert found.record("accuracy", 1).passport["measured"] == {"accuracy": 1}
+    assert artifact.read(tmp_path / "a").passport["measured"] == {"accuracy": 1}
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, SystemExit])
+def test_whatever_ends_it_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+    def write_half() -> None:
+        with artifact.writing(tmp_path / "a", force=False) as folder:
+            (folder / "model.onnx").write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
+    assert names(tmp_path) == []
+
+
+def test_somebody_else_writing_there_meanwhile_keeps_theirs(tmp_path: Path) -> None:
+    with (
+        pytest.raises(WrongUse, match="already exists"),
+        artifact.writing(tmp_path / "a", force=False),
+    ):
+        write(tmp_path / "a", "theirs")
+    assert artifact.read(tmp_path / "a").file("model.onnx").read_text() == "theirs"
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_swap_that_fails_puts_the_old_one_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a", "old")
+    rename = artifact.os.rename
+
+    def fail_on_the_new(source: Path, target: Path) -> None:
+        if target == tmp_path / "a" and (Path(source) / "model.onnx").read_text() == "new":
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(artifact.os, "rename", fail_on_the_new)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "a", "new", force=True)
+    assert artifact.read(tmp_path / "a").file("model.onnx").read_text() == "old"
+    assert names(tmp_path) == ["a"]
+
+
+def test_links_and_nameless_folders_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    monkeypatch.chdir(tmp_path)
+    for place in (tmp_path / "link", Path("."), Path("/")):
+        with pytest.raises(WrongUse, match="no name for a new folder"):
+            write(place, force=True)
+    assert names(tmp_path) == ["a", "link"]
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "link"])
+def test_files_outside_are_never_opened(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "a")
+    (tmp_path / "secret").write_text("s")
+    (tmp_path / "a" / "link").symlink_to(tmp_path / "secret")
+    file = tmp_path / "a" / "passport.json"
+    passport = json.loads(file.read_text())
+    passport["files"][name] = {"sha256": artifact.sha256(tmp_path / "secret"), "bytes": 1}
+    file.write_text(json.dumps(passport))
+    with pytest.raises(ExporterError, match="outside"):
+        artifact.read(tmp_path / "a").file(name)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"format": 1}', '{"format": true}', "[" * 100_000, "\0"],
+)
+def test_a_damaged_passport_is_one_clear_error(tmp_path: Path, text: str) -> None:
+    write(tmp_path / "a")
+    (tmp_path / "a" / "passport.json").write_text(text)
+    with pytest.raises(ExporterError, match="is damaged"):
+        artifact.read(tmp_path / "a")
+
+
+@pytest.mark.parametrize("files", [[], {"model.onnx": {}}, {"model.onnx": "x"}, None])
+def test_a_passport_without_hashes_is_damaged(tmp_path: Path, files: Any) -> None:
+    write(tmp_path / "a")
+    text = json.dumps({"format": artifact.FORMAT, **FIELDS, "files": files})
+    (tmp_path / "a" / "passport.json").write_text(text)
+    with pytest.raises(ExporterError, match="is damaged"):
+        artifact.read(tmp_path / "a")
+
+
+def test_a_newer_format_says_so(tmp_path: Path) -> None:
+    write(tmp_path / "a")
+    (tmp_path / "a" / "passport.json").write_text('{"format": 99}')
+    with pytest.raises(ExporterError, match="format 99, this version reads 1"):
+        artifact.read(tmp_path / "a")
