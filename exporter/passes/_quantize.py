@@ -1,0 +1,98 @@
+"""The numbers of quantisation: scales, zero points, and weights and biases as integers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from exporter.passes._constants import Array
+from exporter.passes.schemes import Scheme
+
+# Runtimes multiply by 1 / scale in float32, which is infinite for a denormal.
+_SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+_LARGEST_SCALE = float(np.finfo(np.float32).max)
+# Leaves half of int32 to the sum of products that is added to the bias.
+_LARGEST_BIAS = 2**30
+
+
+@dataclass(frozen=True)
+class ActivationParameters:
+    """real = (quantised - zero_point) * scale; both are 0-d, float32 and int8 or uint8."""
+
+    scale: Array
+    zero_point: Array
+
+
+def activation_parameters(
+    low: float, high: float, scheme: Scheme, *, limit: float | None = None
+) -> ActivationParameters:
+    """Scale and zero point of an activation.
+
+    Args:
+        low: smallest value to represent.
+        high: largest value to represent; both are widened to include 0, which padding needs.
+        scheme: symmetric: scale = max(-low, high) / 127; else scale = (high - low) / 255.
+        limit: where given, no represented value may be above it (a Clip to fuse).
+
+    Returns:
+        A positive and finite scale whatever the finite range: 1 where it is empty.
+    """
+    low, high = min(low, 0.0), max(high, 0.0)
+    if scheme.symmetric:
+        return ActivationParameters(_scale(max(-low, high) / 127), np.zeros((), scheme.dtype))
+    scale = _scale(high / 255 - low / 255)
+    if limit is not None and low == 0 and float(scale) * 255 > limit > 0:
+        scale = np.nextafter(scale, np.float32(0))
+    zero_point = np.clip(np.rint(-low / float(scale)), 0, 255)
+    return ActivationParameters(scale, np.asarray(zero_point, scheme.dtype))
+
+
+def weight_scales(weight: Array, axis: int, largest: int) -> Array:
+    """Largest magnitude / `largest` along `axis`; 1 for a channel of zeros. float32 [channels]."""
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    amax = np.abs(weight.astype(np.float64)).max(axis=others, initial=0)
+    return _scale(amax / largest)
+
+
+def widen_for_bias(scales: Array, weight_is_zero: Array, bias: Array, input_scale: Array) -> Array:
+    """Raise weight scales until each bias fits int32 in units of input_scale * weight_scale.
+
+    A channel with tiny weights and an ordinary bias would overflow otherwise. A channel of zeros
+    gets the finest scale that holds its bias, as its output is the bias alone.
+    """
+    for_bias = np.abs(bias) / (float(input_scale) * _LARGEST_BIAS)
+    least = np.maximum(for_bias, 2 * _SMALLEST_SCALE / float(input_scale))
+    chosen = np.where(weight_is_zero & (for_bias > 0), least, scales.astype(np.float64))
+    return _scale(np.maximum(chosen, least))
+
+
+def quantize_weight(weight: Array, scales: Array, axis: int, largest: int) -> Array:
+    """round(weight / scale), ties to even, clipped to +-largest; int8 in the weight's shape."""
+    shape = [1] * weight.ndim
+    shape[axis] = -1
+    scaled = weight.astype(np.float64) / scales.astype(np.float64).reshape(shape)
+    return np.clip(np.rint(scaled), -largest, largest).astype(np.int8)
+
+
+def bias_scales(scales: Array, input_scale: Array) -> Array:
+    """input_scale * weight_scale in float32, as an integer kernel takes for granted."""
+    return np.asarray(scales * np.float32(input_scale), np.float32)
+
+
+def quantize_bias(bias: Array, scales: Array) -> Array:
+    """round(bias / scale), clipped to int32."""
+    info = np.iinfo(np.int32)
+    return np.clip(np.rint(bias / scales.astype(np.float64)), info.min, info.max).astype(np.int32)
+
+
+def zero_channels(weight: Array, axis: int) -> Array:
+    """Which channels along `axis` have no weight but 0; bool of shape [channels]."""
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    return np.asarray(~weight.any(axis=others))
+
+
+def _scale(exact: Array | float) -> Array:
+    """Rounded to float32 within its normal range; 1 for 0."""
+    wide = np.where(np.asarray(exact) == 0, 1.0, exact)
+    return np.clip(wide, _SMALLEST_SCALE, _LARGEST_SCALE).astype(np.float32)

@@ -1,0 +1,264 @@
+"""Write quantisation into the graph as pairs of QuantizeLinear and DequantizeLinear."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
+
+import numpy as np
+import onnx_ir as ir
+
+from exporter.errors import WrongUse
+from exporter.passes import Kept, PassReport
+from exporter.passes._constants import Array, drop_unused_constants, label
+from exporter.passes._linear import Linear, read_parameters
+from exporter.passes._placement import Placement, clip_limits, place, weight_axis
+from exporter.passes._qdq import Builder, attributes_of
+from exporter.passes._quantize import (
+    ActivationParameters,
+    activation_parameters,
+    bias_scales,
+    quantize_bias,
+    quantize_weight,
+    weight_scales,
+    widen_for_bias,
+    zero_channels,
+)
+from exporter.passes.schemes import Scheme
+
+FIRST_OPSET = 13
+"""The first with a scale for each channel."""
+_NO_SCALES: Mapping[str, Array] = MappingProxyType({})
+
+
+def tensors_to_calibrate(
+    model: ir.Model, scheme: Scheme, *, keep: Collection[str] = ()
+) -> list[str]:
+    """The tensors whose range `InsertQdq` needs, in graph order; some may be graph inputs.
+
+    Tensors on one scale that an op only selects or moves (the output of a MaxPool or Concat) are
+    left out: their inputs' ranges say all. What is needed with a `keep` is among what is needed
+    without, so one calibration serves every choice.
+    """
+    placement = place(model, scheme, keep)
+    needed = {source for value in placement.values for source in placement.sources(value)}
+    ordered = [*model.graph.inputs, *(out for node in model.graph for out in node.outputs)]
+    return [str(value.name) for value in ordered if value in needed]
+
+
+class InsertQdq(ir.passes.InPlacePass):
+    """Quantise a folded NCHW float32 graph by a scheme, as explicit Q/DQ.
+
+    x ~ (q - zero_point) * scale with q = clip(round(x / scale) + zero_point). Activations have
+    one scale, from `ranges`; weights one an output channel, amax / 127, zero point 0; biases stay
+    float32 (`tensorrt`) or become int32 in units of input_scale * weight_scale (`cpu`).
+
+    One pair a tensor, behind which all its readers are, float ones too: a second, float output
+    would keep the kernel before it from giving integers alone. A pair stands behind the
+    activation function, never between it and the node it fuses with. On a residual Add the
+    `tensorrt` scheme quantises the shortcut only: of the two branches, the main one is that which
+    a convolution gives to the Add alone and, where both or neither are, the one with more nodes
+    before it. MaxPool, Concat and, for `cpu`, what changes only the layout share one scale
+    between inputs and output; for `cpu`, a ReLU's output in a Concat with signed tensors keeps
+    its own, for its zero point to stay 0.
+
+    It must not fire on the nodes in `keep` (but they read and give integers where others want
+    that), on linear nodes whose weights aren't constant, on a grouped ConvTranspose, or on a
+    graph that has quantisation already. Each linear node left alone is in `report.kept`. Types
+    must be inferred where the graph has integer arithmetic, which would be taken for float.
+
+    Attributes:
+        report: of the latest call; `applied` names the linear nodes.
+    """
+
+    def __init__(
+        self,
+        scheme: Scheme,
+        ranges: Mapping[str, tuple[float, float]],
+        *,
+        keep: Collection[str] = (),
+        scales: Mapping[str, Array] = _NO_SCALES,
+    ) -> None:
+        """Take what calibration found.
+
+        Args:
+            scheme: a row of `exporter.passes.schemes.SCHEMES`.
+            ranges: (low, high) of each of `tensors_to_calibrate`, by name; others are ignored.
+            keep: names of nodes to leave in float.
+            scales: weight scales to use instead of amax / 127, by the linear node's name;
+                positive, of shape [channels]. The weights are clipped to +-127 of them.
+        """
+        self.report = PassReport("insert_qdq")
+        self._scheme, self._ranges, self._scales = scheme, ranges, scales
+        self._keep = frozenset(keep)
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Place, then insert at each activation in graph order, then at each weight.
+
+        Raises:
+            WrongUse: a range is missing or not finite, a name in `keep` is no node's, a given
+                scale does not fit its weight, or the opset is older than 13.
+        """
+        self.report = PassReport("insert_qdq")
+        _check_opset(model)
+        if any(node.op_type == "DequantizeLinear" for node in model.graph.all_nodes()):
+            self.report.kept.append(Kept(str(model.graph.name), "has quantisation already"))
+            return ir.passes.PassResult(model, modified=False)
+        placement = place(model, self._scheme, self._keep)
+        parameters = {value: self._parameters(value, placement) for value in placement.values}
+        self.report.kept.extend(placement.kept)
+        insertion = _Insertion(model.graph, self._scheme)
+        for linear in placement.linears:  # first, while each still reads its plain input
+            source = linear.node.inputs[0]
+            assert source is not None
+            insertion.quantize_linear(linear, parameters[source], self._given(linear))
+            self.report.applied.append(label(linear.node))
+        for value in placement.values:
+            insertion.insert_pair(value, parameters[value], placement.groups[value][0])
+        drop_unused_constants(model.graph)
+        return ir.passes.PassResult(model, modified=bool(placement.values))
+
+    def _parameters(self, value: ir.Value, placement: Placement) -> ActivationParameters:
+        ranges = [self._range(source) for source in placement.sources(value)]
+        low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+        limit = None
+        if placement.never_negative(value):
+            low = 0.0
+            limits = [clip_limits(source.producer()) for source in placement.groups[value]]
+            highest = [found[1] for found in limits if found is not None]
+            limit = min(highest) if highest else None
+            high = high if limit is None or len(ranges) > 1 else min(high, limit)
+        return activation_parameters(low, high, self._scheme, limit=limit)
+
+    def _range(self, value: ir.Value) -> tuple[float, float]:
+        name = str(value.name)
+        if name not in self._ranges:
+            raise WrongUse(
+                f"calibration has no range for tensor {name!r}",
+                hint="calibrate this very graph, with the same scheme",
+            )
+        low, high = self._ranges[name]
+        if not (np.isfinite(low) and np.isfinite(high) and low <= high):
+            raise WrongUse(f"the range of tensor {name!r} is ({low}, {high})")
+        return float(low), float(high)
+
+    def _given(self, linear: Linear) -> Array | None:
+        scales = self._scales.get(label(linear.node))
+        if scales is None:
+            return None
+        usable = np.isfinite(scales).all() and (np.asarray(scales) > 0).all()
+        if np.shape(scales) != (linear.channels,) or not usable:
+            raise WrongUse(
+                f"the weight scales given for {label(linear.node)!r} aren't "
+                f"{linear.channels} positive numbers"
+            )
+        return np.asarray(scales, np.float32)
+
+
+def _check_opset(model: ir.Model) -> None:
+    opset = model.opset_imports.get("", 1)
+    if opset < FIRST_OPSET:
+        raise WrongUse(
+            f"the graph has opset {opset}; a scale for each channel needs {FIRST_OPSET}",
+            hint="raise it with onnx.version_converter.convert_version",
+        )
+
+
+class _Insertion:
+    """Edits one graph; keeps what several nodes share."""
+
+    def __init__(self, graph: ir.Graph, scheme: Scheme) -> None:
+        self._graph, self._scheme, self._builder = graph, scheme, Builder(graph)
+        self._shared: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+        self._weights: dict[tuple[ir.Value, int, bytes], ir.Value] = {}
+
+    def insert_pair(
+        self, value: ir.Value, parameters: ActivationParameters, first: ir.Value
+    ) -> None:
+        """Put Q and DQ behind the value; `first` of its group gives the constants their name."""
+        readers = tuple(value.uses())
+        scale, zero_point = self._constants(parameters, first)
+        quantize = self._builder.quantize(value, scale, zero_point)
+        hint = f"{value.name}_dequantized"
+        dequantize = self._builder.dequantize(quantize.outputs[0], scale, zero_point, hint, 0)
+        producer = value.producer()
+        if producer is None:
+            self._graph.insert_before(self._graph[0], [quantize, dequantize])
+        else:
+            self._graph.insert_after(producer, [quantize, dequantize])
+        for node, index in readers:
+            node.replace_input_with(index, dequantize.outputs[0])
+        # An integer kernel gives nothing else; where outputs follow the reader, this is a reader.
+        if value.is_graph_output() and self._scheme.outputs and producer is not None:
+            _give_instead(self._graph, value, dequantize.outputs[0])
+
+    def quantize_linear(
+        self, linear: Linear, source: ActivationParameters, given: Array | None
+    ) -> None:
+        """Replace the weight, and by scheme the bias, by a DQ of integers."""
+        node, scheme = linear.node, self._scheme
+        parameters = read_parameters(linear)
+        assert not isinstance(parameters, str), "placement took it"
+        weight, axis = parameters.weight, weight_axis(node)
+        scales = weight_scales(weight, axis, scheme.weight_max) if given is None else given
+        bias = parameters.bias if scheme.int32_bias and node.op_type != "MatMul" else None
+        if bias is not None:
+            bias = np.broadcast_to(bias, (linear.channels,))
+            zero = zero_channels(weight, axis)
+            scales = widen_for_bias(scales, zero, bias, source.scale)
+        self._replace_weight(node, weight, scales, axis)
+        if bias is not None:
+            self._replace_bias(node, bias, bias_scales(scales, source.scale))
+
+    def _constants(
+        self, parameters: ActivationParameters, first: ir.Value
+    ) -> tuple[ir.Value, ir.Value]:
+        if first not in self._shared:
+            self._shared[first] = (
+                self._builder.constant(parameters.scale, f"{first.name}_scale"),
+                self._builder.constant(parameters.zero_point, f"{first.name}_zero_point"),
+            )
+        return self._shared[first]
+
+    def _replace_weight(self, node: ir.Node, weight: Array, scales: Array, axis: int) -> None:
+        value, build = node.inputs[1], self._builder
+        assert value is not None
+        key, name = (value, axis, scales.tobytes()), value.name
+        if key in self._weights:
+            node.replace_input_with(1, self._weights[key])
+            return
+        scale = build.constant(scales, f"{name}_scale")
+        zero_point = build.constant(np.zeros(scales.shape, np.int8), f"{name}_zero_point")
+        if self._scheme.float_weights:
+            quantize = build.quantize(value, scale, zero_point)
+            for attribute in attributes_of(scale, axis):
+                quantize.attributes.add(attribute)
+            self._graph.insert_before(node, quantize)
+            integers = quantize.outputs[0]
+        else:
+            array = quantize_weight(weight, scales, axis, self._scheme.weight_max)
+            integers = build.constant(array, f"{name}_quantized")
+        hint = f"{name}_dequantized"
+        dequantize = build.dequantize(integers, scale, zero_point, hint, axis)
+        self._graph.insert_before(node, dequantize)
+        node.replace_input_with(1, dequantize.outputs[0])
+        self._weights[key] = dequantize.outputs[0]
+
+    def _replace_bias(self, node: ir.Node, bias: Array, scales: Array) -> None:
+        name, build = node.inputs[2] and node.inputs[2].name, self._builder
+        integers = build.constant(quantize_bias(bias, scales), f"{name}_quantized")
+        scale = build.constant(scales, f"{name}_scale")
+        dequantize = build.dequantize(integers, scale, None, f"{name}_dequantized", 0)
+        self._graph.insert_before(node, dequantize)
+        node.replace_input_with(2, dequantize.outputs[0])
+        node.attributes.pop("beta", None)  # of Gemm; the bias has it in it
+
+
+def _give_instead(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
+    """Return `new` from the graph where it returned `old`, by the same name."""
+    for index, value in enumerate(tuple(graph.outputs)):
+        if value is old:
+            graph.outputs[index] = new
+    new.shape, new.type = old.shape, old.type
+    name, old.name = old.name, new.name
+    new.name = name

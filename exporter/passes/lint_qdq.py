@@ -1,0 +1,224 @@
+"""Check a quantised graph against a scheme: what a runtime refuses, and what costs it a fusion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from exporter.passes._constants import label
+from exporter.passes._placement import (
+    LINEAR_OPS,
+    fuses_with_add,
+    residual_inputs,
+    weight_axis,
+)
+from exporter.passes._qdq import Quantization, is_op, producer_of, read_quantization
+from exporter.passes.schemes import Scheme
+
+Severity = Literal["error", "warning"]
+_INT32 = ir.DataType.INT32
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One defect.
+
+    Attributes:
+        node: its name.
+        rule: a key of `RULES`.
+        severity: error: a runtime refuses the graph or computes something else, or a fusion that
+            the scheme is made for can't happen; warning: it costs speed or may.
+        message: what is wrong.
+    """
+
+    node: str
+    rule: str
+    severity: Severity
+    message: str
+
+
+Rule = Callable[[ir.Node, Scheme], Iterator[tuple[Severity, str]]]
+
+
+def lint_qdq(model: ir.Model, scheme: Scheme) -> list[Finding]:
+    """All findings in graph order; an empty list is a clean graph. Changes nothing."""
+    return [
+        Finding(label(node), name, severity, message)
+        for node in model.graph
+        for name, rule in RULES.items()
+        for severity, message in rule(node, scheme)
+    ]
+
+
+def _scale(node: ir.Node, scheme: Scheme) -> Iterator[tuple[Severity, str]]:
+    """Every scale is a positive and finite constant."""
+    if not (is_op(node, "QuantizeLinear") or is_op(node, "DequantizeLinear")):
+        return
+    found = read_quantization(node)
+    if found is None:
+        yield "error", "its scale isn't constant"
+    elif not (np.isfinite(found.scale).all() and (found.scale > 0).all()):
+        yield "error", "a scale isn't positive and finite"
+
+
+def _zero_point(node: ir.Node, scheme: Scheme) -> Iterator[tuple[Severity, str]]:
+    """Symmetric throughout for int8 schemes; weights always are."""
+    found = read_quantization(node)
+    if found is None or not found.zero_point.any():
+        return
+    if _is_weight_side(node):
+        yield "error", "zero point of a weight isn't 0"
+    elif scheme.symmetric:
+        yield "error", f"zero point isn't 0, as the {scheme.name} scheme needs"
+
+
+def _activation(node: ir.Node, scheme: Scheme) -> Iterator[tuple[Severity, str]]:
+    """Activations have one scale, and the scheme's dtype."""
+    found = read_quantization(node)
+    if found is None or _is_weight_side(node):
+        return
+    if not found.per_tensor:
+        yield "error", f"{found.scale.size} scales on an activation; runtimes take one"
+    if found.dtype is not None and found.dtype != ir.DataType.from_numpy(scheme.dtype):
+        yield "error", f"activation is {found.dtype.name}, not {scheme.activation}"
+
+
+def _pair(node: ir.Node, scheme: Scheme) -> Iterator[tuple[Severity, str]]:
+    """Only DQ nodes with the same constants read a Q."""
+    if not is_op(node, "QuantizeLinear"):
+        return
+    users = node.outputs[0].consumers()
+    if not users:
+        yield "error", "no DequantizeLinear behind it"
+    for user in users:
+        if not is_op(user, "DequantizeLinear"):
+            yield "error", f"read by {label(user)}, which is no DequantizeLinear"
+        elif not _same(read_quantization(node), read_quantization(user)):
+            yield "error", f"scale or zero point differs from that of {label(user)}"
+
+
+def _before_activation(node: ir.Node, scheme: Scheme) -> Iterator[tuple[Severity, str]]:
+    """No pair between a linear node or Add and the activation function that fuses with it."""
+    if node.op_type not in scheme.fused or node.domain != "":
+        return
+    source = _before_pair(node.inputs[0])
+    producer = None if source is None else source.producer()
+    if producer is not None and producer.op_type in LINEAR_OPS | {"Add"}:
+        yield "error", f"a Q/DQ pair parts it from {label(producer)}: they can't fuse"
+
+
+def _residual(node: ir.Node, scheme: Scheme) -> Iterator[tuple[Severity, str]]:
+    """An Add has the pairs that its scheme wants, of one dtype."""
+    branches = residual_inputs(node)
+    if branches is None:
+        return
+    pairs = [producer_of(value, "DequantizeLinear") for value in branches]
+    found = [None if pair is None else read_quantization(pair) for pair in pairs]
+    if len({each.dtype for each in found if each is not None}) > 1:
+        yield "error", "its inputs are of different integer types"
+    missing = pairs.count(None)
+    if missing == 2 and (not scheme.shortcut_only or any(map(fuses_with_add, branches))):
+        yield "warning", "no Q/DQ pair on its shortcut: the sum is in float"
+    elif missing == 1 and not scheme.shortcut_only:
+        yield "warning", "one input has no Q/DQ pair: the sum is in float"
+    elif missing == 0 and scheme.shortcut_only and any(map(_is_conv_branch, branches)):
+        yield "warning", "a pair on its convolution's branch too: they can't fuse"
+
+
+def _concat(node: ir.Node, scheme: Scheme) -> Iterator[tuple[Severity, str]]:
+    """The inputs of a Concat share a scale, and its output has it too."""
+    if not is_op(node, "Concat"):
+        return
+    found = [_quantization_of(value) for value in node.inputs]
+    known = [each for each in found if each is not None]
+    severity: Severity = "error" if scheme.symmetric else "warning"
+    if known and len(known) < len(found):
+        yield severity, "some of its inputs have a Q/DQ pair and some haven't"
+    if any(not each.same_scale(known[0]) for each in known):
+        yield severity, "its inputs have different scales: each is quantised again"
+
+
+def _max_pool(node: ir.Node, scheme: Scheme) -> Iterator[tuple[Severity, str]]:
+    """A MaxPool's input and output share a scale, so that it works on the integers."""
+    if not is_op(node, "MaxPool"):
+        return
+    before = _quantization_of(node.inputs[0])
+    behind = [read_quantization(user) for user in _quantizers(node.outputs[0])]
+    if any(not _same(before, each) for each in behind):
+        yield "warning", "scales before and behind it differ: it works in float"
+
+
+def _weight(node: ir.Node, scheme: Scheme) -> Iterator[tuple[Severity, str]]:
+    """A linear node has both input and weight quantised, the weight along its output channels."""
+    if node.op_type not in LINEAR_OPS or node.domain != "":
+        return
+    pair = producer_of(node.inputs[1], "DequantizeLinear")
+    has_input = producer_of(node.inputs[0], "DequantizeLinear") is not None
+    if pair is None:
+        return
+    if not has_input:
+        yield "warning", "its weight is quantised and its input isn't: it works in float"
+    found = read_quantization(pair)
+    if found is None or found.per_tensor:
+        return
+    shape, axis = node.inputs[1] and pair.inputs[0] and pair.inputs[0].shape, weight_axis(node)
+    rank = len(shape) if shape else 0
+    if found.axis % max(rank, 1) != axis:
+        yield "error", f"its weight's scales are along axis {found.axis}, not {axis}"
+    elif shape and found.scale.size != shape[axis]:
+        yield "error", f"{found.scale.size} scales for {shape[axis]} output channels"
+
+
+RULES: dict[str, Rule] = {
+    "scale": _scale,
+    "zero-point": _zero_point,
+    "activation": _activation,
+    "pair": _pair,
+    "before-activation": _before_activation,
+    "residual": _residual,
+    "concat": _concat,
+    "max-pool": _max_pool,
+    "weight-axis": _weight,
+}
+"""In the order in which they are applied to each node."""
+
+
+def _is_weight_side(node: ir.Node) -> bool:
+    """Whether a Q or DQ is that of a constant: a weight or a bias."""
+    value = node.inputs[0]
+    quantize = producer_of(value, "QuantizeLinear")
+    value = value if quantize is None else quantize.inputs[0]
+    return value is not None and value.is_initializer()
+
+
+def _before_pair(value: ir.Value | None) -> ir.Value | None:
+    """What the pair that gives the value reads; None where none does."""
+    dequantize = producer_of(value, "DequantizeLinear")
+    quantize = None if dequantize is None else producer_of(dequantize.inputs[0], "QuantizeLinear")
+    return None if quantize is None else quantize.inputs[0]
+
+
+def _is_conv_branch(value: ir.Value) -> bool:
+    source = _before_pair(value)
+    producer = None if source is None else source.producer()
+    if source is None or producer is None or producer.op_type not in ("Conv", "ConvTranspose"):
+        return False
+    # Readers are behind the pair: the convolution's only one is the Q, and the DQ's the Add.
+    return len(source.uses()) == 1 and len(value.uses()) == 1
+
+
+def _quantization_of(value: ir.Value | None) -> Quantization | None:
+    pair = producer_of(value, "DequantizeLinear")
+    return None if pair is None else read_quantization(pair)
+
+
+def _quantizers(value: ir.Value) -> list[ir.Node]:
+    return [user for user in value.consumers() if is_op(user, "QuantizeLinear")]
+
+
+def _same(first: Quantization | None, second: Quantization | None) -> bool:
+    return first is not None and second is not None and first.same_scale(second)
