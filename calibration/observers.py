@@ -1,0 +1,160 @@
+"""Which range to quantise: four methods over one histogram, chosen after the pass.
+
+Wu et al. 2020 (arXiv 2004.09602, section 3.2) describe and compare all four.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from calibration.entropy import entropy_amax
+from calibration.errors import WrongRequest
+from calibration.histogram import BINS, Counts, Floats, Histogram
+from calibration.mse import mse_amax, mse_range
+
+Kind = Literal["symmetric", "affine"]
+"""``symmetric``: signed INT8 about zero. ``affine``: UINT8 with a zero point."""
+
+DEFAULT_PERCENTILE = 99.99
+SIGNED_LEVELS = 128
+UNSIGNED_LEVELS = 255
+
+
+@dataclass(frozen=True)
+class Range:
+    """Values from ``low`` to ``high`` are represented, others clipped; zero is always inside."""
+
+    low: float
+    high: float
+
+    @property
+    def amax(self) -> float:
+        """The greatest magnitude inside."""
+        return max(-self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a method needs beside the histogram."""
+
+    kind: Kind
+    percentile: float = DEFAULT_PERCENTILE
+
+
+def minmax(histogram: Histogram, request: Request) -> Range:
+    """Return all that was seen: nothing clipped, every outlier paid for in step size."""
+    return _shaped(histogram, request.kind, histogram.amax)
+
+
+def percentile(histogram: Histogram, request: Request) -> Range:
+    """Return the range that holds a given share of the values, exact zeros among them.
+
+    Symmetric, and affine on one-signed data: that percentile of the magnitude. Affine on both
+    signs: half of the rest is cut on each side. Within one bin width of the sorted data's.
+    """
+    share = request.percentile / 100
+    if request.kind == "symmetric" or _one_sided(histogram):
+        counts = histogram.magnitudes()
+        lower = np.arange(counts.size, dtype=np.float64) * np.float64(histogram.width)
+        amax = _quantile(counts, lower, lower + histogram.width, share)
+        return _shaped(histogram, request.kind, min(amax, histogram.amax))
+    tail = (1 - share) / 2
+    lower, upper = histogram.edges()
+    low = _quantile(histogram.counts, lower, upper, tail)
+    high = _quantile(histogram.counts, lower, upper, 1 - tail)
+    return Range(min(max(low, histogram.low), 0.0), max(min(high, histogram.high), 0.0))
+
+
+def entropy(histogram: Histogram, request: Request) -> Range:
+    """Return the range of least KL divergence (Migacz, GTC 2017; see ``calibration.entropy``).
+
+    The published method knows magnitudes only. Affine data of both signs is clipped at one
+    magnitude, with as many levels on its longer side as the affine grid would have there.
+    """
+    levels = SIGNED_LEVELS
+    if request.kind == "affine" and histogram.amax > 0:
+        extent = max(histogram.high, 0.0) - min(histogram.low, 0.0)
+        levels = math.ceil(UNSIGNED_LEVELS * (histogram.amax / extent))
+    amax = entropy_amax(histogram.magnitudes(), histogram.width, histogram.amax, levels)
+    return _shaped(histogram, request.kind, amax)
+
+
+def mse(histogram: Histogram, request: Request) -> Range:
+    """Return the range of least mean squared error (see ``calibration.mse``)."""
+    if request.kind == "symmetric":
+        return _shaped(histogram, request.kind, mse_amax(histogram))
+    return Range(*mse_range(histogram))
+
+
+CALIBRATORS: dict[str, Callable[[Histogram, Request], Range]] = {
+    "entropy": entropy,
+    "mse": mse,
+    "percentile": percentile,
+    "minmax": minmax,
+}
+
+
+def find_range(
+    histogram: Histogram,
+    method: str,
+    kind: Kind,
+    *,
+    percentile: float = DEFAULT_PERCENTILE,
+) -> Range:
+    """Return the range that a method chooses for a tensor.
+
+    Args:
+        histogram: of the tensor's values.
+        method: a name in ``CALIBRATORS``.
+        kind: the scheme the range is for; a symmetric one has ``low == -high``.
+        percentile: share of values to keep, in percent; the percentile method's alone.
+
+    Raises:
+        NoData: the histogram is empty.
+        WrongRequest: no such method, or a percentile that is not in (0, 100].
+    """
+    if method not in CALIBRATORS:
+        near = difflib.get_close_matches(method, CALIBRATORS, n=1)
+        hint = f"did you mean: {near[0]}?" if near else f"known: {', '.join(CALIBRATORS)}"
+        raise WrongRequest(f"unknown calibrator {method!r}", hint=hint)
+    if not 0 < percentile <= 100:
+        raise WrongRequest(f"a percentile is more than 0 and at most 100, not {percentile}")
+    return CALIBRATORS[method](histogram, Request(kind, percentile))
+
+
+def _shaped(histogram: Histogram, kind: Kind, amax: float) -> Range:
+    """Clip at one magnitude: about zero if symmetric, else no wider than the data and zero."""
+    if kind == "symmetric":
+        return Range(-amax + 0.0, amax)
+    return Range(min(max(histogram.low, -amax), 0.0), max(min(histogram.high, amax), 0.0))
+
+
+def _one_sided(histogram: Histogram) -> bool:
+    return histogram.low >= 0 or histogram.high <= 0
+
+
+def _quantile(counts: Counts, lower: Floats, upper: Floats, share: float) -> float:
+    """Return the value of rank ``ceil(share * n)``, values taken as even within their bin."""
+    cumulative = np.cumsum(counts)
+    rank = max(1, math.ceil(share * int(cumulative[-1])))
+    bin_ = int(np.searchsorted(cumulative, rank))
+    inside = (rank - int(cumulative[bin_]) + int(counts[bin_])) / int(counts[bin_])
+    return float(lower[bin_] + inside * (upper[bin_] - lower[bin_]))
+
+
+__all__ = [
+    "BINS",
+    "CALIBRATORS",
+    "DEFAULT_PERCENTILE",
+    "Histogram",
+    "Kind",
+    "Range",
+    "Request",
+    "find_range",
+]

@@ -1,0 +1,261 @@
+"""A calibration as a file: what every tensor's range is, and what it was measured on."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calibration.errors import CalibrationError, DamagedParams, WrongParams
+from calibration.observers import DEFAULT_PERCENTILE, Histogram, find_range
+from calibration.scales import affine_scale_zero_point, symmetric_scale
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class TensorParams:
+    """One tensor's range for both schemes, and the statistics it came from.
+
+    Attributes:
+        amax: the symmetric scheme represents [-amax, amax].
+        low: the affine scheme's range starts here, at most 0,
+        high: and ends here, at least 0.
+        minimum: exact, of all values.
+        maximum: exact, of all values.
+        mean: to within the histogram's bin width.
+        count: number of values.
+        clipped: share of values outside [-amax, amax], 0 to 1.
+        clipped_affine: share of values outside [low, high], 0 to 1.
+    """
+
+    amax: float
+    low: float
+    high: float
+    minimum: float
+    maximum: float
+    mean: float
+    count: int
+    clipped: float
+    clipped_affine: float
+
+    @property
+    def scale(self) -> np.float32:
+        """The symmetric INT8 scale; its zero point is 0."""
+        scale: np.float32 = np.float32(symmetric_scale(self.amax))
+        return scale
+
+    @property
+    def affine(self) -> tuple[np.float32, np.uint8]:
+        """The UINT8 scale and zero point."""
+        return affine_scale_zero_point(self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Params:
+    """A whole calibration.
+
+    Attributes:
+        tensors: by name.
+        method: the calibrator's name.
+        percentile: that method's share of values to keep, in percent; others ignore it.
+        images: how many it was measured on.
+        graph: hash of the graph that was tapped, as the caller makes it.
+        data: hash of the calibration images.
+        preprocessing: hash or name of how they were made ready.
+    """
+
+    tensors: dict[str, TensorParams]
+    method: str
+    percentile: float
+    images: int
+    graph: str
+    data: str
+    preprocessing: str
+
+    def check(self, *, graph: str, preprocessing: str) -> None:
+        """Refuse to serve another graph or preprocessing than it was measured on.
+
+        Raises:
+            WrongParams: says which of the two differ, and both values.
+        """
+        pairs = {"graph": (self.graph, graph), "preprocessing": (self.preprocessing, preprocessing)}
+        differ = [
+            f"{what} is {old}, here {new}" for what, (old, new) in pairs.items() if old != new
+        ]
+        if differ:
+            raise WrongParams(
+                f"this calibration is for something else: its {'; its '.join(differ)}",
+                hint="calibrate again, or take the graph and preprocessing it was made for",
+            )
+
+    def save(self, path: Path) -> None:
+        """Write the calibration as JSON, whole or not at all."""
+        text = json.dumps(self._to_json(), indent=2, allow_nan=False) + "\n"
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+
+    def _to_json(self) -> dict[str, Any]:
+        head = {field.name: getattr(self, field.name) for field in fields(self)[1:]}
+        tensors = {name: asdict(one) | _scales(one) for name, one in self.tensors.items()}
+        return {"format": FORMAT, **head, "tensors": tensors}
+
+
+def calibrate(
+    histograms: Mapping[str, Histogram],
+    method: str,
+    *,
+    images: int,
+    graph: str,
+    data: str,
+    preprocessing: str,
+    percentile: float = DEFAULT_PERCENTILE,
+) -> Params:
+    """Choose every tensor's range for both schemes.
+
+    Args:
+        histograms: by tensor, as ``collect`` returns them.
+        method: a name in ``calibration.observers.CALIBRATORS``.
+        images: how many were observed.
+        graph: hash of the graph.
+        data: hash of the images.
+        preprocessing: hash or name of the preprocessing.
+        percentile: see ``find_range``.
+
+    Raises:
+        NoData: a histogram is empty.
+        WrongRequest: an unknown method or a bad percentile.
+    """
+    tensors = {
+        name: _tensor_params(histogram, method, percentile)
+        for name, histogram in histograms.items()
+    }
+    return Params(tensors, method, percentile, images, graph, data, preprocessing)
+
+
+def load(path: Path) -> Params:
+    """Read a calibration.
+
+    Raises:
+        CalibrationError: there is no such file.
+        DamagedParams: it can't be trusted: not JSON, a field missing or of the wrong type, a
+            scale that does not follow from its range, or a format newer than this program.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CalibrationError(f"can't read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"not JSON: {error}") from error
+    _check_format(path, content)
+    try:
+        return _from_json(content)
+    except KeyError as error:
+        raise _damaged(path, f"no {error.args[0]!r}") from error
+    except (CalibrationError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _tensor_params(histogram: Histogram, method: str, percentile: float) -> TensorParams:
+    amax = find_range(histogram, method, "symmetric", percentile=percentile).amax
+    affine = find_range(histogram, method, "affine", percentile=percentile)
+    return TensorParams(
+        amax=amax,
+        low=affine.low,
+        high=affine.high,
+        minimum=histogram.low,
+        maximum=histogram.high,
+        mean=histogram.mean,
+        count=histogram.count,
+        clipped=histogram.share_outside(-amax, amax),
+        clipped_affine=histogram.share_outside(affine.low, affine.high),
+    )
+
+
+def _scales(one: TensorParams) -> dict[str, float | int]:
+    scale, zero_point = one.affine
+    return {
+        "scale": float(one.scale),
+        "affine_scale": float(scale),
+        "affine_zero_point": int(zero_point),
+    }
+
+
+def _check_format(path: Path, content: Any) -> None:
+    number = content.get("format") if isinstance(content, dict) else None
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise _damaged(path, "no format number")
+    if number > FORMAT:
+        raise DamagedParams(
+            f"{path} has format {number}; this program reads up to {FORMAT}",
+            hint="update this program, or calibrate again",
+        )
+
+
+def _from_json(content: dict[str, Any]) -> Params:
+    tensors = {name: _tensor_from_json(name, one) for name, one in content["tensors"].items()}
+    return Params(
+        tensors=tensors,
+        method=_text(content, "method"),
+        percentile=_percent(content, "percentile"),
+        images=_whole(content, "images"),
+        graph=_text(content, "graph"),
+        data=_text(content, "data"),
+        preprocessing=_text(content, "preprocessing"),
+    )
+
+
+def _tensor_from_json(name: str, one: dict[str, Any]) -> TensorParams:
+    names = [field.name for field in fields(TensorParams) if field.name != "count"]
+    numbers = {name: _number(one, name) for name in names}
+    tensor = TensorParams(**numbers, count=_whole(one, "count"))
+    for key, derived in _scales(tensor).items():
+        if _number(one, key) != derived:
+            raise ValueError(f"the {key} of {name!r} does not follow from its range")
+    return tensor
+
+
+def _number(content: dict[str, Any], key: str) -> float:
+    value = content[key]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{key!r} is not a finite number")
+    return float(value)
+
+
+def _percent(content: dict[str, Any], key: str) -> float:
+    value = _number(content, key)
+    if not 0 < value <= 100:
+        raise ValueError(f"{key!r} is not a share in percent")
+    return value
+
+
+def _whole(content: dict[str, Any], key: str) -> int:
+    value = content[key]
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**63:
+        raise ValueError(f"{key!r} is not a count")
+    return value
+
+
+def _text(content: dict[str, Any], key: str) -> str:
+    value = content[key]
+    if not isinstance(value, str):
+        raise ValueError(f"{key!r} is not text")
+    return value
+
+
+def _damaged(path: Path, why: str) -> DamagedParams:
+    return DamagedParams(f"{path} is no usable calibration: {why}", hint="calibrate again")

@@ -1,0 +1,73 @@
+"""Makes named tensors inside a graph readable: they become its outputs.
+
+A runtime may not optimise a graph output away, so full optimisation stays safe: a fusion that
+would swallow a tapped tensor does not fire, all others do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import onnx
+import onnx_ir as ir
+
+from calibration.errors import WrongRequest
+
+
+class Session(Protocol):
+    """What ``onnxruntime.InferenceSession`` and onnx's ``ReferenceEvaluator`` both offer."""
+
+    def run(self, output_names: Any, input_feed: Any, /) -> Sequence[Any]:
+        """Return the named outputs of one batch, in that order."""
+
+
+OpenSession = Callable[[bytes], Session]
+Model = bytes | onnx.ModelProto | ir.Model
+
+
+def tapped(model: Model, tensors: Sequence[str]) -> tuple[bytes, list[str]]:
+    """Return the graph with the tensors as its only outputs, and the names to ask it for.
+
+    The names leave out graph inputs, which their feeder has already.
+
+    Args:
+        model: left as it is.
+        tensors: names of graph inputs or of node outputs in the main graph.
+
+    Raises:
+        WrongRequest: no tensors, one named twice, or a name the graph does not compute.
+    """
+    proto = onnx.ModelProto()
+    proto.CopyFrom(_to_proto(model))
+    graph = proto.graph
+    inputs = {value.name for value in graph.input} - {value.name for value in graph.initializer}
+    computed = {name for node in graph.node for name in node.output if name}
+    _refuse_unknown(tensors, inputs | computed)
+    names = [name for name in tensors if name not in inputs]
+    typed = {value.name: value for value in (*graph.value_info, *graph.output)}
+    outputs = [typed.get(name, onnx.ValueInfoProto(name=name)) for name in names]
+    kept = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in outputs]
+    if kept:
+        del graph.output[:]
+        graph.output.extend(kept)
+    return proto.SerializeToString(), names
+
+
+def _to_proto(model: Model) -> onnx.ModelProto:
+    if isinstance(model, bytes):
+        return onnx.load_model_from_string(model)
+    return ir.to_proto(model) if isinstance(model, ir.Model) else model
+
+
+def _refuse_unknown(tensors: Sequence[str], known: set[str]) -> None:
+    if not tensors:
+        raise WrongRequest("no tensors to calibrate")
+    if len(set(tensors)) < len(tensors):
+        raise WrongRequest("a tensor to calibrate is named twice")
+    for name in tensors:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3)
+            hint = f"did you mean: {', '.join(near)}?" if near else None
+            raise WrongRequest(f"the graph computes no tensor {name!r}", hint=hint)

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from calibration.errors import NoData, NotFinite
+from calibration.histogram import BINS, CHUNK, Histogram
+
+FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
+ARRAYS = hnp.arrays(np.float32, st.integers(1, 40), elements=FINITE)
+
+
+def observed(*arrays: np.ndarray) -> Histogram:
+    histogram = Histogram()
+    for array in arrays:
+        histogram.observe(array)
+    return histogram
+
+
+def state(histogram: Histogram) -> tuple[object, ...]:
+    counts = histogram.counts.tobytes()
+    return counts, histogram.exponent, histogram.count, histogram.low, histogram.high
+
+
+@settings(max_examples=60, deadline=None)
+@given(ARRAYS, st.randoms(use_true_random=False), st.integers(1, 7))
+def test_state_depends_on_neither_order_nor_batches(values: np.ndarray, random, pieces) -> None:
+    shuffled = values.copy()
+    random.shuffle(shuffled)
+    one_by_one = observed(*np.split(values, values.size))
+    in_pieces = observed(*(part for part in np.array_split(shuffled, pieces) if part.size))
+    assert state(observed(values)) == state(one_by_one) == state(in_pieces)
+
+
+@settings(max_examples=60, deadline=None)
+@given(ARRAYS)
+def test_counts_are_those_of_exact_division(values: np.ndarray) -> None:
+    histogram = observed(*np.split(values, values.size))
+    exact = np.trunc(values.astype(np.float64) / histogram.width).astype(np.int64)
+    expected = np.bincount(exact + BINS, minlength=2 * BINS)
+    np.testing.assert_array_equal(histogram.counts, expected)
+    assert (histogram.low, histogram.high) == (values.min(), values.max())
+    amax = float(np.abs(values).max())
+    if amax >= 2.0**-100:  # far from the narrowest width
+        assert BINS / 2 <= amax / histogram.width < BINS
+
+
+@settings(max_examples=60, deadline=None)
+@given(ARRAYS)
+def test_mean_is_within_a_bin(values: np.ndarray) -> None:
+    histogram = observed(values)
+    assert abs(histogram.mean - values.astype(np.float64).mean()) <= histogram.width
+
+
+def test_merging_takes_values_near_zero_to_the_zero_bin() -> None:
+    # -0.3 lies in bin -4915 at first and in (-width, 0) once 1e4 was seen: zero's bin.
+    assert state(observed(np.float32([-0.3]), np.float32([1e4]))) == state(
+        observed(np.float32([1e4, -0.3]))
+    )
+    assert observed(np.float32([-0.3]), np.float32([1e4])).counts[BINS] == 1
+
+
+def test_chunks_do_not_show() -> None:
+    values = np.random.default_rng(0).normal(size=3 * CHUNK + 17).astype(np.float32)
+    whole = observed(values.reshape(-1, 1))
+    assert state(whole) == state(observed(values[::-1][:CHUNK], values[::-1][CHUNK:]))
+    assert whole.count == values.size
+
+
+def test_a_relu_s_exact_minimum_is_kept_until_zero_is_seen() -> None:
+    assert observed(np.float32([3, 2]), np.float32([5])).low == 2
+    assert observed(np.float32([3, 2]), np.float32([5, 0])).low == 0
+    assert str(observed(np.float32([-0.0])).low) == "0.0"
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -np.nan])
+def test_not_finite_is_refused_with_its_place(bad: float) -> None:
+    values = np.zeros((3, CHUNK), np.float32)
+    values[2, 5] = bad
+    with pytest.raises(NotFinite) as caught:
+        Histogram().observe(values)
+    assert caught.value.index == 2 * CHUNK + 5
+
+
+def test_a_double_beyond_float32_is_refused() -> None:
+    with pytest.raises(NotFinite):
+        Histogram().observe(np.array([1e39]))
+
+
+def test_share_outside() -> None:
+    histogram = observed(np.arange(1000, dtype=np.float32))
+    assert histogram.share_outside(0, 999) == 0
+    assert histogram.share_outside(0, 899.5) == pytest.approx(0.1)
+
+
+def test_an_empty_histogram_has_no_range() -> None:
+    with pytest.raises(NoData):
+        _ = Histogram().amax
+    with pytest.raises(NoData):
+        Histogram().magnitudes()
+
+
+def test_memory_does_not_grow_with_data() -> None:
+    values = np.random.default_rng(0).normal(size=CHUNK).astype(np.float32)
+
+    def peak(batches: int) -> int:
+        tracemalloc.start()
+        observed(*(values for _ in range(batches)))
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(1)
+    # The list of arguments is 8 bytes a batch; the batches themselves are 131 kB each.
+    assert peak(64) < peak(4) + 4096
