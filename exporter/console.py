@@ -86,12 +86,12 @@ def facts(title: str, pairs: Sequence[tuple[str, str]]) -> None:
 
 def accuracy_table(rows: Sequence[Accuracy]) -> None:
     """Show engines below the Keras original; label flips are listed in full by ``--json``."""
-    columns = ("engine", "images", "top-1", "top-5", "agree", "flips", "max error", "mean error")
+    columns = ("engine", "top-1", "top-5", "agree", "flips", "max error", "mean error")
     shown = []
     for row in rows:
         against = row.against_keras
         top5 = "-" if row.top5 is None else f"{row.top5:.4f}"
-        line = [row.engine, str(row.images), f"{row.top1:.4f}", top5]
+        line = [row.engine, f"{row.top1:.4f}", top5]
         if against is None:
             line += ["-"] * 4
         else:
@@ -99,7 +99,7 @@ def accuracy_table(rows: Sequence[Accuracy]) -> None:
             line += [f"{agree:.2%}", str(against.label_flips)]
             line += [f"{against.max_abs_error:.2e}", f"{against.mean_abs_error:.2e}"]
         shown.append(line)
-    table("Accuracy against the Keras original", columns, shown)
+    table(f"{rows[0].images} images, against the Keras original", columns, shown)
     for row in rows:
         for flip in row.flips[:_FLIPS_SHOWN]:
             say(
@@ -148,7 +148,7 @@ def passport_lines(passport: dict[str, Any]) -> list[tuple[str, str]]:
 
 def zoo_table(rows: Sequence[dict[str, Any]]) -> None:
     """Show the zoo."""
-    columns = ("model", "block", "depths", "widths", "groups", "shipped weights")
+    columns = ("model", "block", "depths", "groups", "shipped weights")
     table(
         "Zoo (default: 96x96x1, 10 classes)",
         columns,
@@ -157,7 +157,6 @@ def zoo_table(rows: Sequence[dict[str, Any]]) -> None:
                 row["name"],
                 row["block"],
                 "-".join(map(str, row["depths"])),
-                "-".join(map(str, row["widths"])),
                 str(row["groups"]),
                 f"top-1 {row['top1']:.4f}" if row["shipped_weights"] else "-",
             )
