@@ -13,7 +13,7 @@ from exporter import datasets, sources, targets
 from exporter.agreement import Agreement, compare
 from exporter.artifact import Artifact
 from exporter.errors import WrongUse
-from exporter.pipeline import image_size, in_layout, network_input
+from exporter.feeds import image_size, in_layout, network_input
 from exporter.progress import Progress, silent
 from exporter.runner import Feeds, KerasRunner, Runner
 from exporter.sources import Source
@@ -129,7 +129,8 @@ def evaluate(
             given = (in_layout(feed, layout) for feed in feeds())
             stage = artifact.path.name
             got = _logits(runner, given, output, batch, count, stage, progress)
-        rows.append(_score(str(artifact.path), got, labels, expected))
+        name = f"{artifact.path} (simulated)" if artifact.is_simulation else str(artifact.path)
+        rows.append(_score(name, got, labels, expected))
     return rows
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from calibration.errors import CalibrationError
 from exporter.errors import ExporterError, WrongUse
 from exporter.targets import TARGETS
 
@@ -28,7 +29,7 @@ class Commands(click.Group):
         """Run a command; show errors as they are meant for users, never as a trace."""
         try:
             return super().invoke(ctx)
-        except ExporterError as error:
+        except (ExporterError, CalibrationError) as error:
             _fail(error.message, error.hint)
             ctx.exit(error.exit_code)
         except BrokenPipeError:  # `exporter models | head`: click ends it quietly
@@ -94,6 +95,28 @@ folder_type = click.Path(path_type=Path)
     type=click.Choice(["unit", "raw", "signed", "caffe", "torch"]),
     help="How images become inputs, for a model that does not carry it.",
 )
+@click.option(
+    "--scheme",
+    type=click.Choice(["tensorrt", "cpu"]),
+    help="INT8: where Q/DQ go; default: as the target needs (ort: cpu, onnx: tensorrt).",
+)
+@click.option(
+    "--calibrator",
+    type=click.Choice(["entropy", "mse", "percentile", "minmax"]),
+    default="mse",
+    show_default=True,
+    help="INT8: how ranges are chosen.",
+)
+@click.option(
+    "--calibration-images",
+    type=int,
+    default=512,
+    show_default=True,
+    help="INT8: training images to measure on.",
+)
+@click.option(
+    "--calibration", type=folder_type, help="INT8: a calibration.json to use instead of measuring."
+)
 @click.option("-o", "--output", type=folder_type, help="Folder; default: MODEL-TARGET.")
 @click.option("--force", is_flag=True, help="Replace an artefact that is already there.")
 @click.option("--evaluate", "then_evaluate", is_flag=True, help="Measure accuracy afterwards.")
@@ -102,17 +125,12 @@ folder_type = click.Path(path_type=Path)
 def export(
     model: str,
     target: str,
-    precision: Any,
-    weights: str | None,
     data: str | None,
     batch: str | None,
-    layout: Any,
-    preprocess: str | None,
     output: Path | None,
-    force: bool,
     then_evaluate: bool,
-    unsafe: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Export MODEL to an artefact.
 
@@ -123,6 +141,7 @@ def export(
     \b
     Examples:
       exporter export resnet18 --to ort
+      exporter export resnet18 --to ort --precision int8 --evaluate
       exporter export mine.keras --to onnx --layout nchw --batch 1
       exporter export resnet50 --to onnx --weights random
     """
@@ -136,14 +155,9 @@ def export(
         model=model,
         target=target,
         output=output or Path(f"{Path(model).stem}-{target}"),
-        precision=precision,
-        weights=weights,
         data=data,
         batch=Batch() if batch is None else Batch.parse(batch),
-        layout=layout,
-        preprocess=preprocess,
-        unsafe=unsafe,
-        force=force,
+        **options,
     )
     with console.progress_bars(quiet=False) as progress:
         artifact = pipeline.export(config, progress)
@@ -151,7 +165,7 @@ def export(
         console.facts(f"{artifact.path}", console.passport_lines(artifact.passport))
     if then_evaluate:
         shown = None if as_json else console.accuracy_table
-        (artifact,) = _evaluate([artifact], data or "fashion-mnist", shown, unsafe=unsafe)
+        (artifact,) = _evaluate([artifact], data or "fashion-mnist", shown, unsafe=config.unsafe)
     if as_json:
         console.print_json(artifact.passport)
 

@@ -10,6 +10,8 @@ from exporter.errors import WrongUse
 
 Precision = Literal["fp32", "fp16", "int8"]
 Layout = Literal["nhwc", "nchw"]
+SchemeName = Literal["tensorrt", "cpu"]
+Calibrator = Literal["entropy", "mse", "percentile", "minmax"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,10 @@ class ExportConfig:
         layout: of a four-dimensional input.
         preprocess: for a model that does not carry its preprocessing.
         check_images: how many images the graph must agree with Keras on to be accepted.
+        scheme: of INT8; None for the target's own.
+        calibrator: how INT8 ranges are chosen.
+        calibration_images: how many training images they are measured on.
+        calibration: a ``calibration.json`` to use instead of measuring.
         unsafe: run code in the model file (Lambda layers).
         force: replace an existing artefact.
     """
@@ -72,6 +78,10 @@ class ExportConfig:
     layout: Layout = "nhwc"
     preprocess: str | None = None
     check_images: int = 64
+    scheme: SchemeName | None = None
+    calibrator: Calibrator = "mse"
+    calibration_images: int = 512
+    calibration: Path | None = None
     unsafe: bool = False
     force: bool = False
 
@@ -79,3 +89,9 @@ class ExportConfig:
         """Refuse values that no target could serve."""
         if self.check_images < 1:
             raise WrongUse(f"check-images must be at least 1, not {self.check_images}")
+        if self.calibration_images < 1:
+            raise WrongUse(f"calibration-images must be at least 1, not {self.calibration_images}")
+        if self.precision != "int8" and (self.scheme or self.calibration):
+            raise WrongUse(
+                f"--scheme and --calibration are for INT8, and --precision is {self.precision}"
+            )

@@ -130,7 +130,7 @@ def passport_lines(passport: dict[str, Any]) -> list[tuple[str, str]]:
     lines += [("  left alone", f"{kept['node']}: {kept['reason']}") for kept in folded["kept"]]
     lines += [
         (
-            "against Keras",
+            "FP32 against Keras",
             f"{check['images']} images of {check['data']}: "
             f"{check['label_flips']} label flips, largest logit error "
             f"{check['max_relative_error']:.1e} of the largest logit",
@@ -140,6 +140,11 @@ def passport_lines(passport: dict[str, Any]) -> list[tuple[str, str]]:
             ", ".join(f"{n} {f['bytes'] / 1e6:.1f} MB" for n, f in passport["files"].items()),
         ),
     ]
+    if int8 := passport.get("int8"):
+        width = "7-bit weights, as this CPU has no VNNI" if int8["reduce_range"] else "8 bits"
+        how = f"{int8['calibrator']} on {int8['calibration_images']} training images"
+        lines.append(("int8", f"scheme {int8['scheme']}, {how}, {width}"))
+        lines += [("  warning", warning) for warning in int8["warnings"]]
     accuracy = passport.get("measured", {}).get("accuracy")
     if accuracy:
         lines.append(("measured top-1", f"{accuracy['top1']:.4f} on {accuracy['images']} images"))

@@ -234,6 +234,12 @@ def _arm_model(fields: Mapping[str, list[str]]) -> str:
     return " + ".join(names) or fields.get("model name", ["unknown"])[0]
 
 
+def lacks_vnni() -> bool:
+    """Whether INT8 products saturate here: an x86 CPU that is known not to have VNNI."""
+    sets = _cpu().instruction_sets
+    return sets is not None and "avx2" in sets and not (sets["avx512_vnni"] or sets["avx_vnni"])
+
+
 def _cpu() -> Cpu:
     try:
         info = parse_cpuinfo(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))

@@ -180,8 +180,9 @@ def _translate(
     graph_def: Any, inputs: list[str], outputs: list[str], source: Source
 ) -> onnx.ModelProto:
     import tensorflow as tf
-    from tf2onnx import tfonnx
+    from tf2onnx import tfonnx, utils
 
+    utils.INTERNAL_NAME = 1  # counts on from graph to graph; the same network gives the same names
     logger = logging.getLogger("tf2onnx")
     level = logger.level
     logger.setLevel(logging.CRITICAL)  # what it would log is an error of ours, below

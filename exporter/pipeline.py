@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exporter import artifact, datasets, sources, targets
+from exporter import artifact, sources, targets
 from exporter.agreement import TOLERANCE, Agreement, compare
 from exporter.artifact import MODEL, Artifact
 from exporter.config import ExportConfig, Layout
-from exporter.errors import ConversionError, WrongUse
-from exporter.preprocessing import preprocess
+from exporter.errors import ConversionError
+from exporter.feeds import check_feeds, in_layout
 from exporter.progress import Progress, silent
 from exporter.sources import Source
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from exporter.passes import PassReport
     from exporter.runner import Feeds
 
-_STEPS = 6
+_STEPS = 7
 
 
 def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
@@ -49,7 +48,7 @@ def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
         preprocessing=config.preprocess,
         unsafe=config.unsafe,
     )
-    feeds, compared_on = _check_feeds(config, source, progress)
+    feeds, compared_on = check_feeds(config, source, progress)
 
     from exporter import frontend, passport
 
@@ -61,12 +60,24 @@ def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
     data = checked_bytes(model)
     step(4, "compare with Keras")
     agreement = prove_equal(source, data, feeds, config.layout)
-    step(5, f"compile for {config.target}")
+    quantization = None
+    if config.precision == "int8":
+        from exporter import quantize
+
+        step(5, "calibrate and quantise")
+        scheme = config.scheme or target.scheme
+        quantization = quantize.quantize(model, source, config, scheme, progress)
+        reports += quantization.reports
+        data = checked_bytes(model)
+    step(6, f"compile for {config.target}")
     with artifact.writing(config.output, force=config.force) as folder:
         (folder / MODEL).write_bytes(data)
         compiled = compiler.compile(folder)
         check = {"against": "keras", "data": compared_on, **agreement.as_json()}
         fields = passport.describe_export(config, source, model, reports, check)
+        if quantization is not None:
+            quantize.save_calibration(quantization, folder)
+            fields["int8"] = quantization.as_json()
         sealed = artifact.seal(folder, {**fields, config.target: compiled})
     step(_STEPS, "done")
     return Artifact(config.output, sealed)
@@ -146,100 +157,3 @@ def prove_equal(source: Source, data: bytes, batches: list[Feeds], layout: Layou
             hint="please report this with the model; nothing was written",
         )
     return worst
-
-
-def in_layout(feeds: Feeds, layout: Layout) -> Feeds:
-    """Transpose NHWC images where the graph takes NCHW."""
-    if layout == "nhwc":
-        return feeds
-    return {
-        name: np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if x.ndim == 4 else x
-        for name, x in feeds.items()
-    }
-
-
-def _check_feeds(
-    config: ExportConfig, source: Source, progress: Progress
-) -> tuple[list[Feeds], str]:
-    """Choose what to compare on, and name it: real images wherever there are any.
-
-    Returns:
-        Batches of the size that the graph takes, ``check_images`` images in all, and the
-        name of the data.
-    """
-    batch = source.batch or config.batch.fixed or config.check_images
-    rounds = math.ceil(config.check_images / batch)
-    spec = config.data or _default_data(source)
-    if spec is None:
-        rng = np.random.default_rng(0)
-        noise = [_noise(source, batch, rng) for _ in range(rounds)]
-        return noise, "uniform noise (no --data was given)"
-    if source.preprocessing is None:
-        raise WrongUse(
-            f"{source.name} does not say how its images are preprocessed",
-            hint="say it with --preprocess {unit,raw,signed,caffe,torch}",
-        )
-    data = datasets.load(spec, "test", progress)
-    size = image_size(source, data)
-    chosen = np.arange(rounds * batch) % len(data)  # a small data set is gone through again
-    feeds = [network_input(source, data.pixels(part, size)) for part in chosen.reshape(-1, batch)]
-    return feeds, data.name
-
-
-def network_input(source: Source, pixels: datasets.Pixels) -> Feeds:
-    """Preprocess images and give them the type that the network's input has.
-
-    Raises:
-        WrongUse: the network takes whole numbers, and its preprocessing makes fractions.
-    """
-    assert source.preprocessing is not None
-    port = source.inputs[0]
-    whole = np.issubdtype(np.dtype(port.dtype), np.integer)
-    if whole and source.preprocessing != "raw":
-        raise WrongUse(
-            f"{source.name} takes {port.dtype}, and preprocessing "
-            f"{source.preprocessing!r} makes fractions",
-            hint="use --preprocess raw",
-        )
-    return {port.name: preprocess(source.preprocessing, pixels).astype(port.dtype, copy=False)}
-
-
-def _noise(source: Source, batch: int, rng: np.random.Generator) -> Feeds:
-    """Draw an input of every port: [0, 1) for floats, 0 to 9 for whole numbers."""
-    feeds = {}
-    for port in source.inputs:
-        if None in port.shape[1:]:
-            raise WrongUse(
-                f"input {port.name!r} of {source.name} has an open size: {port.shape}",
-                hint="build the network with a fixed image size",
-            )
-        shape = (batch, *(size or 1 for size in port.shape[1:]))
-        whole = np.issubdtype(np.dtype(port.dtype), np.integer)
-        drawn = rng.integers(0, 10, shape) if whole else rng.random(shape)
-        feeds[port.name] = drawn.astype(port.dtype)
-    return feeds
-
-
-def _default_data(source: Source) -> str | None:
-    """Fashion-MNIST for networks it fits; for any other there is no image without ``--data``."""
-    shape = source.inputs[0].shape
-    fits = len(source.inputs) == 1 and len(shape) == 4 and None not in shape[1:] and shape[-1] == 1
-    return "fashion-mnist" if fits and source.preprocessing is not None else None
-
-
-def image_size(source: Source, data: datasets.Dataset) -> tuple[int, int]:
-    """Return the height and width the network takes.
-
-    Raises:
-        WrongUse: it does not take one image, or not one with the data's channels.
-    """
-    shape = source.inputs[0].shape
-    if len(source.inputs) != 1 or len(shape) != 4 or shape[1] is None or shape[2] is None:
-        raise WrongUse(f"{source.name} does not take one image of a fixed size: {source.inputs}")
-    if shape[-1] != data.channels:
-        raise WrongUse(
-            f"{source.name} takes images of {shape[-1]} channel(s), "
-            f"{data.name} has {data.channels}",
-            hint="choose other data with --data",
-        )
-    return shape[1], shape[2]

@@ -105,9 +105,9 @@ def build(
     Raises:
         WrongUse: no such model.
     """
+    row = lookup(name)
     from exporter.models import resnet, resnext
 
-    row = lookup(name)
     blocks: dict[str, resnet.Block] = {
         "residual": resnet.residual_block,
         "bottleneck": resnet.bottleneck_block,

@@ -12,7 +12,7 @@ from exporter.errors import Missing, WrongUse, unknown_name
 
 if TYPE_CHECKING:
     from exporter.artifact import Artifact
-    from exporter.config import Batch, Precision
+    from exporter.config import Batch, Precision, SchemeName
     from exporter.runner import Runner
 
 
@@ -38,6 +38,7 @@ class Target:
         name: what users call it; its file is named after it.
         summary: what it is, in a few words.
         precisions: what it can do.
+        scheme: where its INT8 graphs have Q/DQ, unless the user says otherwise.
         needs: the module that its file imports.
         install: the line that installs what it needs.
         distributions: what exporting to it takes: of each group, any one.
@@ -48,6 +49,7 @@ class Target:
     name: str
     summary: str
     precisions: tuple[Precision, ...]
+    scheme: SchemeName
     needs: str
     install: str
     distributions: tuple[tuple[str, ...], ...]
@@ -105,7 +107,8 @@ TARGETS: dict[str, Target] = {
         Target(
             "onnx",
             "the checked graph itself, for any ONNX runtime",
-            ("fp32",),
+            ("fp32", "int8"),
+            scheme="tensorrt",
             needs="onnxruntime",
             install="pip install 'exporter[cpu]'",
             distributions=_EXPORT,
@@ -113,7 +116,8 @@ TARGETS: dict[str, Target] = {
         Target(
             "ort",
             "ONNX Runtime on the CPU",
-            ("fp32",),
+            ("fp32", "int8"),
+            scheme="cpu",
             needs="onnxruntime",
             install="pip install 'exporter[cpu]'",
             distributions=_EXPORT,

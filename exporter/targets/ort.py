@@ -16,11 +16,18 @@ PROVIDERS = ["CPUExecutionProvider"]
 
 
 class OrtRunner:
-    """One session; ``threads`` None means all cores this process may use."""
+    """One session.
 
-    def __init__(self, model: Path | bytes, threads: int | None = None) -> None:
+    ``threads`` None means all cores this process may use; ``as_written`` turns every graph
+    optimisation off.
+    """
+
+    def __init__(
+        self, model: Path | bytes, threads: int | None = None, *, as_written: bool = False
+    ) -> None:
         self._model = model if isinstance(model, bytes) else str(model)
         self._threads = threads or usable_cores()
+        self._as_written = as_written
 
     def __enter__(self) -> OrtRunner:
         """Load and optimise the graph.
@@ -31,6 +38,8 @@ class OrtRunner:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.log_severity_level = 3
+        if self._as_written:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             self._session = ort.InferenceSession(self._model, options, providers=PROVIDERS)
         except Exception as error:  # onnxruntime's exceptions have no common public base

@@ -290,6 +290,7 @@ class TestTargets:
             "trt",
             "TensorRT",
             ("fp32",),
+            scheme="tensorrt",
             needs="tensorrt",
             install="pip install 'exporter[gpu]'",
             distributions=(("tensorrt",),),

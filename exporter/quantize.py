@@ -1,0 +1,216 @@
+"""From a folded FP32 graph to INT8: measure activations on training images, place Q/DQ, lint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+
+from calibration.collect import Options, collect
+from calibration.images import overlap
+from calibration.params import Params, calibrate
+from calibration.params import load as load_params
+from exporter import datasets
+from exporter.config import ExportConfig
+from exporter.doctor import lacks_vnni
+from exporter.errors import ConversionError, WrongUse
+from exporter.feeds import image_size, in_layout, network_input
+from exporter.passes import PassReport
+from exporter.passes.insert_qdq import InsertQdq, tensors_to_calibrate
+from exporter.passes.lint_qdq import lint_qdq
+from exporter.passes.schemes import Scheme, lookup
+from exporter.preprocessing import describe
+from exporter.progress import Progress
+from exporter.sources import Source
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from exporter.runner import Feeds
+
+CALIBRATION = "calibration.json"
+BATCH = 32
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What quantising a graph left.
+
+    Attributes:
+        scheme: where and how integers were put.
+        params: the calibration, for the artefact.
+        reports: of the passes, for the passport.
+        warnings: of the calibration and the lint.
+    """
+
+    scheme: Scheme
+    params: Params
+    reports: list[PassReport]
+    warnings: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what the passport records of it."""
+        return {
+            "scheme": self.scheme.name,
+            "reduce_range": self.scheme.reduce_range,
+            "calibrator": self.params.method,
+            "calibration_images": self.params.images,
+            "warnings": self.warnings,
+        }
+
+
+def quantize(
+    model: ir.Model, source: Source, config: ExportConfig, scheme: str, progress: Progress
+) -> Quantization:
+    """Quantise a graph in place.
+
+    Args:
+        model: folded, float32, as the FP32 export has it.
+        source: the network it came from.
+        config: ``calibrator``, ``calibration_images``, ``calibration`` and ``data`` matter here.
+        scheme: a name in :data:`exporter.passes.schemes.SCHEMES`.
+        progress: told of every batch of calibration images.
+
+    Raises:
+        CalibrationError: no usable images, or a calibration made for something else.
+        ConversionError: the lint found a defect; names the node.
+        WrongUse: no data to calibrate on, or the network takes no images.
+    """
+    row = lookup(scheme, reduce_range=scheme == "cpu" and lacks_vnni())
+    reports = _prepare(model)
+    if source.preprocessing is None:
+        raise WrongUse(
+            f"{source.name} does not say how its images are preprocessed",
+            hint="say it with --preprocess {unit,raw,signed,caffe,torch}",
+        )
+    graph = hashlib.sha256(ir.to_proto(model).SerializeToString(deterministic=True)).hexdigest()
+    size = (int(source.inputs[0].shape[1] or 0), int(source.inputs[0].shape[2] or 0))
+    prepared = json.dumps(describe(source.preprocessing, size), sort_keys=True)
+    if config.calibration is not None:
+        params = load_params(config.calibration)
+        warnings: list[str] = []
+        params.check(graph=graph, preprocessing=prepared)
+    else:
+        params, warnings = _measure(model, source, config, row, (graph, prepared), progress)
+    symmetric = row.symmetric
+    insert = InsertQdq(
+        row,
+        {
+            name: (-tensor.amax, tensor.amax) if symmetric else (tensor.low, tensor.high)
+            for name, tensor in params.tensors.items()
+        },
+    )
+    insert(model)
+    return Quantization(row, params, [*reports, insert.report], warnings + _linted(model, row))
+
+
+def save_calibration(quantization: Quantization, folder: Path) -> None:
+    """Write the calibration into an artefact's folder."""
+    quantization.params.save(folder / CALIBRATION)
+
+
+def _prepare(model: ir.Model) -> list[PassReport]:
+    """Give the graph the ops that runtimes have integer kernels for."""
+    from onnx_ir.passes import common
+
+    from exporter.passes.dense_to_gemm import DenseToGemm
+    from exporter.passes.mean_to_pool import MeanToPool
+
+    common.ShapeInferencePass()(model)  # both ask for ranks
+    pool, dense = MeanToPool(), DenseToGemm()
+    pool(model)
+    dense(model)
+    return [pool.report, dense.report]
+
+
+def _measure(
+    model: ir.Model,
+    source: Source,
+    config: ExportConfig,
+    scheme: Scheme,
+    hashes: tuple[str, str],
+    progress: Progress,
+) -> tuple[Params, list[str]]:
+    spec = config.data or "fashion-mnist"
+    data = datasets.load(spec, "train", progress)
+    size = image_size(source, data)
+    chosen = _calibration_images(data, datasets.load(spec, "test", progress), size, config)
+    pixels_hash = hashlib.sha256()
+
+    def batches() -> Iterator[Feeds]:
+        for start in range(0, len(chosen), source.batch or config.batch.fixed or BATCH):
+            part = chosen[start : start + (source.batch or config.batch.fixed or BATCH)]
+            pixels = data.pixels(part, size)
+            pixels_hash.update(pixels.tobytes())
+            yield in_layout(network_input(source, pixels), config.layout)
+
+    found = collect(
+        model,
+        tensors_to_calibrate(model, scheme),
+        batches(),
+        images=len(chosen),
+        open_session=_session,
+        options=Options(method=config.calibrator),
+        labels=data.labels[chosen],
+        progress=progress,
+    )
+    params = calibrate(
+        found.histograms,
+        config.calibrator,
+        images=found.images,
+        graph=hashes[0],
+        data=pixels_hash.hexdigest(),
+        preprocessing=hashes[1],
+    )
+    return params, list(found.warnings)
+
+
+def _calibration_images(
+    data: datasets.Dataset, test: datasets.Dataset, size: tuple[int, int], config: ExportConfig
+) -> npt.NDArray[np.int64]:
+    """Choose training images by a fixed seed, none that the test set repeats.
+
+    Raises:
+        WrongUse: too few are left, as where training and test images are the same.
+    """
+    batch = config.batch.fixed or 1
+    count = -(-config.calibration_images // batch) * batch  # whole batches
+    order = np.random.default_rng(_SEED).permutation(len(data))[: 2 * count]
+    everything = np.arange(len(test))
+    repeated = set(overlap(data.pixels(order, size), test.pixels(everything, size)))
+    chosen = np.array([index for i, index in enumerate(order) if i not in repeated][:count])
+    if len(chosen) < count:
+        raise WrongUse(
+            f"{data.name} has {len(chosen)} images to calibrate on that are not test images, "
+            f"{count} were asked for",
+            hint="ask for fewer with --calibration-images, or give data with train/ and test/",
+        )
+    return chosen.astype(np.int64)
+
+
+def _session(graph: bytes) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # Spinning threads would take the cores that count the values meanwhile.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def _linted(model: ir.Model, scheme: Scheme) -> list[str]:
+    findings = lint_qdq(model, scheme)
+    errors = [f"{f.node}: {f.message}" for f in findings if f.severity == "error"]
+    if errors:
+        raise ConversionError(
+            f"the quantised graph breaks the rules of scheme {scheme.name!r}: {errors[0]}",
+            hint=f"{len(errors)} findings in all; please report this with the model",
+        )
+    return [f"{f.node}: {f.message}" for f in findings]

@@ -1,0 +1,103 @@
+"""INT8 from the command line: both schemes, what they refuse, what the artefact says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from calibration.errors import CalibrationError
+from exporter import pipeline
+from exporter.artifact import Artifact
+from exporter.config import ExportConfig
+from exporter.errors import WrongUse
+from tests.conftest import striped_images
+from tests.exporter import networks
+
+pytestmark = pytest.mark.tf
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    """Folders of training and test images that have none in common."""
+    from PIL import Image
+
+    for split, seed, count in (("train", 0, 96), ("test", 1, 96)):
+        for i, (image, label) in enumerate(zip(*striped_images(count, seed=seed), strict=True)):
+            folder = tmp_path / "images" / split / str(label)
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / f"{i}.png")
+    return f"folder:{tmp_path / 'images'}"
+
+
+def export(keras: ModuleType, tmp_path: Path, data: str, **options: Any) -> Artifact:
+    path = tmp_path / "plain.keras"
+    if not path.exists():
+        networks.save(networks.plain(keras), path)
+    output = tmp_path / options.pop("output", "out")
+    fields = {"target": "ort", "precision": "int8", "preprocess": "unit", "calibration_images": 48}
+    return pipeline.export(
+        ExportConfig(str(path), output=output, data=data, **{**fields, **options})
+    )
+
+
+@pytest.mark.parametrize(("target", "scheme"), [("ort", "cpu"), ("onnx", "tensorrt")])
+def test_int8_stays_close_to_keras(
+    keras: ModuleType, tmp_path: Path, data: str, target: str, scheme: str
+) -> None:
+    """Eight bits resolve 1/255 of a range; through three layers a few percent may be lost."""
+    from benchmarks import accuracy
+
+    artifact = export(keras, tmp_path, data, target=target)
+    assert artifact.passport["int8"]["scheme"] == scheme
+    assert artifact.passport["int8"]["calibration_images"] == 48
+    assert set(artifact.passport["files"]) == {"model.onnx", "calibration.json"}
+    assert artifact.passport["graph"]["ops"]["QuantizeLinear"] >= 2
+    assert artifact.passport["check"]["max_relative_error"] < 1e-5, "that is FP32's"
+    _, row = accuracy.evaluate([artifact], data)
+    assert row.against_keras is not None
+    assert 0 < row.against_keras.max_relative_error < 0.05
+    assert ("simulated" in row.engine) == (target == "onnx")
+
+
+def test_a_calibration_can_be_used_again_but_not_elsewhere(
+    keras: ModuleType, tmp_path: Path, data: str
+) -> None:
+    first = export(keras, tmp_path, data)
+    kept = first.file("calibration.json")
+    again = export(keras, tmp_path, data, calibration=kept, output="again")
+    assert again.file("model.onnx").read_bytes() == first.file("model.onnx").read_bytes()
+    with pytest.raises(CalibrationError, match="preprocessing is"):
+        export(keras, tmp_path, data, calibration=kept, output="raw", preprocess="raw")
+    networks.save(
+        networks.shake_statistics(networks.plain(keras), seed=9), tmp_path / "plain.keras"
+    )
+    with pytest.raises(CalibrationError, match="graph is"):
+        export(keras, tmp_path, data, calibration=kept, output="other")
+    assert not any((tmp_path / name).exists() for name in ("raw", "other"))
+
+
+def test_test_images_never_calibrate(keras: ModuleType, tmp_path: Path, tiny_data: str) -> None:
+    """An .npz has one set, which serves as training and as test set."""
+    with pytest.raises(WrongUse, match="0 images to calibrate on that are not test images"):
+        export(keras, tmp_path, tiny_data)
+    assert not (tmp_path / "out").exists()
+
+
+def test_int8_options_without_int8_are_a_conflict(tmp_path: Path) -> None:
+    with pytest.raises(WrongUse, match="are for INT8"):
+        ExportConfig("resnet18", target="ort", output=tmp_path / "out", scheme="cpu")
+
+
+def test_the_calibration_file_is_readable_json(
+    keras: ModuleType, tmp_path: Path, data: str
+) -> None:
+    artifact = export(keras, tmp_path, data)
+    content = json.loads(artifact.file("calibration.json").read_text())
+    assert content["images"] == 48
+    assert all(tensor["scale"] > 0 for tensor in content["tensors"].values())
+    assert np.isfinite([tensor["high"] for tensor in content["tensors"].values()]).all()
