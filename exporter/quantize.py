@@ -141,12 +141,15 @@ def _measure(
     spec = config.data or "fashion-mnist"
     data = datasets.load(spec, "train", progress)
     size = image_size(source, data)
-    chosen = _calibration_images(data, datasets.load(spec, "test", progress), size, config)
+    batch = source.batch or config.batch.fixed
+    count = -(-config.calibration_images // (batch or 1)) * (batch or 1)  # whole batches
+    chosen = _calibration_images(data, datasets.load(spec, "test", progress), size, count)
     pixels_hash = hashlib.sha256()
 
     def batches() -> Iterator[Feeds]:
-        for start in range(0, len(chosen), source.batch or config.batch.fixed or BATCH):
-            part = chosen[start : start + (source.batch or config.batch.fixed or BATCH)]
+        step = batch or BATCH
+        for start in range(0, len(chosen), step):
+            part = chosen[start : start + step]
             pixels = data.pixels(part, size)
             pixels_hash.update(pixels.tobytes())
             yield in_layout(network_input(source, pixels), config.layout)
@@ -173,15 +176,13 @@ def _measure(
 
 
 def _calibration_images(
-    data: datasets.Dataset, test: datasets.Dataset, size: tuple[int, int], config: ExportConfig
+    data: datasets.Dataset, test: datasets.Dataset, size: tuple[int, int], count: int
 ) -> npt.NDArray[np.int64]:
     """Choose training images by a fixed seed, none that the test set repeats.
 
     Raises:
         WrongUse: too few are left, as where training and test images are the same.
     """
-    batch = config.batch.fixed or 1
-    count = -(-config.calibration_images // batch) * batch  # whole batches
     order = np.random.default_rng(_SEED).permutation(len(data))[: 2 * count]
     everything = np.arange(len(test))
     repeated = set(overlap(data.pixels(order, size), test.pixels(everything, size)))
