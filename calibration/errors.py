@@ -1,14 +1,19 @@
-"""What calibration can refuse; the command line treats these like the exporter's own errors.
+"""What calibration can refuse, and the shape that every error on purpose of this project has.
 
-``message``, ``hint`` and ``exit_code`` mean the same as in ``exporter.errors``, which this
-package may not import.
+The shape is here because imports go one way: ``exporter.errors`` builds on it.
 """
 
 from __future__ import annotations
 
 
-class CalibrationError(Exception):
-    """Calibration failed. Base of all errors raised on purpose by this package."""
+class Refusal(Exception):
+    """What a user is shown instead of a trace: a message, how to fix it, and an exit code.
+
+    Attributes:
+        message: what went wrong.
+        hint: how to fix it; None where nobody knows.
+        exit_code: what the command line ends with (see README).
+    """
 
     exit_code = 1
 
@@ -21,6 +26,10 @@ class CalibrationError(Exception):
     def __str__(self) -> str:
         """Return the message and the hint."""
         return self.message if self.hint is None else f"{self.message}\n{self.hint}"
+
+
+class CalibrationError(Refusal):
+    """Calibration failed. Base of all errors raised on purpose by this package."""
 
 
 class WrongRequest(CalibrationError):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from calibration.errors import CalibrationError
-from exporter.errors import ExporterError, WrongUse
+from calibration.errors import Refusal
+from exporter.errors import WrongUse
 from exporter.targets import TARGETS
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Commands(click.Group):
         """Run a command; show errors as they are meant for users, never as a trace."""
         try:
             return super().invoke(ctx)
-        except (ExporterError, CalibrationError) as error:
+        except Refusal as error:
             _fail(error.message, error.hint)
             ctx.exit(error.exit_code)
         except BrokenPipeError:  # `exporter models | head`: click ends it quietly

@@ -9,21 +9,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from calibration.errors import Refusal
 
-class ExporterError(Exception):
-    """The work failed. Base of all errors raised on purpose by this project."""
 
-    exit_code = 1
-
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
-        """Keep what went wrong and, on lines of its own, how to fix it."""
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-
-    def __str__(self) -> str:
-        """Return the message and the hint."""
-        return self.message if self.hint is None else f"{self.message}\n{self.hint}"
+class ExporterError(Refusal):
+    """The work failed. Base of all errors raised on purpose by this package."""
 
 
 class WrongUse(ExporterError):
