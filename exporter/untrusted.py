@@ -1,4 +1,4 @@
-"""Reading ``.keras`` archives from strangers, before Keras builds anything from them."""
+"""Reading strangers' files: ``.keras`` archives before Keras builds from them, and JSON."""
 
 from __future__ import annotations
 
@@ -46,6 +46,35 @@ def read_json(path: Path, member: str, *, required: bool) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ExporterError(f"{path} is not a readable .keras file: {member} is no JSON object")
     return value
+
+
+def read_json_file(path: Path, what: str, *, most_bytes: int) -> Any:
+    """Read a JSON file that anybody may have written.
+
+    Args:
+        path: a regular file; anything else might never end.
+        what: what it should be, as it reads in a sentence ("a layer-info file").
+        most_bytes: size above which it is refused unread.
+
+    Raises:
+        WrongUse: no such file, or it is no file.
+        ExporterError: it is too large or no JSON.
+    """
+    if not path.is_file():
+        raise WrongUse(f"no such file: {path}", hint=f"it should be {what}")
+    try:
+        with path.open("rb") as file:
+            content = file.read(most_bytes + 1)
+        if len(content) > most_bytes:
+            raise ExporterError(
+                f"{path} is larger than {most_bytes / 1e6:.0f} MB, so it is not read",
+                hint=f"it should be {what}",
+            )
+        return json.loads(content)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ExporterError(
+            f"{path} is not readable JSON: {error}", hint=f"it should be {what}"
+        ) from error
 
 
 def refuse_code(path: Path, *, unsafe: bool) -> None:

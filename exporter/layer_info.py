@@ -1,0 +1,257 @@
+"""What an engine says of its layers: JSON of TensorRT's inspector, or of trtexec.
+
+``trtexec --exportLayerInfo`` writes what ``IEngineInspector::getEngineInformation`` returns;
+``--exportProfile`` adds times. Both files may come from strangers: size, shape and types are
+checked here, and nothing that a terminal could take for a command gets through.
+
+Source: TensorRT 10.16 documentation, "Engine Inspector"; for 11.x "Migrating IEngineInspector
+Usage from TensorRT 10.x to 11.x".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from exporter.errors import ExporterError
+from exporter.untrusted import read_json_file
+
+MOST_BYTES = 64_000_000
+MOST_LAYERS = 100_000
+_WHAT = "layer information: trtexec --profilingVerbosity=detailed --exportLayerInfo=FILE"
+_PROFILE = "a profile: trtexec --exportProfile=FILE"
+
+# How TensorRT words a type: a bare name ("Half"), or inside a format ("Row major linear FP32").
+_PRECISIONS = (
+    (re.compile(r"\bint8\b", re.IGNORECASE), "INT8"),
+    (re.compile(r"\buint8\b", re.IGNORECASE), "UINT8"),
+    (re.compile(r"\b(fp16|half)\b", re.IGNORECASE), "FP16"),
+    (re.compile(r"\b(bf16|bfloat16)\b", re.IGNORECASE), "BF16"),
+    (re.compile(r"\b(fp32|float|tf32)\b", re.IGNORECASE), "FP32"),
+    (re.compile(r"\bfp8\b", re.IGNORECASE), "FP8"),
+    (re.compile(r"\b(fp4|int4)\b", re.IGNORECASE), "4-bit"),
+    (re.compile(r"\bint(32|64)\b", re.IGNORECASE), "INT32"),
+    (re.compile(r"\bbool\b", re.IGNORECASE), "BOOL"),
+)
+# 10.x has one field for both; 11.x splits it.
+_TYPE_FIELDS = ("DataType", "Datatype", "Format/Datatype", "Format/DataType", "Format")
+_OTHER_PROFILE = re.compile(r"\[profile +\d+\]")
+_METADATA_NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
+_REFORMATS = ("reformat", "quantize", "dequantize", "quantizelinear", "dequantizelinear")
+_OPAQUE = ("kgen", "myelin", "foreignnode")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One input or output of a layer.
+
+    Attributes:
+        name: as in the engine.
+        shape: its dimensions; -1 where dynamic.
+        precision: "INT8", "FP16", "FP32"...; "unknown" where the record does not tell.
+        layout: the record's own words for type and layout.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    precision: str
+    layout: str
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of an engine, as recorded.
+
+    Attributes:
+        name: TensorRT's, made of the ONNX nodes' that were fused into it.
+        kind: TensorRT's layer type, such as "CaskConvolution".
+        inputs: activations only; weights that the engine holds are in ``weights``.
+        outputs: what it computes.
+        weights: the precision of its weights, None where it has none or does not tell.
+        groups: of a convolution, None where it does not tell.
+        tactic: the kernel's name, None where there is none.
+        origin: of a reformat layer: "QDQ" where the graph asked for it.
+        parameters: TensorRT's parameter type, such as "Convolution", or "".
+        operations: of a pointwise layer: its operations in TensorRT's words.
+        nodes: the ONNX nodes in it, from its metadata or else from its name.
+    """
+
+    name: str
+    kind: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    weights: str | None = None
+    groups: int | None = None
+    tactic: str | None = None
+    origin: str | None = None
+    parameters: str = ""
+    operations: str = ""
+    nodes: tuple[str, ...] = ()
+
+    @property
+    def is_convolution(self) -> bool:
+        """Whether it runs a convolution kernel; TensorRT runs many dense layers as one."""
+        return "conv" in self.kind.lower() or "conv" in self.parameters.lower()
+
+    @property
+    def is_reformat(self) -> bool:
+        """Whether it only changes type or layout."""
+        return self.kind.lower() in _REFORMATS or self.parameters.lower() in _REFORMATS
+
+    @property
+    def is_opaque(self) -> bool:
+        """Whether it is a compiled region, which tells what goes in and out but not how."""
+        return any(word in self.kind.lower() for word in _OPAQUE)
+
+    @property
+    def dequantizes(self) -> bool:
+        """Whether it only turns INT8 into floating point."""
+        return (
+            self.is_reformat
+            and any(tensor.precision == "INT8" for tensor in self.inputs)
+            and all(tensor.precision in ("FP16", "FP32", "BF16") for tensor in self.outputs)
+        )
+
+
+def read_layers(path: Path) -> tuple[Layer, ...]:
+    """Read an engine's layers, those of its first optimisation profile.
+
+    Raises:
+        WrongUse: no such file.
+        ExporterError: damaged, of another form, or written without details.
+    """
+    content = read_json_file(path, _WHAT, most_bytes=MOST_BYTES)
+    layers = content.get("Layers") if isinstance(content, dict) else None
+    if not isinstance(layers, list) or not layers:
+        raise ExporterError(f"{path} has no list 'Layers'", hint=f"it should be {_WHAT}")
+    if len(layers) > MOST_LAYERS:
+        raise ExporterError(f"{path} lists {len(layers)} layers, more than {MOST_LAYERS}")
+    if all(isinstance(layer, str) for layer in layers):
+        raise ExporterError(
+            f"{path} holds layer names only: the engine was built without details",
+            hint="build it with detailed profiling verbosity "
+            "(trtexec --profilingVerbosity=detailed), and export its layers again",
+        )
+    read = [_layer(layer, f"{path}: layer {index}") for index, layer in enumerate(layers)]
+    return tuple(layer for layer in read if not _OTHER_PROFILE.search(layer.name))
+
+
+def read_times(path: Path) -> dict[str, float]:
+    """Read a profile.
+
+    Returns:
+        Milliseconds per inference by layer name; layers of one name are summed.
+
+    Raises:
+        WrongUse: no such file.
+        ExporterError: damaged, or of another form.
+    """
+    content = read_json_file(path, _PROFILE, most_bytes=MOST_BYTES)
+    rows = content if isinstance(content, list) else []
+    times: dict[str, float] = {}
+    for row in rows:
+        if not isinstance(row, dict):
+            raise ExporterError(f"{path} is not {_PROFILE}")
+        name = row.get("name")
+        if name is None:  # the row that counts the iterations
+            continue
+        time_ms = _milliseconds(row.get("averageMs"))
+        if not isinstance(name, str) or time_ms is None:
+            raise ExporterError(f"{path} is not {_PROFILE}", hint="a row has no name or no time")
+        name = printable(name)
+        times[name] = times.get(name, 0.0) + time_ms
+    if not times:
+        raise ExporterError(f"{path} is not {_PROFILE}", hint="it lists no layer with a time")
+    return times
+
+
+def printable(text: str) -> str:
+    """Replace what a terminal might obey: escape sequences, line ends, direction marks."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def precision_of(text: str) -> str:
+    """Read a precision from TensorRT's words for a type or a format."""
+    for pattern, precision in _PRECISIONS:
+        if pattern.search(text):
+            return precision
+    return "unknown"
+
+
+def _layer(record: Any, where: str) -> Layer:
+    if not isinstance(record, dict):
+        raise ExporterError(f"{where} is no JSON object", hint=f"it should be {_WHAT}")
+    name = _text(record, "Name", where)
+    metadata = record.get("Metadata")
+    # A fused convolution and pooling keeps its convolution's fields under names of their own.
+    weights = record.get("Weights", record.get("ConvWeights"))
+    groups = record.get("Groups", record.get("ConvGroups"))
+    tactic = record.get("TacticName")
+    origin = record.get("Origin")
+    return Layer(
+        name=name,
+        kind=_text(record, "LayerType", where),
+        inputs=_tensors(record, "Inputs", where),
+        outputs=_tensors(record, "Outputs", where),
+        weights=_weights(weights),
+        groups=groups if type(groups) is int and groups > 0 else None,
+        tactic=printable(tactic) if isinstance(tactic, str) and tactic else None,
+        origin=printable(origin) if isinstance(origin, str) else None,
+        parameters=printable(str(record.get("ParameterType", ""))),
+        operations=printable(
+            " ".join(str(record.get(key, "")) for key in ("Operations", "ParameterSubType"))
+        ),
+        nodes=_nodes(name, metadata if isinstance(metadata, str) else ""),
+    )
+
+
+def _weights(record: Any) -> str | None:
+    kind = record.get("Type") if isinstance(record, dict) else None
+    return precision_of(kind) if isinstance(kind, str) else None
+
+
+def _tensors(record: Mapping[str, Any], key: str, where: str) -> tuple[Tensor, ...]:
+    tensors = record.get(key, [])
+    if not isinstance(tensors, list):
+        raise ExporterError(f"{where}: {key!r} is no list", hint=f"it should be {_WHAT}")
+    return tuple(_tensor(tensor, f"{where}, {key}") for tensor in tensors)
+
+
+def _tensor(record: Any, where: str) -> Tensor:
+    if not isinstance(record, dict):
+        raise ExporterError(f"{where}: a tensor is no JSON object", hint=f"it should be {_WHAT}")
+    shape = record.get("Dimensions", [])
+    if not isinstance(shape, list) or not all(type(size) is int for size in shape):
+        raise ExporterError(f"{where}: 'Dimensions' is no list of integers")
+    words = [record[key] for key in _TYPE_FIELDS if isinstance(record.get(key), str)]
+    known = [found for found in map(precision_of, words) if found != "unknown"]
+    return Tensor(
+        _text(record, "Name", where),
+        tuple(shape),
+        known[0] if known else "unknown",
+        printable(", ".join(words)),
+    )
+
+
+def _text(record: Mapping[str, Any], key: str, where: str) -> str:
+    value = record.get(key)
+    if not isinstance(value, str) or not value:
+        raise ExporterError(f"{where} has no {key!r}", hint=f"it should be {_WHAT}")
+    return printable(value)
+
+
+def _nodes(name: str, metadata: str) -> tuple[str, ...]:
+    """Name the ONNX nodes; without metadata, fusions join their names by " + "."""
+    if found := _METADATA_NODE.findall(metadata):
+        return tuple(dict.fromkeys(printable(node) for node in found))
+    parts = [re.sub(r"^(PWN\()+|\)+$", "", part.strip()) for part in name.split(" + ")]
+    return tuple(dict.fromkeys(part for part in parts if part))
+
+
+def _milliseconds(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e9:
+        return None
+    return float(value)
