@@ -15,7 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from exporter import engine_record
+from exporter.artifact import Artifact
+from exporter.compatibility import Fit, judge
+from exporter.engine_record import Flavour
 from exporter.gpus import Gpus, find_gpus
+from exporter.machines import Machine, jetson_module, lookup
 from exporter.targets import TARGETS, Target
 from exporter.versions import installed_versions
 
@@ -199,6 +204,67 @@ def target_status(row: Target, versions: Mapping[str, str | None], gpu: Gpus) ->
     if row.needs_gpu and not gpu.devices:
         return TargetStatus(row.name, False, "no NVIDIA GPU on this machine", None)
     return TargetStatus(row.name, True, None, None)
+
+
+def engine_fit(
+    artifact: Artifact,
+    machine: str | None = None,
+    tensorrt: str | None = None,
+    driver: str | None = None,
+) -> Fit:
+    """Judge where an artefact's engine loads; its hash is checked, and nothing is deserialised.
+
+    Args:
+        artifact: compiled for TensorRT or TensorRT-RTX.
+        machine: a name of :data:`exporter.machines.MACHINES`; None for this machine.
+        tensorrt: the version that is there, where neither table nor machine should decide.
+        driver: likewise.
+
+    Raises:
+        WrongUse: an unknown machine, or an artefact for another target.
+        Missing: the engine is not compiled yet.
+        ExporterError: the engine or its record is damaged.
+    """
+    engine = engine_record.read(artifact)
+    if machine is None:
+        here = this_machine(engine.flavour)
+        row = dataclasses.replace(
+            here, tensorrt=tensorrt or here.tensorrt, driver=driver or here.driver
+        )
+    else:
+        row = lookup(machine, tensorrt, driver)
+    return judge(engine, artifact.passport["precision"], row)
+
+
+def this_machine(flavour: Flavour, root: Path = Path("/")) -> Machine:
+    """Describe this machine as an engine's target; of several GPUs the first, CUDA's default.
+
+    Args:
+        flavour: the library whose version counts.
+        root: where ``proc`` and what :func:`find_gpus` reads are looked for.
+    """
+    devices = find_gpus(root).devices
+    gpu = devices[0] if devices else None
+    try:
+        board = (root / "proc/device-tree/model").read_text("utf-8", "replace").rstrip("\0\n")
+    except OSError:
+        board = ""
+    jetson = jetson_module(board)
+    name, capability, dla_cores = jetson or (
+        gpu.name if gpu else None,
+        gpu.compute_capability if gpu else None,
+        0,
+    )
+    return Machine(
+        "this machine",
+        name,
+        capability,
+        platform.system().lower(),
+        platform.machine(),
+        tensorrt=installed_versions()[flavour.replace("_", "-")],
+        driver=gpu.driver if gpu else None,
+        dla_cores=dla_cores,
+    )
 
 
 def parse_cpuinfo(text: str) -> CpuInfo:

@@ -1,0 +1,92 @@
+"""Whether an engine loads on a machine, judged from its passport alone.
+
+Deserialising an engine runs code from it, and a wrong one fails late and in a log line. So this is
+asked first. Every rule answers "holds", "fails" or "unknown", or nothing where it does not apply;
+one that fails decides, and what is unknown is never taken for a yes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from exporter.compatibility_rules import RULES, Outcome
+from exporter.engine_record import EngineRecord
+from exporter.errors import GateRefused, Missing
+from exporter.machines import Machine
+
+Verdict = Literal["loads", "does not load", "unknown"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one rule said."""
+
+    rule: str
+    outcome: Outcome
+    detail: str
+    quote: str
+    source: str
+    verified: bool
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What all rules said of one engine and one machine."""
+
+    machine: Machine
+    engine: EngineRecord
+    findings: tuple[Finding, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """One rule that fails decides; without one, what is unknown does."""
+        outcomes = {finding.outcome for finding in self.findings}
+        if "fails" in outcomes:
+            return "does not load"
+        return "unknown" if "unknown" in outcomes else "loads"
+
+    def require_loads(self) -> None:
+        """Refuse unless the engine is known to load.
+
+        Raises:
+            GateRefused: a rule says that it does not.
+            Missing: no rule says so, and something that decides is not known: a script that
+                ships engines must not take that for a yes.
+        """
+        if self.verdict == "loads":
+            return
+        decisive = "fails" if self.verdict == "does not load" else "unknown"
+        reasons = "\n".join(
+            f"{finding.rule}: {finding.detail}"
+            for finding in self.findings
+            if finding.outcome == decisive
+        )
+        if self.verdict == "unknown":
+            raise Missing(f"whether it loads on {self.machine.name} is not known", hint=reasons)
+        raise GateRefused(f"it does not load on {self.machine.name}", hint=reasons)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            "verdict": self.verdict,
+            "machine": asdict(self.machine),
+            "engine": self.engine.as_json(),
+            "rules": [asdict(finding) for finding in self.findings],
+        }
+
+
+def judge(engine: EngineRecord, precision: str, machine: Machine) -> Fit:
+    """Apply every rule.
+
+    Args:
+        engine: from the passport.
+        precision: of the artefact: "fp32", "fp16" or "int8".
+        machine: a row of `machines`, or this machine.
+    """
+    findings = tuple(
+        Finding(rule.name, *answer, rule.quote, rule.source, rule.verified)
+        for rule in RULES
+        if (answer := rule.check(engine, precision, machine)) is not None
+    )
+    return Fit(machine, engine, findings)
