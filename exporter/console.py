@@ -194,9 +194,9 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
     table("Targets", ("target", "works here", "how to get it"), rows)
 
 
-def say(text: str) -> None:
-    """Print one line to standard output."""
-    Console().print(text, highlight=False, soft_wrap=True)
+def say(text: str, *, markup: bool = True) -> None:
+    """Print one line to standard output; without ``markup``, brackets are only brackets."""
+    Console().print(text, highlight=False, soft_wrap=True, markup=markup)
 
 
 def print_json(value: Any) -> None:
