@@ -23,7 +23,7 @@ _MATRIX_10 = f"{_DOCS}/latest/getting-started/support-matrix-10/10.14.1.html"
 _DLA_11 = f"{_DOCS}/11.4.1/inference-library/work-with-dla.html"
 _JETSON_11 = f"{_DOCS}/11.4.1/api/migration/tensorrt-10x-to-11x-jetson.html"
 _RTX = "https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inference-library"
-_HARDWARE = "TensorRT's API reference, HardwareCompatibilityLevel"
+_HARDWARE = "TensorRT 11, include/NvInfer.h, HardwareCompatibilityLevel"
 
 
 @dataclass(frozen=True)

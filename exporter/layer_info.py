@@ -4,12 +4,14 @@
 ``--exportProfile`` adds times. Both files may come from strangers: size, shape and types are
 checked here, and nothing that a terminal could take for a command gets through.
 
-Source: TensorRT 10.16 documentation, "Engine Inspector"; for 11.x "Migrating IEngineInspector
-Usage from TensorRT 10.x to 11.x".
+Sources: TensorRT 10.16 documentation, "Engine Inspector"; for 11.x, of which no record was to be
+had, "Migrating IEngineInspector Usage from TensorRT 10.x to 11.x" and the schema of NVIDIA's own
+reader (github.com/NVIDIA/TensorRT, main, .agents/skills/trt-perf-analysis/schemas).
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -124,7 +126,7 @@ def read_layers(path: Path) -> tuple[Layer, ...]:
         ExporterError: damaged, of another form, or written without details.
     """
     content = read_json_file(path, _WHAT, most_bytes=MOST_BYTES)
-    layers = content.get("Layers") if isinstance(content, dict) else None
+    layers = content.get("Layers") if isinstance(content, dict) else content
     if not isinstance(layers, list) or not layers:
         raise ExporterError(f"{path} has no list 'Layers'", hint=f"it should be {_WHAT}")
     if len(layers) > MOST_LAYERS:
@@ -196,7 +198,7 @@ def _layer(record: Any, where: str) -> Layer:
         kind=_text(record, "LayerType", where),
         inputs=_tensors(record, "Inputs", where),
         outputs=_tensors(record, "Outputs", where),
-        weights=_weights(weights),
+        weights=_weights(weights) or _largest(_tensors(record, "Constants", where)),
         groups=groups if type(groups) is int and groups > 0 else None,
         tactic=printable(tactic) if isinstance(tactic, str) and tactic else None,
         origin=printable(origin) if isinstance(origin, str) else None,
@@ -211,6 +213,13 @@ def _layer(record: Any, where: str) -> Layer:
 def _weights(record: Any) -> str | None:
     kind = record.get("Type") if isinstance(record, dict) else None
     return precision_of(kind) if isinstance(kind, str) else None
+
+
+def _largest(constants: tuple[Tensor, ...]) -> str | None:
+    """Tell the weights' precision from a layer's constants: biases and scales are smaller."""
+    if not constants:
+        return None
+    return max(constants, key=lambda tensor: math.prod(tensor.shape)).precision
 
 
 def _tensors(record: Mapping[str, Any], key: str, where: str) -> tuple[Tensor, ...]:

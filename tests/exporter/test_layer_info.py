@@ -70,10 +70,15 @@ def test_types_in_tensorrts_words(words: str, precision: str) -> None:
     assert precision_of(words) == precision
 
 
-def test_tensorrt_11_keeps_type_and_format_apart(tmp_path: Path) -> None:
-    tensor = {"Name": "x", "Dimensions": [1, 8], "DataType": "Half", "Format": "Row major linear"}
-    (row,) = read_layers(write(tmp_path, {"Layers": [layer(Inputs=[tensor])]}))
-    assert row.inputs[0].precision == "FP16"
+def test_tensorrt_11_keeps_type_and_format_apart_and_lists_constants(tmp_path: Path) -> None:
+    # Not a recording: in the form of the schema that NVIDIA's reader of 11.x has.
+    tensor = {"Name": "x", "Dimensions": [1, 8, 4, 4], "Datatype": "Int8", "Format": "NC/32HW32"}
+    bias = {"Name": "b", "Dimensions": [16], "Datatype": "Float", "Format": None}
+    weights = {"Name": "w", "Dimensions": [16, 8, 3, 3], "Datatype": "Int8"}
+    record = layer(Inputs=[tensor], Constants=[bias, weights], TacticName=None, Metadata=None)
+    for content in ({"Layers": [record], "I/O Tensors": []}, [record]):
+        (row,) = read_layers(write(tmp_path, content))
+        assert (row.inputs[0].precision, row.weights) == ("INT8", "INT8")
 
 
 def test_onnx_nodes_come_from_the_metadata_where_there_is_some(tmp_path: Path) -> None:
