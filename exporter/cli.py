@@ -75,10 +75,10 @@ folder_type = click.Path(path_type=Path)
 @click.option("--to", "target", type=click.Choice(list(TARGETS)), required=True, help="Target.")
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16", "int8"]),
+    type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
     default="fp32",
     show_default=True,
-    help="Of the arithmetic.",
+    help="Of the arithmetic; openvino stores fp16 weights and computes in fp32.",
 )
 @click.option("--weights", metavar="FILE|random", help="For a zoo model; default: as shipped.")
 @click.option("--data", help=f"Images to compare with Keras on: {data_help}")
@@ -98,7 +98,7 @@ folder_type = click.Path(path_type=Path)
 @click.option(
     "--scheme",
     type=click.Choice(["tensorrt", "cpu"]),
-    help="INT8: where Q/DQ go; default: as the target needs (ort: cpu, onnx: tensorrt).",
+    help="INT8: where Q/DQ go; default: as the target needs (ort, openvino: cpu; onnx: tensorrt).",
 )
 @click.option(
     "--calibrator",

@@ -8,7 +8,7 @@ from typing import Literal
 
 from exporter.errors import WrongUse
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Layout = Literal["nhwc", "nchw"]
 SchemeName = Literal["tensorrt", "cpu"]
 Calibrator = Literal["entropy", "mse", "percentile", "minmax"]

@@ -145,6 +145,8 @@ def passport_lines(passport: dict[str, Any]) -> list[tuple[str, str]]:
         how = f"{int8['calibrator']} on {int8['calibration_images']} training images"
         lines.append(("int8", f"scheme {int8['scheme']}, {how}, {width}"))
         lines += [("  warning", warning) for warning in int8["warnings"]]
+    if executed := passport.get(passport["target"], {}).get("executed"):
+        lines.append(("executed", f"{', '.join(executed['summary'])}; on {executed['cpu']}"))
     accuracy = passport.get("measured", {}).get("accuracy")
     if accuracy:
         lines.append(("measured top-1", f"{accuracy['top1']:.4f} on {accuracy['images']} images"))

@@ -57,7 +57,7 @@ _X86 = (
     ),
     Capability(
         ("avx512_bf16", "amx_bf16"),
-        "bfloat16: OpenVINO uses it for FP32 graphs unless told not to",
+        "bfloat16: openvino runs in it with --precision bf16, and never unasked",
         "no bfloat16: FP32 graphs run in FP32",
     ),
     Capability(
@@ -304,6 +304,17 @@ def lacks_vnni() -> bool:
     """Whether INT8 products saturate here: an x86 CPU that is known not to have VNNI."""
     sets = _cpu().instruction_sets
     return sets is not None and "avx2" in sets and not (sets["avx512_vnni"] or sets["avx_vnni"])
+
+
+def cpu_model() -> str:
+    """The name of this machine's processor; "unknown" where there is none."""
+    return _cpu().model
+
+
+def cpu_has_any(names: tuple[str, ...]) -> bool:
+    """Whether this CPU is known to have one of these instruction sets."""
+    sets = _cpu().instruction_sets or {}
+    return any(sets.get(name, False) for name in names)
 
 
 def _cpu() -> Cpu:

@@ -34,6 +34,7 @@ def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
     """
     target = targets.lookup(config.target)
     target.check_precision(config.precision)
+    target.check_cpu(config.precision)
     target.check_batch(config.batch)
     compiler = target.load()
     artifact.check_free(config.output, force=config.force)
@@ -72,7 +73,7 @@ def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
     step(6, f"compile for {config.target}")
     with artifact.writing(config.output, force=config.force) as folder:
         (folder / MODEL).write_bytes(data)
-        compiled = compiler.compile(folder)
+        compiled = compiler.compile(folder, targets.Build(precision=config.precision))
         check = {"against": "keras", "data": compared_on, **agreement.as_json()}
         fields = passport.describe_export(config, source, model, reports, check)
         if quantization is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -59,3 +60,10 @@ class KerasRunner:
             port.name: np.asarray(result)
             for port, result in zip(self._source.outputs, results, strict=True)
         }
+
+
+def usable_cores() -> int:
+    """Count the cores this process may run on, which in a container are fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

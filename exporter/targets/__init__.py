@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -16,10 +17,21 @@ if TYPE_CHECKING:
     from exporter.runner import Runner
 
 
+@dataclass(frozen=True)
+class Build:
+    """What a target is asked to compile; each takes from it what it needs.
+
+    Attributes:
+        precision: as asked.
+    """
+
+    precision: Precision = "fp32"
+
+
 class TargetModule(Protocol):
     """What a target's file provides."""
 
-    def compile(self, folder: Path) -> dict[str, Any]:
+    def compile(self, folder: Path, build: Build) -> dict[str, Any]:
         """Turn ``folder/model.onnx`` into what the runtime opens.
 
         Returns:
@@ -44,6 +56,7 @@ class Target:
         distributions: what exporting to it takes: of each group, any one.
         needs_gpu: whether that also takes an NVIDIA GPU.
         batch_range: whether its engines are built for a range of batch sizes.
+        cpu_needs: for a precision that not every CPU runs: of these instruction sets, any one.
     """
 
     name: str
@@ -55,6 +68,7 @@ class Target:
     distributions: tuple[tuple[str, ...], ...]
     needs_gpu: bool = False
     batch_range: bool = False
+    cpu_needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def load(self) -> TargetModule:
         """Import the target's file.
@@ -77,6 +91,22 @@ class Target:
             raise WrongUse(
                 f"target {self.name!r} does not do {precision}",
                 hint=f"it does: {', '.join(self.precisions)}",
+            )
+
+    def check_cpu(self, precision: str) -> None:
+        """Refuse a precision that this machine's CPU would silently run as another.
+
+        Raises:
+            Missing: the CPU is not known to have what the precision takes.
+        """
+        from exporter.doctor import cpu_has_any
+
+        needs = self.cpu_needs.get(precision)
+        if needs and not cpu_has_any(needs):
+            raise Missing(
+                f"this CPU has no {precision}: none of {', '.join(needs)} is among its "
+                "instruction sets",
+                hint=f"run this on a CPU that has one, or leave out --precision {precision}",
             )
 
     def check_batch(self, batch: Batch) -> None:
@@ -122,6 +152,16 @@ TARGETS: dict[str, Target] = {
             install="pip install 'exporter[cpu]'",
             distributions=_EXPORT,
         ),
+        Target(
+            "openvino",
+            "OpenVINO on the CPU",
+            ("fp32", "fp16", "bf16", "int8"),
+            scheme="cpu",
+            needs="openvino",
+            install="pip install 'exporter[cpu,openvino]'",
+            distributions=(*_EXPORT, ("openvino",)),
+            cpu_needs={"bf16": ("avx512_bf16", "amx_bf16")},
+        ),
     )
 }
 
@@ -139,4 +179,6 @@ def lookup(name: str) -> Target:
 
 def open_artifact(artifact: Artifact, threads: int | None = None) -> Runner:
     """Open an artefact with the runtime it was compiled for."""
-    return lookup(artifact.target).load().open(artifact, threads)
+    row = lookup(artifact.target)
+    row.check_cpu(artifact.passport["precision"])
+    return row.load().open(artifact, threads)

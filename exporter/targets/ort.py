@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,8 @@ import onnxruntime as ort
 
 from exporter.artifact import MODEL, Artifact
 from exporter.errors import ExporterError
-from exporter.runner import Feeds
+from exporter.runner import Feeds, usable_cores
+from exporter.targets import Build
 
 PROVIDERS = ["CPUExecutionProvider"]
 
@@ -56,14 +56,7 @@ class OrtRunner:
         return dict(zip(self._outputs, self._session.run(self._outputs, feeds), strict=True))
 
 
-def usable_cores() -> int:
-    """Count the cores this process may run on, which in a container are fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def compile(folder: Path) -> dict[str, Any]:
+def compile(folder: Path, build: Build) -> dict[str, Any]:
     """Prove that onnxruntime takes the graph; it needs no file of its own."""
     with OrtRunner(folder / MODEL):
         pass

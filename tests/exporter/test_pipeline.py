@@ -76,7 +76,7 @@ def test_a_failing_compiler_leaves_nothing(
 ) -> None:
     from exporter.targets import ort
 
-    def fail(folder: Path) -> None:
+    def fail(folder: Path, build: object) -> None:
         (folder / "half.plan").write_bytes(b"x")
         raise ConversionError("no")
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from calibration.errors import CalibrationError
-from exporter import pipeline
+from exporter import pipeline, targets
 from exporter.artifact import Artifact
 from exporter.config import ExportConfig
 from exporter.errors import WrongUse
@@ -45,17 +45,21 @@ def export(keras: ModuleType, tmp_path: Path, data: str, **options: Any) -> Arti
     )
 
 
-@pytest.mark.parametrize(("target", "scheme"), [("ort", "cpu"), ("onnx", "tensorrt")])
+@pytest.mark.parametrize(
+    ("target", "scheme"), [("ort", "cpu"), ("onnx", "tensorrt"), ("openvino", "cpu")]
+)
 def test_int8_stays_close_to_keras(
     keras: ModuleType, tmp_path: Path, data: str, target: str, scheme: str
 ) -> None:
     """Eight bits resolve 1/255 of a range; through three layers a few percent may be lost."""
     from benchmarks import accuracy
 
+    pytest.importorskip(targets.lookup(target).needs)
     artifact = export(keras, tmp_path, data, target=target)
     assert artifact.passport["int8"]["scheme"] == scheme
     assert artifact.passport["int8"]["calibration_images"] == 48
-    assert set(artifact.passport["files"]) == {"model.onnx", "calibration.json"}
+    own = {"model.xml", "model.bin"} if target == "openvino" else set()
+    assert set(artifact.passport["files"]) == {"model.onnx", "calibration.json"} | own
     assert artifact.passport["graph"]["ops"]["QuantizeLinear"] >= 2
     assert artifact.passport["check"]["max_relative_error"] < 1e-5, "that is FP32's"
     _, row = accuracy.evaluate([artifact], data)

@@ -1,0 +1,195 @@
+"""OpenVINO on the CPU: its own IR, always in the precision that was asked for and no other."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exporter.artifact import MODEL, Artifact
+from exporter.doctor import cpu_model, lacks_vnni
+from exporter.errors import ConversionError, ExporterError, Missing, WrongUse
+from exporter.runner import Feeds, usable_cores
+from exporter.targets import Build
+from exporter.targets._openvino_layers import executed_layers, summary, table
+
+IR = "model.xml"
+WEIGHTS = "model.bin"
+
+# What a precision means here: how the IR stores weights, and in what OpenVINO computes what
+# has no Q/DQ. Left to itself it computes in bfloat16 wherever the CPU has that.
+_FP16_WEIGHTS = {"fp32": False, "fp16": True, "bf16": False, "int8": False}
+_HINTS = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "f32"}
+
+
+def load_openvino() -> Any:
+    """Import OpenVINO without its telemetry.
+
+    Its package reports every import to an outside service, and leaves a client's identity in
+    the home folder, unless ``openvino_telemetry`` can't be imported: then it uses a stub of its
+    own. A program that imported OpenVINO before us has made that choice itself.
+    """
+    name = "openvino_telemetry"
+    if "openvino" not in sys.modules:
+        before = sys.modules.get(name)
+        sys.modules[name] = None  # type: ignore[assignment]  # the documented way to block it
+        try:
+            import openvino
+        finally:
+            del sys.modules[name]
+            if before is not None:
+                sys.modules[name] = before
+    import openvino
+
+    return openvino
+
+
+class OpenVinoRunner:
+    """One compiled model with one stream: the shortest time for one batch.
+
+    Inputs and outputs go by the names in the passport's ``graph``; OpenVINO may know a tensor
+    by several. ``threads`` None means all cores this process may use.
+    """
+
+    def __init__(
+        self,
+        ir: tuple[Path, Path],
+        precision: str,
+        graph: dict[str, Any],
+        threads: int | None = None,
+    ) -> None:
+        self._ir = ir
+        self._precision = precision
+        self._inputs = {port["name"]: port["shape"] for port in graph["inputs"]}
+        self._outputs = [port["name"] for port in graph["outputs"]]
+        self._threads = threads
+
+    def __enter__(self) -> OpenVinoRunner:
+        """Compile the IR for this CPU.
+
+        Raises:
+            ExporterError: OpenVINO refuses it.
+            Missing: it would compute in another precision here.
+            WrongUse: it would use fewer threads than were asked for.
+        """
+        self._compiled = _compiled(*self._ir, _HINTS[self._precision], self._threads)
+        self._request = self._compiled.create_infer_request()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Free the model and its threads."""
+        del self._request, self._compiled
+
+    def infer(self, feeds: Feeds) -> Feeds:
+        """Run one batch.
+
+        Raises:
+            WrongUse: not the inputs by name, or not of their types and shapes; OpenVINO itself
+                would take what the batch before had, convert, or read past the array.
+        """
+        if feeds.keys() != self._inputs.keys():
+            raise WrongUse(f"inputs are {', '.join(self._inputs)}; given: {', '.join(feeds)}")
+        for name, array in feeds.items():
+            wanted = np.dtype(self._compiled.input(name).element_type.to_dtype())
+            if array.dtype != wanted:
+                raise WrongUse(f"input {name!r} takes {wanted}, not {array.dtype}")
+            if not _fits(array.shape, self._inputs[name]):
+                raise WrongUse(f"input {name!r} takes {self._inputs[name]}, not {array.shape}")
+        results = self._request.infer(feeds, share_outputs=False)
+        return {name: results[self._compiled.output(name)] for name in self._outputs}
+
+
+def compile(folder: Path, build: Build) -> dict[str, Any]:
+    """Write the IR, compile what was written, and note what each layer is executed in.
+
+    Raises:
+        ConversionError: weights don't fit into FP16, or a layer runs in another precision.
+        ExporterError: OpenVINO refuses the graph, or can't write.
+    """
+    ov = load_openvino()
+    half = _FP16_WEIGHTS[build.precision]
+    try:
+        model = ov.Core().read_model(folder / MODEL)
+        if half:
+            _check_half(model)
+        ov.save_model(model, folder / IR, compress_to_fp16=half)
+    except RuntimeError as error:  # the one type that OpenVINO has for everything
+        raise ExporterError(f"OpenVINO can't convert the graph: {error}") from error
+    hint = _HINTS[build.precision]
+    compiled = _compiled(folder / IR, folder / WEIGHTS, hint, threads=None)
+    layers = executed_layers(compiled.get_runtime_model())
+    if build.precision != "bf16" and any(
+        "bf16" in (layer.precision, layer.output) for layer in layers
+    ):
+        raise ConversionError("OpenVINO computes in bfloat16, which was not asked for")
+    said = [*(["weights stored as FP16"] if half else []), *summary(layers)]
+    return {
+        "version": ov.get_version(),
+        "inference_precision": hint,
+        "executed": {"cpu": cpu_model(), "summary": said, "layers": table(layers)},
+    }
+
+
+def open(artifact: Artifact, threads: int | None = None) -> OpenVinoRunner:
+    """Open the IR once the hashes of both its files are the passport's.
+
+    Raises:
+        Missing: its 8-bit weights need VNNI, which this CPU lacks.
+    """
+    int8 = artifact.passport.get("int8")
+    if int8 is not None and not int8["reduce_range"] and lacks_vnni():
+        raise Missing(
+            f"{artifact.path} has 8-bit weights, and this CPU has no VNNI: sums would saturate",
+            hint="export it on this machine with the CPU's scheme, which gives it 7-bit weights",
+        )
+    ir = (artifact.file(IR), artifact.file(WEIGHTS))
+    passport = artifact.passport
+    return OpenVinoRunner(ir, passport["precision"], passport["graph"], threads)
+
+
+def _compiled(model: Path, weights: Path, hint: str, threads: int | None) -> Any:
+    """Compile for this CPU with every choice made here, and refuse where one is not kept."""
+    core = load_openvino().Core()
+    options = {
+        "INFERENCE_PRECISION_HINT": hint,
+        "INFERENCE_NUM_THREADS": threads or usable_cores(),
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "ENABLE_HYPER_THREADING": True,  # or threads are cut to the physical cores
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # no activations in INT8 that weren't asked for
+    }
+    try:
+        compiled = core.compile_model(core.read_model(model, weights), "CPU", options)
+    except RuntimeError as error:
+        raise ExporterError(f"OpenVINO refuses the graph: {error}") from error
+    got = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    if got != hint:
+        raise Missing(f"OpenVINO computes in {got} on this CPU, not in {hint}")
+    count = compiled.get_property("INFERENCE_NUM_THREADS")
+    if threads is not None and count != threads:
+        raise WrongUse(f"OpenVINO uses {count} threads here, not {threads}")
+    return compiled
+
+
+def _fits(shape: tuple[int, ...], declared: list[int | str]) -> bool:
+    """Whether an array's shape is a port's, whose open dimensions have names."""
+    return len(shape) == len(declared) and all(
+        isinstance(wanted, str) or size == wanted
+        for size, wanted in zip(shape, declared, strict=True)
+    )
+
+
+def _check_half(model: Any) -> None:
+    """Refuse weights beyond FP16: OpenVINO would cut them to its largest value."""
+    largest = float(np.finfo(np.float16).max)
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "Constant" or node.get_element_type().get_type_name() != "f32":
+            continue
+        worst = float(np.abs(node.data).max(initial=0.0))
+        if worst > largest:
+            raise ConversionError(
+                f"{node.get_friendly_name()} holds {worst:.4g}, and FP16 ends at {largest:.0f}",
+                hint="export it with --precision fp32",
+            )
