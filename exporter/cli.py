@@ -78,7 +78,8 @@ folder_type = click.Path(path_type=Path)
     type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
     default="fp32",
     show_default=True,
-    help="Of the arithmetic; openvino stores fp16 weights and computes in fp32.",
+    help="Of the arithmetic. openvino: fp16 is of the weights only, computed in fp32; bf16 needs a "
+    "CPU that has it.",
 )
 @click.option("--weights", metavar="FILE|random", help="For a zoo model; default: as shipped.")
 @click.option("--data", help=f"Images to compare with Keras on: {data_help}")
@@ -142,6 +143,7 @@ def export(
     Examples:
       exporter export resnet18 --to ort
       exporter export resnet18 --to ort --precision int8 --evaluate
+      exporter export resnet18 --to openvino --precision fp16
       exporter export mine.keras --to onnx --layout nchw --batch 1
       exporter export resnet50 --to onnx --weights random
     """

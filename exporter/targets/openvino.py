@@ -34,7 +34,7 @@ def load_openvino() -> Any:
     name = "openvino_telemetry"
     if "openvino" not in sys.modules:
         before = sys.modules.get(name)
-        sys.modules[name] = None  # type: ignore[assignment]  # the documented way to block it
+        sys.modules[name] = None  # type: ignore[assignment]  # how Python blocks an import
         try:
             import openvino
         finally:

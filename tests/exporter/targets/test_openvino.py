@@ -18,8 +18,9 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
-from exporter import artifact, doctor, targets
+from exporter import artifact, doctor, pipeline, targets
 from exporter.cli import main
+from exporter.config import ExportConfig
 from exporter.errors import ConversionError, ExporterError, Missing, WrongUse
 from exporter.passes.insert_qdq import InsertQdq, tensors_to_calibrate
 from exporter.passes.schemes import lookup
@@ -238,8 +239,6 @@ def test_eight_bit_weights_saturate_here_so_they_are_refused(tmp_path: Path) -> 
 
 @pytest.mark.skipif(doctor.cpu_has_any(("avx512_bf16", "amx_bf16")), reason="this CPU has bfloat16")
 def test_bf16_is_refused_where_openvino_would_silently_use_fp32(tmp_path: Path) -> None:
-    with pytest.raises(Missing, match="this CPU has no bf16"):
-        targets.lookup("openvino").check_cpu("bf16")
     with pytest.raises(Missing, match="computes in f32 on this CPU, not in bf16"):
         export(residual(), tmp_path / "a", "bf16")
 
@@ -250,6 +249,28 @@ def test_bf16_is_refused_where_openvino_would_silently_use_fp32(tmp_path: Path) 
 def test_bf16_is_executed_where_it_was_asked_for(tmp_path: Path) -> None:
     found = export(residual(), tmp_path / "a", "bf16")
     assert found.passport["openvino"]["executed"]["summary"][0] == "3 of 3 convolutions in bf16"
+
+
+@pytest.mark.parametrize("flags", ["avx2 fma", "avx2 fma avx512_bf16", "avx2 fma amx_bf16"])
+def test_bf16_is_refused_before_any_work_by_what_the_cpu_lacks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str
+) -> None:
+    info = doctor.parse_cpuinfo(f"model name : x\nflags : {flags}\n")
+    cpu = doctor.Cpu(info.model, 1, info.instruction_sets, info.consequences)
+    monkeypatch.setattr(doctor, "_cpu", lambda: cpu)
+    row = targets.lookup("openvino")
+    row.check_cpu("fp32")
+    if "bf16" in flags:
+        row.check_cpu("bf16")
+        return
+    with pytest.raises(Missing, match="this CPU has no bf16: none of avx512_bf16, amx_bf16") as e:
+        pipeline.export(
+            ExportConfig("resnet18", target="openvino", output=tmp_path / "a", precision="bf16")
+        )
+    assert e.value.exit_code == 4
+    opened = artifact.Artifact(tmp_path, {"target": "openvino", "precision": "bf16"})
+    with pytest.raises(Missing, match="this CPU has no bf16"):
+        targets.open_artifact(opened)
 
 
 @pytest.mark.parametrize("name", ["onnx", "ort"])
