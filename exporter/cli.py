@@ -68,6 +68,30 @@ def main() -> None:
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 data_help = "fashion-mnist, folder:PATH (one folder a class) or npz:PATH."
 folder_type = click.Path(path_type=Path)
+weights_option = click.option(
+    "--weights", metavar="FILE|random", help="For a zoo model; default: as shipped."
+)
+preprocess_option = click.option(
+    "--preprocess",
+    type=click.Choice(["unit", "raw", "signed", "caffe", "torch"]),
+    help="How images become inputs, for a model that does not carry it.",
+)
+calibrator_option = click.option(
+    "--calibrator",
+    type=click.Choice(["entropy", "mse", "percentile", "minmax"]),
+    default="mse",
+    show_default=True,
+    help="INT8: how ranges are chosen.",
+)
+calibration_images_option = click.option(
+    "--calibration-images", type=int, default=512, show_default=True, help="INT8: to measure on."
+)
+calibration_option = click.option(
+    "--calibration", type=folder_type, help="INT8: a calibration.json to use instead of measuring."
+)
+unsafe_option = click.option(
+    "--unsafe", is_flag=True, help="Allow Lambda layers: runs code from the file."
+)
 
 
 @main.command()
@@ -81,7 +105,7 @@ folder_type = click.Path(path_type=Path)
     help="Of the arithmetic. openvino: fp16 is of the weights only, computed in fp32; bf16 needs a "
     "CPU that has it.",
 )
-@click.option("--weights", metavar="FILE|random", help="For a zoo model; default: as shipped.")
+@weights_option
 @click.option("--data", help=f"Images to compare with Keras on: {data_help}")
 @click.option("--batch", metavar="N|MIN:OPT:MAX", help="Batch sizes to accept; default: any.")
 @click.option(
@@ -91,37 +115,28 @@ folder_type = click.Path(path_type=Path)
     show_default=True,
     help="Of image inputs; nchw spares the engine a transpose.",
 )
-@click.option(
-    "--preprocess",
-    type=click.Choice(["unit", "raw", "signed", "caffe", "torch"]),
-    help="How images become inputs, for a model that does not carry it.",
-)
+@preprocess_option
 @click.option(
     "--scheme",
     type=click.Choice(["tensorrt", "cpu"]),
     help="INT8: where Q/DQ go; default: as the target needs (ort, openvino: cpu; onnx: tensorrt).",
 )
+@calibrator_option
+@calibration_images_option
+@calibration_option
 @click.option(
-    "--calibrator",
-    type=click.Choice(["entropy", "mse", "percentile", "minmax"]),
-    default="mse",
-    show_default=True,
-    help="INT8: how ranges are chosen.",
+    "--max-drop",
+    type=float,
+    metavar="POINTS",
+    help="INT8: most top-1 to lose, on training images held out; layers stay in float for it.",
 )
 @click.option(
-    "--calibration-images",
-    type=int,
-    default=512,
-    show_default=True,
-    help="INT8: training images to measure on.",
-)
-@click.option(
-    "--calibration", type=folder_type, help="INT8: a calibration.json to use instead of measuring."
+    "--held-out-images", type=int, default=2000, show_default=True, help="--max-drop: how many."
 )
 @click.option("-o", "--output", type=folder_type, help="Folder; default: MODEL-TARGET.")
 @click.option("--force", is_flag=True, help="Replace an artefact that is already there.")
 @click.option("--evaluate", "then_evaluate", is_flag=True, help="Measure accuracy afterwards.")
-@click.option("--unsafe", is_flag=True, help="Allow Lambda layers: runs code from the file.")
+@unsafe_option
 @json_option
 def export(
     model: str,
@@ -144,6 +159,7 @@ def export(
       exporter export resnet18 --to ort
       exporter export resnet18 --to ort --precision int8 --evaluate
       exporter export resnet18 --to openvino --precision fp16
+      exporter export resnet18 --to ort --precision int8 --max-drop 0.2
       exporter export mine.keras --to onnx --layout nchw --batch 1
       exporter export resnet50 --to onnx --weights random
     """
@@ -271,6 +287,62 @@ def train(model: str, output: Path | None, as_json: bool, **options: Any) -> Non
             f"{config.output}: top-1 {test['top1']:.4f} "
             f"({test['correct']} of {test['images']} test images)"
         )
+
+
+@main.command()
+@click.argument("model", default="resnet18")
+@click.option(
+    "--scheme",
+    type=click.Choice(["tensorrt", "cpu"]),
+    default="cpu",
+    show_default=True,
+    help="Where Q/DQ go.",
+)
+@click.option(
+    "--images", type=click.IntRange(1), default=512, show_default=True, help="Held out, to run on."
+)
+@weights_option
+@click.option("--data", help=data_help)
+@preprocess_option
+@calibrator_option
+@calibration_images_option
+@calibration_option
+@click.option("-o", "--output", type=folder_type, help="A picture: .png, .svg or .pdf.")
+@unsafe_option
+@json_option
+def sensitivity(
+    model: str, scheme: str, images: int, output: Path | None, as_json: bool, **options: Any
+) -> None:
+    """Rank MODEL's layers by what INT8 costs in each.
+
+    Every convolution and dense layer is quantised alone, the rest left in float, and the logits
+    are compared with the float graph's, on training images that are neither calibrated on nor
+    in the test set. SQNR is the logits' energy by their error's, in dB; flips are labels that
+    change; MMACs are the multiply-adds an image takes, the price of leaving the layer in float.
+
+    \b
+    Examples:
+      exporter sensitivity resnet18
+      exporter sensitivity mine.keras --preprocess torch --data folder:photos -o layers.png
+    """
+    from exporter import console, pipeline
+    from exporter.config import ExportConfig
+    from exporter.sensitivity import check_picture, draw
+
+    if output is not None:
+        check_picture(output)
+    target = next(row.name for row in TARGETS.values() if row.scheme == scheme)
+    config = ExportConfig(
+        model, target, Path(), precision="int8", held_out_images=images, **options
+    )
+    with console.progress_bars(quiet=False) as progress:
+        result = pipeline.measure_sensitivity(config, progress)
+    if output is not None:
+        draw(result, output)
+    if as_json:
+        console.print_json({"model": model, **result.as_json()})
+    else:
+        console.sensitivity_table(result)
 
 
 @main.command()

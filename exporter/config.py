@@ -64,6 +64,9 @@ class ExportConfig:
         calibrator: how INT8 ranges are chosen.
         calibration_images: how many training images they are measured on.
         calibration: a ``calibration.json`` to use instead of measuring.
+        max_drop: for INT8: most points of top-1 to lose against the float graph, on held-out
+            training images; layers stay in float until it holds. None: no budget.
+        held_out_images: how many those are.
         unsafe: run code in the model file (Lambda layers).
         force: replace an existing artefact.
     """
@@ -82,6 +85,8 @@ class ExportConfig:
     calibrator: Calibrator = "mse"
     calibration_images: int = 512
     calibration: Path | None = None
+    max_drop: float | None = None
+    held_out_images: int = 2000
     unsafe: bool = False
     force: bool = False
 
@@ -91,7 +96,17 @@ class ExportConfig:
             raise WrongUse(f"check-images must be at least 1, not {self.check_images}")
         if self.calibration_images < 1:
             raise WrongUse(f"calibration-images must be at least 1, not {self.calibration_images}")
+        if self.max_drop is not None:
+            self._check_max_drop(self.max_drop)
+        if self.held_out_images < 1:
+            raise WrongUse(f"held-out-images must be at least 1, not {self.held_out_images}")
         if self.precision != "int8" and (self.scheme or self.calibration):
             raise WrongUse(
                 f"--scheme and --calibration are for INT8, and --precision is {self.precision}"
             )
+
+    def _check_max_drop(self, points: float) -> None:
+        if self.precision != "int8":
+            raise WrongUse(f"--max-drop is for INT8, and --precision is {self.precision}")
+        if not 0 <= points <= 100:  # NaN is neither
+            raise WrongUse(f"max-drop is points of top-1, 0 to 100, not {points}")

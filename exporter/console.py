@@ -17,6 +17,7 @@ from exporter.progress import Progress
 if TYPE_CHECKING:
     from benchmarks.accuracy import Accuracy
     from exporter.doctor import Diagnosis
+    from exporter.sensitivity import Sensitivity
 
 _FLIPS_SHOWN = 20
 _LINE_EVERY_S = 30.0
@@ -144,6 +145,7 @@ def passport_lines(passport: dict[str, Any]) -> list[tuple[str, str]]:
         width = "7-bit weights, as this CPU has no VNNI" if int8["reduce_range"] else "8 bits"
         how = f"{int8['calibrator']} on {int8['calibration_images']} training images"
         lines.append(("int8", f"scheme {int8['scheme']}, {how}, {width}"))
+        lines += _budget_lines(int8["max_drop"]) if int8.get("max_drop") else []
         lines += [("  warning", warning) for warning in int8["warnings"]]
     if executed := passport.get(passport["target"], {}).get("executed"):
         lines.append(("executed", f"{', '.join(executed['summary'])}; on {executed['cpu']}"))
@@ -151,6 +153,40 @@ def passport_lines(passport: dict[str, Any]) -> list[tuple[str, str]]:
     if accuracy:
         lines.append(("measured top-1", f"{accuracy['top1']:.4f} on {accuracy['images']} images"))
     return lines
+
+
+def _budget_lines(budget: dict[str, Any]) -> list[tuple[str, str]]:
+    lost, images = budget["lost_images"], budget["images"]
+    lines = [
+        (
+            "  top-1 lost",
+            f"{budget['lost_points']:.2f} points ({lost} of {images:,} held-out training images), "
+            f"{budget['points']:g} allowed",
+        )
+    ]
+    for kept in budget["kept"]:
+        name, without = kept["keras_layer"] or kept["node"], kept["lost_images_without"]
+        lines.append(("  kept in float", f"{name}: in INT8, {without} images would be lost"))
+    return lines
+
+
+def sensitivity_table(result: Sensitivity) -> None:
+    """Show what each layer costs when it alone is quantised."""
+    columns = ("layer", "SQNR dB", "flips", "MMACs", "share")
+    rows = [
+        (
+            row["keras_layer"] or row["node"],
+            "-" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}",
+            str(row["label_flips"]),
+            f"{row['macs'] / 1e6:.2f}",
+            f"{row['macs_share']:.1%}",
+        )
+        for row in result.rows().values()
+    ]
+    title = f"Each layer quantised alone: scheme {result.scheme}, {result.images} held-out images"
+    table(title, columns, rows)
+    for warning in result.warnings:
+        say(f"warning: {warning}")
 
 
 def zoo_table(rows: Sequence[dict[str, Any]]) -> None:

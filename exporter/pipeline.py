@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from exporter.passes import PassReport
     from exporter.runner import Feeds
+    from exporter.sensitivity import Sensitivity
 
 _STEPS = 7
 
@@ -30,6 +32,7 @@ def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
     Raises:
         WrongUse: the request can't be met as it is.
         ConversionError: an op does not convert, or the graph is not the same network.
+        GateRefused: INT8 loses more than ``max_drop`` allows.
         Missing: the target's library is not installed.
     """
     target = targets.lookup(config.target)
@@ -82,6 +85,33 @@ def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
         sealed = artifact.seal(folder, {**fields, config.target: compiled})
     step(_STEPS, "done")
     return Artifact(config.output, sealed)
+
+
+def measure_sensitivity(config: ExportConfig, progress: Progress = silent) -> Sensitivity:
+    """Rank the layers by what INT8 costs in each alone, on ``held_out_images``; writes nothing.
+
+    Raises:
+        As :func:`export`.
+    """
+    source = sources.load(
+        config.model,
+        weights=config.weights,
+        preprocessing=config.preprocess,
+        unsafe=config.unsafe,
+    )
+    feeds, _ = check_feeds(config, source, progress)
+
+    from exporter import frontend, quantize, sensitivity
+    from exporter.held_out import hold_out
+
+    model = frontend.to_onnx(source, config.batch.fixed)
+    run_passes(model, config.layout)
+    prove_equal(source, checked_bytes(model), feeds, config.layout)
+    scheme = config.scheme or targets.lookup(config.target).scheme
+    ready = quantize.calibrated(model, source, config, scheme, progress)
+    images, notes = hold_out(source, config, ready.params, progress)
+    result = sensitivity.measure(ready.trials, images, progress)
+    return replace(result, warnings=(*ready.warnings, *notes))
 
 
 def run_passes(model: ir.Model, layout: Layout) -> list[PassReport]:

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx_ir as ir
 
 from calibration.collect import Options, collect
-from calibration.images import overlap
 from calibration.params import Params, calibrate
 from calibration.params import load as load_params
 from exporter import datasets
 from exporter.config import ExportConfig
 from exporter.doctor import lacks_vnni
 from exporter.errors import ConversionError, WrongUse
+from exporter.fallback import Fallback, hold_budget
 from exporter.feeds import image_size, in_layout, network_input
+from exporter.held_out import hold_out, training_images, whole_batches
 from exporter.passes import PassReport
 from exporter.passes.insert_qdq import InsertQdq, tensors_to_calibrate
 from exporter.passes.lint_qdq import lint_qdq
@@ -28,15 +28,14 @@ from exporter.passes.schemes import Scheme, lookup
 from exporter.preprocessing import describe
 from exporter.progress import Progress
 from exporter.sources import Source
+from exporter.trials import Trials
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from exporter.runner import Feeds
 
 CALIBRATION = "calibration.json"
+SENSITIVITY = "sensitivity.json"
 BATCH = 32
-_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -47,13 +46,15 @@ class Quantization:
         scheme: where and how integers were put.
         params: the calibration, for the artefact.
         reports: of the passes, for the passport.
-        warnings: of the calibration and the lint.
+        warnings: of the calibration, the budget and the lint.
+        fallback: what stays in float for a budget to hold; None where there was none.
     """
 
     scheme: Scheme
     params: Params
     reports: list[PassReport]
     warnings: list[str]
+    fallback: Fallback | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return what the passport records of it."""
@@ -62,8 +63,26 @@ class Quantization:
             "reduce_range": self.scheme.reduce_range,
             "calibrator": self.params.method,
             "calibration_images": self.params.images,
+            "max_drop": self.fallback and self.fallback.as_json(),
             "warnings": self.warnings,
         }
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A graph that is ready to be quantised.
+
+    Attributes:
+        trials: the graph, the scheme and the ranges.
+        params: the calibration.
+        reports: of the passes that prepared it.
+        warnings: of the calibration.
+    """
+
+    trials: Trials
+    params: Params
+    reports: list[PassReport]
+    warnings: list[str]
 
 
 def quantize(
@@ -74,15 +93,34 @@ def quantize(
     Args:
         model: folded, float32, as the FP32 export has it.
         source: the network it came from.
-        config: ``calibrator``, ``calibration_images``, ``calibration`` and ``data`` matter here.
+        config: ``calibrator``, ``calibration_images``, ``calibration``, ``data``, ``max_drop`` and
+            ``held_out_images`` matter here.
         scheme: a name in :data:`exporter.passes.schemes.SCHEMES`.
         progress: told of every batch of calibration images.
 
     Raises:
         CalibrationError: no usable images, or a calibration made for something else.
         ConversionError: the lint found a defect; names the node.
+        GateRefused: ``max_drop`` can't be held.
         WrongUse: no data to calibrate on, or the network takes no images.
     """
+    ready = calibrated(model, source, config, scheme, progress)
+    row, ranges, warnings = ready.trials.scheme, ready.trials.ranges, list(ready.warnings)
+    fallback = None
+    if config.max_drop is not None:
+        images, notes = hold_out(source, config, ready.params, progress)
+        fallback = hold_budget(ready.trials, images, config.max_drop, progress)
+        warnings += [*notes, *fallback.warnings]
+    insert = InsertQdq(row, ranges, keep=fallback.nodes if fallback else ())
+    insert(model)
+    reports = [*ready.reports, insert.report]
+    return Quantization(row, ready.params, reports, warnings + _linted(model, row), fallback)
+
+
+def calibrated(
+    model: ir.Model, source: Source, config: ExportConfig, scheme: str, progress: Progress
+) -> Calibrated:
+    """Prepare a graph in place, and find its ranges; arguments and errors as for `quantize`."""
     row = lookup(scheme, reduce_range=scheme == "cpu" and lacks_vnni())
     reports = _prepare(model)
     if source.preprocessing is None:
@@ -99,21 +137,19 @@ def quantize(
         params.check(graph=graph, preprocessing=prepared)
     else:
         params, warnings = _measure(model, source, config, row, (graph, prepared), progress)
-    symmetric = row.symmetric
-    insert = InsertQdq(
-        row,
-        {
-            name: (-tensor.amax, tensor.amax) if symmetric else (tensor.low, tensor.high)
-            for name, tensor in params.tensors.items()
-        },
-    )
-    insert(model)
-    return Quantization(row, params, [*reports, insert.report], warnings + _linted(model, row))
+    ranges = {
+        name: (-tensor.amax, tensor.amax) if row.symmetric else (tensor.low, tensor.high)
+        for name, tensor in params.tensors.items()
+    }
+    return Calibrated(Trials(model, row, ranges), params, reports, warnings)
 
 
 def save_calibration(quantization: Quantization, folder: Path) -> None:
-    """Write the calibration into an artefact's folder."""
+    """Write the calibration, and the layers' sensitivity if measured, into an artefact's folder."""
     quantization.params.save(folder / CALIBRATION)
+    if quantization.fallback is not None and quantization.fallback.sensitivity is not None:
+        text = json.dumps(quantization.fallback.sensitivity.as_json(), indent=1, allow_nan=False)
+        (folder / SENSITIVITY).write_text(text + "\n", encoding="utf-8")
 
 
 def _prepare(model: ir.Model) -> list[PassReport]:
@@ -142,8 +178,8 @@ def _measure(
     data = datasets.load(spec, "train", progress)
     size = image_size(source, data)
     batch = source.batch or config.batch.fixed
-    count = -(-config.calibration_images // (batch or 1)) * (batch or 1)  # whole batches
-    chosen = _calibration_images(data, datasets.load(spec, "test", progress), size, count)
+    count = whole_batches(config.calibration_images, batch)
+    chosen = training_images(data, datasets.load(spec, "test", progress), size, count)
     pixels_hash = hashlib.sha256()
 
     def batches() -> Iterator[Feeds]:
@@ -173,27 +209,6 @@ def _measure(
         preprocessing=hashes[1],
     )
     return params, list(found.warnings)
-
-
-def _calibration_images(
-    data: datasets.Dataset, test: datasets.Dataset, size: tuple[int, int], count: int
-) -> npt.NDArray[np.int64]:
-    """Choose training images by a fixed seed, none that the test set repeats.
-
-    Raises:
-        WrongUse: too few are left, as where training and test images are the same.
-    """
-    order = np.random.default_rng(_SEED).permutation(len(data))[: 2 * count]
-    everything = np.arange(len(test))
-    repeated = set(overlap(data.pixels(order, size), test.pixels(everything, size)))
-    chosen = np.array([index for i, index in enumerate(order) if i not in repeated][:count])
-    if len(chosen) < count:
-        raise WrongUse(
-            f"{data.name} has {len(chosen)} images to calibrate on that are not test images, "
-            f"{count} were asked for",
-            hint="ask for fewer with --calibration-images, or give data with train/ and test/",
-        )
-    return chosen.astype(np.int64)
 
 
 def _session(graph: bytes) -> Any:

@@ -323,7 +323,9 @@ def test_models_and_doctor_speak_json() -> None:
     assert {row["target"] for row in diagnosis["targets"]} >= {"onnx", "ort"}
 
 
-@pytest.mark.parametrize("name", [[], ["export"], ["train"], ["evaluate"], ["inspect"]])
+@pytest.mark.parametrize(
+    "name", [[], ["export"], ["train"], ["evaluate"], ["inspect"], ["sensitivity"]]
+)
 def test_help_teaches(name: list[str]) -> None:
     result = run(*name, "--help")
     assert result.exit_code == 0

@@ -1,0 +1,149 @@
+"""Training images to judge INT8 on: none was calibrated on, none is a test image."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from calibration.images import overlap
+from exporter import datasets
+from exporter.errors import WrongUse
+from exporter.feeds import image_size, in_layout, network_input
+from exporter.progress import Progress
+
+if TYPE_CHECKING:
+    from calibration.params import Params
+    from exporter.config import ExportConfig, Layout
+    from exporter.runner import Feeds
+    from exporter.sources import Source
+
+_SEED = 0
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Images as a network takes them, made anew on every pass over them.
+
+    Attributes:
+        source: the network.
+        pixels: (images, height, width, channels) uint8.
+        labels: (images,).
+        layout: of the graph's input.
+        batch: the graph's fixed batch size, of which the images are a multiple; None: any.
+    """
+
+    source: Source
+    pixels: datasets.Pixels
+    labels: datasets.Labels
+    layout: Layout
+    batch: int | None
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.labels)
+
+    def first(self, count: int) -> HeldOut:
+        """Return the first images, at least so many as make whole batches."""
+        count = whole_batches(count, self.batch)
+        return replace(self, pixels=self.pixels[:count], labels=self.labels[:count])
+
+    def feeds(self) -> Iterator[Feeds]:
+        """Yield batches of network inputs."""
+        step = self.batch or _BATCH
+        for start in range(0, len(self), step):
+            pixels = self.pixels[start : start + step]
+            yield in_layout(network_input(self.source, pixels), self.layout)
+
+
+def hold_out(
+    source: Source, config: ExportConfig, params: Params, progress: Progress
+) -> tuple[HeldOut, list[str]]:
+    """Choose ``config.held_out_images`` training images, always the same.
+
+    Returns:
+        The images, and what a reader of a result on them should know.
+
+    Raises:
+        WrongUse: too few images are left, or the network is no classifier of them.
+    """
+    classes = _classes(source)
+    spec = config.data or "fashion-mnist"
+    data = datasets.load(spec, "train", progress)
+    test = datasets.load(spec, "test", progress)
+    size = image_size(source, data)
+    batch = source.batch or config.batch.fixed
+    calibrated = training_images(data, test, size, params.images)
+    warnings = []
+    if hashlib.sha256(data.pixels(calibrated, size).tobytes()).hexdigest() != params.data:
+        warnings.append("the calibration is of other images, which the held-out ones may be among")
+    count = whole_batches(config.held_out_images, batch)
+    chosen = training_images(data, test, size, count, without=calibrated)
+    labels = data.labels[chosen]
+    if not 0 <= labels.min() <= labels.max() < classes:
+        raise WrongUse(
+            f"{data.name} has labels {labels.min()} to {labels.max()}, "
+            f"{source.name} knows the {classes} classes 0 to {classes - 1}"
+        )
+    return HeldOut(source, data.pixels(chosen, size), labels, config.layout, batch), warnings
+
+
+def training_images(
+    data: datasets.Dataset,
+    test: datasets.Dataset,
+    size: tuple[int, int],
+    count: int,
+    *,
+    without: npt.NDArray[np.int64] | None = None,
+) -> npt.NDArray[np.int64]:
+    """Choose training images by a fixed seed, none that the test set repeats.
+
+    Args:
+        data: the training images.
+        test: the test images.
+        size: height and width at which images are compared.
+        count: how many to choose.
+        without: indices of images to choose neither, nor any with the same content.
+
+    Raises:
+        WrongUse: too few are left, as where training and test images are the same.
+    """
+    order = np.random.default_rng(_SEED).permutation(len(data))
+    forbidden = list(test.pixels(np.arange(len(test)), size))
+    if without is not None:
+        order = order[~np.isin(order, without)]
+        forbidden += list(data.pixels(without, size))
+    order = order[: 2 * count]
+    repeated = set(overlap(data.pixels(order, size), forbidden))
+    chosen = np.array([index for i, index in enumerate(order) if i not in repeated][:count])
+    if len(chosen) < count:
+        what, option = ("hold out", "--held-out-images")
+        if without is None:
+            what, option = ("calibrate on", "--calibration-images")
+        raise WrongUse(
+            f"{data.name} has {len(chosen)} images to {what} that are not test images, "
+            f"{count} were asked for",
+            hint=f"ask for fewer with {option}, or give data with train/ and test/",
+        )
+    return chosen.astype(np.int64)
+
+
+def whole_batches(count: int, batch: int | None) -> int:
+    """Round a count of images up to a multiple of a fixed batch size."""
+    return -(-count // (batch or 1)) * (batch or 1)
+
+
+def _classes(source: Source) -> int:
+    outputs = source.outputs
+    classes = outputs[0].shape[-1] if len(outputs) == 1 and len(outputs[0].shape) == 2 else None
+    if classes is None:
+        raise WrongUse(
+            f"{source.name} is no classifier with one output of (batch, classes): {outputs}",
+            hint="labels, and so --max-drop and the sensitivity, need one",
+        )
+    return classes
