@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _SEED = 0
 _BATCH = 32
+_CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -114,12 +116,12 @@ def training_images(
         WrongUse: too few are left, as where training and test images are the same.
     """
     order = np.random.default_rng(_SEED).permutation(len(data))
-    forbidden = list(test.pixels(np.arange(len(test)), size))
+    forbidden = _one_by_one(test, np.arange(len(test)), size)
     if without is not None:
         order = order[~np.isin(order, without)]
-        forbidden += list(data.pixels(without, size))
+        forbidden = chain(forbidden, _one_by_one(data, without, size))
     order = order[: 2 * count]
-    repeated = set(overlap(data.pixels(order, size), forbidden))
+    repeated = set(overlap(_one_by_one(data, order, size), forbidden))
     chosen = np.array([index for i, index in enumerate(order) if i not in repeated][:count])
     if len(chosen) < count:
         what, option = ("hold out", "--held-out-images")
@@ -136,6 +138,14 @@ def training_images(
 def whole_batches(count: int, batch: int | None) -> int:
     """Round a count of images up to a multiple of a fixed batch size."""
     return -(-count // (batch or 1)) * (batch or 1)
+
+
+def _one_by_one(
+    data: datasets.Dataset, indices: npt.NDArray[np.int64], size: tuple[int, int]
+) -> Iterator[datasets.Pixels]:
+    """Read images without ever having a whole set in memory."""
+    for start in range(0, len(indices), _CHUNK):
+        yield from data.pixels(indices[start : start + _CHUNK], size)
 
 
 def _classes(source: Source) -> int:

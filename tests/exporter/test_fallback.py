@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
+from calibration.sensitivity import LayerCost
 from exporter.errors import GateRefused, WrongUse
 from exporter.fallback import hold_budget
 from exporter.progress import silent
-from exporter.sensitivity import check_picture, draw, measure
+from exporter.sensitivity import Sensitivity, check_picture, draw, measure
 from exporter.trials import Trials
 from tests.exporter import sensitive
 
@@ -123,3 +125,14 @@ def test_the_picture_shows_every_layer(tensorrt: Trials, tmp_path: Path) -> None
         check_picture(tmp_path / "layers.doc")
     with pytest.raises(WrongUse, match="no such folder"):
         check_picture(tmp_path / "gone" / "layers.png")
+
+
+def test_the_picture_takes_the_extremes(tmp_path: Path) -> None:
+    """A layer that changes nothing, and one that leaves nothing."""
+    layers = (LayerCost("gone", math.inf, 3, 1), LayerCost("same", 0.0, 0, 1))
+    result = Sensitivity("cpu", False, 4, layers, {})
+    draw(result, tmp_path / "two.svg")
+    assert (tmp_path / "two.svg").stat().st_size > 0
+    text = json.dumps(result.as_json(), allow_nan=False)
+    rows = json.loads(text)["layers"]
+    assert [(row["sqnr_db"], row["noise"]) for row in rows] == [(None, None), (None, 0.0)]
