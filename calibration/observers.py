@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from calibration.entropy import entropy_amax
+from calibration.entropy import LEVELS, entropy_amax
 from calibration.errors import WrongRequest
 from calibration.histogram import BINS, Counts, Floats, Histogram
 from calibration.mse import mse_amax, mse_range
@@ -22,8 +22,6 @@ Kind = Literal["symmetric", "affine"]
 """``symmetric``: signed INT8 about zero. ``affine``: UINT8 with a zero point."""
 
 DEFAULT_PERCENTILE = 99.99
-SIGNED_LEVELS = 128
-UNSIGNED_LEVELS = 255
 
 
 @dataclass(frozen=True)
@@ -74,15 +72,10 @@ def percentile(histogram: Histogram, request: Request) -> Range:
 def entropy(histogram: Histogram, request: Request) -> Range:
     """Return the range of least KL divergence (Migacz, GTC 2017; see ``calibration.entropy``).
 
-    The published method knows magnitudes only. Affine data of both signs is clipped at one
-    magnitude, with as many levels on its longer side as the affine grid would have there.
+    The published method knows magnitudes only, so both kinds are clipped at the same one.
     """
-    levels = SIGNED_LEVELS
-    if request.kind == "affine" and histogram.amax > 0:
-        extent = max(histogram.high, 0.0) - min(histogram.low, 0.0)
-        levels = math.ceil(UNSIGNED_LEVELS * (histogram.amax / extent))
-    amax = entropy_amax(histogram.magnitudes(), histogram.width, histogram.amax, levels)
-    return _shaped(histogram, request.kind, amax)
+    counts, amax = histogram.magnitudes(), histogram.amax
+    return _shaped(histogram, request.kind, entropy_amax(counts, histogram.width, amax, LEVELS))
 
 
 def mse(histogram: Histogram, request: Request) -> Range:

@@ -140,6 +140,27 @@ def test_zeros_do_not_change_the_entropy_range() -> None:
         assert ranges[0] == ranges[1]
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_entropy_clips_both_kinds_at_one_magnitude(shape: str) -> None:
+    histogram = of(SHAPES[shape]())
+    amax = find_range(histogram, "entropy", "symmetric").amax
+    affine = find_range(histogram, "entropy", "affine")
+    assert affine.low == min(max(histogram.low, -amax), 0)
+    assert affine.high == max(min(histogram.high, amax), 0)
+
+
+def test_a_constant_background_does_not_cut_the_affine_range() -> None:
+    """A convolution makes one value a channel of it: narrow peaks below an exponential tail.
+
+    255 groups, as many as an unsigned grid has steps, cut off 15% of these values.
+    """
+    rng = np.random.default_rng(2)
+    peaks = np.repeat(rng.uniform(0, 0.8, 32), 1500)
+    histogram = of(np.concatenate([peaks, rng.exponential(0.6, 60_000)]))
+    affine = find_range(histogram, "entropy", "affine")
+    assert histogram.share_outside(affine.low, affine.high) < 0.01
+
+
 def symmetric_error(values: np.ndarray, amax: float) -> float:
     scale = amax / 127
     return float(np.mean((np.clip(np.rint(values / scale), -127, 127) * scale - values) ** 2))
