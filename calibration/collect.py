@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from calibration.convergence import Snapshot
 from calibration.errors import CalibrationError, NoData, NotFinite, WrongRequest
 from calibration.images import class_balance
 from calibration.observers import CALIBRATORS, Histogram, find_range
@@ -52,22 +53,6 @@ class Options:
     method: str = "entropy"
     tolerance: float | None = None
     workers: int = 2
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What the method would have chosen after so many images: symmetric amax by tensor."""
-
-    images: int
-    amax: dict[str, float]
-
-    def change(self, earlier: Snapshot) -> float:
-        """Return the greatest relative change of any tensor's amax since another snapshot."""
-        tiny = float(np.finfo(np.float32).tiny)
-        return max(
-            abs(now - earlier.amax[name]) / max(now, earlier.amax[name], tiny)
-            for name, now in self.amax.items()
-        )
 
 
 @dataclass(frozen=True)

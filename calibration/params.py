@@ -6,13 +6,15 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from calibration import convergence
+from calibration.convergence import Snapshot
 from calibration.errors import CalibrationError, DamagedParams, WrongParams
 from calibration.observers import DEFAULT_PERCENTILE, Histogram, find_range
 from calibration.scales import affine_scale_zero_point, symmetric_scale
@@ -70,6 +72,8 @@ class Params:
         graph: hash of the graph that was tapped, as the caller makes it.
         data: hash of the calibration images.
         preprocessing: hash or name of how they were made ready.
+        stopped_early: whether the pass ended before the images did, as nothing changed any more.
+        convergence: what would have been chosen at 16 images and each doubling, and at the end.
     """
 
     tensors: dict[str, TensorParams]
@@ -79,6 +83,8 @@ class Params:
     graph: str
     data: str
     preprocessing: str
+    stopped_early: bool = False
+    convergence: tuple[Snapshot, ...] = ()
 
     def check(self, *, graph: str, preprocessing: str) -> None:
         """Refuse to serve another graph or preprocessing than it was measured on.
@@ -112,6 +118,7 @@ class Params:
     def _to_json(self) -> dict[str, Any]:
         head = {field.name: getattr(self, field.name) for field in fields(self)[1:]}
         tensors = {name: asdict(one) | _scales(one) for name, one in self.tensors.items()}
+        head["convergence"] = convergence.to_json(self.convergence)
         return {"format": FORMAT, **head, "tensors": tensors}
 
 
@@ -124,6 +131,8 @@ def calibrate(
     data: str,
     preprocessing: str,
     percentile: float = DEFAULT_PERCENTILE,
+    stopped_early: bool = False,
+    snapshots: Sequence[Snapshot] = (),
 ) -> Params:
     """Choose every tensor's range for both schemes.
 
@@ -135,6 +144,8 @@ def calibrate(
         data: hash of the images.
         preprocessing: hash or name of the preprocessing.
         percentile: see ``find_range``.
+        stopped_early: as ``collect`` found.
+        snapshots: the convergence that ``collect`` recorded.
 
     Raises:
         NoData: a histogram is empty.
@@ -144,7 +155,17 @@ def calibrate(
         name: _tensor_params(histogram, method, percentile)
         for name, histogram in histograms.items()
     }
-    return Params(tensors, method, percentile, images, graph, data, preprocessing)
+    return Params(
+        tensors,
+        method,
+        percentile,
+        images,
+        graph,
+        data,
+        preprocessing,
+        stopped_early,
+        tuple(snapshots),
+    )
 
 
 def load(path: Path) -> Params:
@@ -216,6 +237,8 @@ def _from_json(content: dict[str, Any]) -> Params:
         graph=_text(content, "graph"),
         data=_text(content, "data"),
         preprocessing=_text(content, "preprocessing"),
+        stopped_early=_flag(content, "stopped_early"),
+        convergence=convergence.from_json(content["convergence"]),
     )
 
 
@@ -247,6 +270,13 @@ def _whole(content: dict[str, Any], key: str) -> int:
     value = content[key]
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**63:
         raise ValueError(f"{key!r} is not a count")
+    return value
+
+
+def _flag(content: dict[str, Any], key: str) -> bool:
+    value = content[key]
+    if not isinstance(value, bool):
+        raise ValueError(f"{key!r} is not true or false")
     return value
 
 

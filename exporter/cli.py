@@ -65,6 +65,13 @@ def main() -> None:
     """
 
 
+def _count_or_auto(_: click.Context, __: click.Parameter, text: str) -> int | str:
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither a number nor auto") from None
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 data_help = "fashion-mnist, folder:PATH (one folder a class) or npz:PATH."
 folder_type = click.Path(path_type=Path)
@@ -84,7 +91,13 @@ calibrator_option = click.option(
     help="INT8: how ranges are chosen.",
 )
 calibration_images_option = click.option(
-    "--calibration-images", type=int, default=512, show_default=True, help="INT8: to measure on."
+    "--calibration-images",
+    metavar="N|auto",
+    callback=_count_or_auto,
+    default="512",
+    show_default=True,
+    help="INT8: training images to measure on; auto: until no range moves by more than 5% in each "
+    "of two doublings, 8192 at most.",
 )
 calibration_option = click.option(
     "--calibration", type=folder_type, help="INT8: a calibration.json to use instead of measuring."

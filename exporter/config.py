@@ -62,7 +62,8 @@ class ExportConfig:
         check_images: how many images the graph must agree with Keras on to be accepted.
         scheme: of INT8; None for the target's own.
         calibrator: how INT8 ranges are chosen.
-        calibration_images: how many training images they are measured on.
+        calibration_images: how many training images they are measured on; ``auto``: until no
+            range changes any more.
         calibration: a ``calibration.json`` to use instead of measuring.
         max_drop: for INT8: most points of top-1 to lose against the float graph, on held-out
             training images; layers stay in float until it holds. None: no budget.
@@ -83,7 +84,7 @@ class ExportConfig:
     check_images: int = 64
     scheme: SchemeName | None = None
     calibrator: Calibrator = "mse"
-    calibration_images: int = 512
+    calibration_images: int | Literal["auto"] = 512
     calibration: Path | None = None
     max_drop: float | None = None
     held_out_images: int = 2000
@@ -94,8 +95,9 @@ class ExportConfig:
         """Refuse values that no target could serve."""
         if self.check_images < 1:
             raise WrongUse(f"check-images must be at least 1, not {self.check_images}")
-        if self.calibration_images < 1:
-            raise WrongUse(f"calibration-images must be at least 1, not {self.calibration_images}")
+        count = self.calibration_images
+        if count != "auto" and (isinstance(count, str) or count < 1):
+            raise WrongUse(f"calibration-images must be auto or at least 1, not {count}")
         if self.max_drop is not None:
             self._check_max_drop(self.max_drop)
         if self.held_out_images < 1:

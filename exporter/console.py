@@ -144,6 +144,7 @@ def passport_lines(passport: dict[str, Any]) -> list[tuple[str, str]]:
     if int8 := passport.get("int8"):
         width = "7-bit weights, as this CPU has no VNNI" if int8["reduce_range"] else "8 bits"
         how = f"{int8['calibrator']} on {int8['calibration_images']} training images"
+        how += " (no range moved any more)" if int8.get("stopped_early") else ""
         lines.append(("int8", f"scheme {int8['scheme']}, {how}, {width}"))
         lines += _budget_lines(int8["max_drop"]) if int8.get("max_drop") else []
         lines += [("  warning", warning) for warning in int8["warnings"]]

@@ -5,17 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
-from calibration.images import overlap
 from exporter import datasets
 from exporter.errors import WrongUse
 from exporter.feeds import image_size, in_layout, network_input
 from exporter.progress import Progress
+from exporter.training_images import choose_images, whole_batches
 
 if TYPE_CHECKING:
     from calibration.params import Params
@@ -23,9 +19,7 @@ if TYPE_CHECKING:
     from exporter.runner import Feeds
     from exporter.sources import Source
 
-_SEED = 0
 _BATCH = 32
-_CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -80,12 +74,12 @@ def hold_out(
     test = datasets.load(spec, "test", progress)
     size = image_size(source, data)
     batch = source.batch or config.batch.fixed
-    calibrated = training_images(data, test, size, params.images)
+    calibrated = choose_images(data, test, size, params.images)
     warnings = []
     if hashlib.sha256(data.pixels(calibrated, size).tobytes()).hexdigest() != params.data:
         warnings.append("the calibration is of other images, which the held-out ones may be among")
     count = whole_batches(config.held_out_images, batch)
-    chosen = training_images(data, test, size, count, without=calibrated)
+    chosen = choose_images(data, test, size, count, without=calibrated)
     labels = data.labels[chosen]
     if not 0 <= labels.min() <= labels.max() < classes:
         raise WrongUse(
@@ -93,59 +87,6 @@ def hold_out(
             f"{source.name} knows the {classes} classes 0 to {classes - 1}"
         )
     return HeldOut(source, data.pixels(chosen, size), labels, config.layout, batch), warnings
-
-
-def training_images(
-    data: datasets.Dataset,
-    test: datasets.Dataset,
-    size: tuple[int, int],
-    count: int,
-    *,
-    without: npt.NDArray[np.int64] | None = None,
-) -> npt.NDArray[np.int64]:
-    """Choose training images by a fixed seed, none that the test set repeats.
-
-    Args:
-        data: the training images.
-        test: the test images.
-        size: height and width at which images are compared.
-        count: how many to choose.
-        without: indices of images to choose neither, nor any with the same content.
-
-    Raises:
-        WrongUse: too few are left, as where training and test images are the same.
-    """
-    order = np.random.default_rng(_SEED).permutation(len(data))
-    forbidden = _one_by_one(test, np.arange(len(test)), size)
-    if without is not None:
-        order = order[~np.isin(order, without)]
-        forbidden = chain(forbidden, _one_by_one(data, without, size))
-    order = order[: 2 * count]
-    repeated = set(overlap(_one_by_one(data, order, size), forbidden))
-    chosen = np.array([index for i, index in enumerate(order) if i not in repeated][:count])
-    if len(chosen) < count:
-        what, option = ("hold out", "--held-out-images")
-        if without is None:
-            what, option = ("calibrate on", "--calibration-images")
-        raise WrongUse(
-            f"{data.name} has {len(chosen)} images to {what} that are not test images, "
-            f"{count} were asked for",
-            hint=f"ask for fewer with {option}, or give data with train/ and test/",
-        )
-    return chosen.astype(np.int64)
-
-
-def whole_batches(count: int, batch: int | None) -> int:
-    """Round a count of images up to a multiple of a fixed batch size."""
-    return -(-count // (batch or 1)) * (batch or 1)
-
-
-def _one_by_one(
-    data: datasets.Dataset, indices: npt.NDArray[np.int64], size: tuple[int, int]
-) -> Iterator[datasets.Pixels]:
-    """Read images without ever having a whole set in memory."""
-    for start in range(0, len(indices), _CHUNK):
-        yield from data.pixels(indices[start : start + _CHUNK], size)
 
 
 def _classes(source: Source) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from calibration.convergence import Snapshot
 from calibration.errors import CalibrationError, DamagedParams, WrongParams
 from calibration.observers import CALIBRATORS, Histogram, find_range
 from calibration.params import FORMAT, Params, calibrate, load
@@ -25,7 +26,15 @@ def params(method: str = "entropy") -> Params:
     for name, histogram in histograms.items():
         histogram.observe(VALUES[name])
     return calibrate(
-        histograms, method, images=50, graph="g1", data="d1", preprocessing="unit", percentile=99
+        histograms,
+        method,
+        images=50,
+        graph="g1",
+        data="d1",
+        preprocessing="unit",
+        percentile=99,
+        stopped_early=True,
+        snapshots=[Snapshot(images, dict.fromkeys(VALUES, 1.5)) for images in (16, 32, 50)],
     )
 
 
@@ -90,7 +99,8 @@ def damage(key: str, value: object) -> str:
     return json.dumps(content)
 
 
-KEYS = ["format", "tensors", "method", "images", "graph", "percentile", "amax", "count", "scale"]
+KEYS = ["format", "tensors", "method", "images", "graph", "percentile", "convergence", "amax"]
+KEYS += ["count", "scale"]
 
 
 @pytest.mark.parametrize("key", KEYS)

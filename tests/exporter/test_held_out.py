@@ -13,9 +13,10 @@ from calibration.params import Params
 from exporter.config import ExportConfig
 from exporter.datasets import ArrayDataset
 from exporter.errors import WrongUse
-from exporter.held_out import hold_out, training_images
+from exporter.held_out import hold_out
 from exporter.progress import silent
 from exporter.sources import Port, Source
+from exporter.training_images import choose_images
 
 SIZE = (4, 4)
 
@@ -28,12 +29,12 @@ def images(count: int, seed: int) -> ArrayDataset:
 def test_no_image_is_in_two_of_the_three_sets() -> None:
     """By content: repeats of test and calibration images are planted among the training images."""
     data, test = images(100, 0), images(20, 1)
-    first = training_images(data, test, SIZE, 10)
+    first = choose_images(data, test, SIZE, 10)
     data.images[50:60] = test.images[:10]
-    plain = training_images(data, test, SIZE, 30)
+    plain = choose_images(data, test, SIZE, 30)
     others = np.setdiff1d(np.arange(100), plain)
     data.images[others[:5]] = data.images[plain[:5]]
-    held = training_images(data, test, SIZE, 20, without=plain)
+    held = choose_images(data, test, SIZE, 20, without=plain)
     contents = [
         {image.tobytes() for image in part}
         for part in (test.images, data.images[plain], data.images[held])
@@ -41,16 +42,16 @@ def test_no_image_is_in_two_of_the_three_sets() -> None:
     for i, one in enumerate(contents):
         assert not any(one & other for other in contents[i + 1 :])
     assert len(held) == len(set(held)) == 20
-    again = training_images(data, test, SIZE, 20, without=plain)
+    again = choose_images(data, test, SIZE, 20, without=plain)
     assert (held == again).all()
     assert len(first) == 10
 
 
 def test_too_few_are_an_error_that_names_the_option() -> None:
     data, test = images(20, 0), images(5, 1)
-    calibrated = training_images(data, test, SIZE, 15)
+    calibrated = choose_images(data, test, SIZE, 15)
     with pytest.raises(WrongUse, match=r"5 images to hold out[^\n]*6 were[^\n]*\n.*--held-out"):
-        training_images(data, test, SIZE, 6, without=calibrated)
+        choose_images(data, test, SIZE, 6, without=calibrated)
 
 
 def source(*outputs: Port) -> Source:
@@ -87,7 +88,7 @@ def params(config: ExportConfig, data_hash: str | None = None) -> Params:
     from exporter import datasets
 
     data, test = (datasets.load(config.data or "", split, silent) for split in ("train", "test"))
-    chosen = training_images(data, test, SIZE, 8)
+    chosen = choose_images(data, test, SIZE, 8)
     hashed = hashlib.sha256(data.pixels(chosen, SIZE).tobytes()).hexdigest()
     return Params({}, "mse", 99.99, 8, "", data_hash or hashed, "")
 

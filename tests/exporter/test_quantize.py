@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from calibration.errors import CalibrationError
-from exporter import pipeline, targets
+from calibration.params import load
+from exporter import pipeline, quantize, targets
 from exporter.artifact import Artifact
 from exporter.config import ExportConfig
 from exporter.errors import WrongUse
@@ -83,6 +84,53 @@ def test_a_calibration_can_be_used_again_but_not_elsewhere(
     with pytest.raises(CalibrationError, match="graph is"):
         export(keras, tmp_path, data, calibration=kept, output="other")
     assert not any((tmp_path / name).exists() for name in ("raw", "other"))
+
+
+def test_auto_stops_when_ranges_settle_and_says_so(
+    keras: ModuleType, tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any two doublings settle at a tolerance of 1: 16, 32 and 64 of the 96 images."""
+    monkeypatch.setattr(quantize, "AUTO_TOLERANCE", 1.0)
+    artifact = export(keras, tmp_path, data, calibration_images="auto", calibrator="minmax")
+    int8 = artifact.passport["int8"]
+    assert (int8["calibration_images"], int8["stopped_early"]) == (64, True)
+    assert [row["images"] for row in int8["convergence"]] == [32, 64]
+    params = load(artifact.file("calibration.json"))
+    assert [snapshot.images for snapshot in params.convergence] == [16, 32, 64]
+    assert params.convergence[-1].amax == {n: t.amax for n, t in params.tensors.items()}
+    change, tensor = params.convergence[2].most_changed(params.convergence[1])
+    assert int8["convergence"][1] == {"images": 64, "change": round(change, 4), "tensor": tensor}
+
+
+def test_auto_that_never_settles_uses_all_there_are(
+    keras: ModuleType, tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantize, "AUTO_TOLERANCE", -1.0)
+    int8 = export(keras, tmp_path, data, calibration_images="auto").passport["int8"]
+    assert (int8["calibration_images"], int8["stopped_early"]) == (96, False)
+
+
+def test_a_batch_size_of_the_network_s_own(keras: ModuleType, tmp_path: Path, data: str) -> None:
+    """48 images are nine batches of 5 and one of 3, which is filled up but counts as 3."""
+    from benchmarks import accuracy
+
+    inputs = keras.Input((16, 16, 1), batch_size=5, name="input")
+    networks.save(keras.Model(inputs, networks.plain(keras)(inputs)), tmp_path / "plain.keras")
+    artifact = export(keras, tmp_path, data)
+    assert artifact.passport["graph"]["inputs"][0]["shape"][0] == 5
+    assert artifact.passport["int8"]["calibration_images"] == 48
+    tensors = load(artifact.file("calibration.json")).tensors
+    assert tensors["input"].count == 48 * 16 * 16
+    _, row = accuracy.evaluate([artifact], data)
+    assert row.images == 96
+    assert row.against_keras is not None
+    assert 0 < row.against_keras.max_relative_error < 0.05
+
+
+@pytest.mark.parametrize("count", [0, "many"])
+def test_a_wrong_number_of_images_is_refused(tmp_path: Path, count: Any) -> None:
+    with pytest.raises(WrongUse, match="auto or at least 1"):
+        ExportConfig("resnet18", target="ort", output=tmp_path, calibration_images=count)
 
 
 def test_test_images_never_calibrate(keras: ModuleType, tmp_path: Path, tiny_data: str) -> None:
