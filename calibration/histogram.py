@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 BINS = 8192
 """Bins on each side of zero. The widest value lies in the upper half of them."""
 
-CHUNK = 32768  # values: with their indices they stay in a second-level cache
+CHUNK = 131072  # values: a few thousand bins are cleared and added for each, whatever its size
 LARGEST_FINITE = 0x7F7FFFFF  # float32 bits; non-negative floats order as their bits do
 NARROWEST = -126  # 2**126, the factor for this width, is still a normal float32
 

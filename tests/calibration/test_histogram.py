@@ -116,5 +116,5 @@ def test_memory_does_not_grow_with_data() -> None:
         return most
 
     peak(1)
-    # The list of arguments is 8 bytes a batch; the batches themselves are 131 kB each.
+    # The list of arguments is 8 bytes a batch; the batches themselves are 524 kB each.
     assert peak(64) < peak(4) + 4096
