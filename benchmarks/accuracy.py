@@ -1,4 +1,4 @@
-"""Top-1, top-5 and agreement with the Keras original, on the same images."""
+"""Top-1, top-5 and agreement with the Keras original, on the same images, tested in pairs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.paired import Paired, paired
 from exporter import datasets, sources, targets
 from exporter.agreement import Agreement, compare
 from exporter.artifact import Artifact
@@ -34,6 +35,7 @@ class Accuracy:
         correct_top5: images whose label is among the five largest; None below six classes.
         against_keras: agreement with the original; None for the original itself.
         flips: the images on which the label differs from the original's.
+        paired: its top-1 tested against the original's; None for the original itself.
     """
 
     engine: str
@@ -42,6 +44,7 @@ class Accuracy:
     correct_top5: int | None
     against_keras: Agreement | None = None
     flips: tuple[dict[str, int], ...] = ()
+    paired: Paired | None = None
 
     @property
     def top1(self) -> float:
@@ -62,6 +65,7 @@ class Accuracy:
             "top1": self.top1,
             "top5": self.top5,
             "against_keras": self.against_keras and self.against_keras.as_json(),
+            "paired": self.paired and self.paired.as_json(),
             "flips": list(self.flips),
         }
 
@@ -120,7 +124,7 @@ def evaluate(
 
     with KerasRunner(source) as keras:
         expected = _logits(keras, feeds(), output, source.batch, count, "keras", progress)
-    rows = [_score("keras", expected, labels)]
+    rows = [score("keras", expected, labels)]
     for artifact in artifacts:
         fixed = artifact.passport["batch"]
         batch = fixed["min"] if fixed["min"] == fixed["max"] else None
@@ -130,7 +134,7 @@ def evaluate(
             stage = artifact.path.name
             got = _logits(runner, given, output, batch, count, stage, progress)
         name = f"{artifact.path} (simulated)" if artifact.is_simulation else str(artifact.path)
-        rows.append(_score(name, got, labels, expected))
+        rows.append(score(name, got, labels, expected))
     return rows
 
 
@@ -205,20 +209,30 @@ def _cut(feed: Feeds, batch: int | None) -> Iterator[tuple[Feeds, int]]:
         yield {name: x[rows] for name, x in feed.items()}, real
 
 
-def _score(
+def score(
     engine: str,
     logits: Logits,
     labels: datasets.Labels,
     reference: Logits | None = None,
 ) -> Accuracy:
+    """Count what an engine has right.
+
+    Args:
+        engine: what to call it.
+        logits: (images, classes).
+        labels: (images,).
+        reference: (images, classes) of the original; None for the original itself.
+    """
     best = logits.argmax(-1)
     top5 = None
     if logits.shape[-1] > 5:
         five = np.argpartition(-logits, 5, axis=-1)[:, :5]
         top5 = int((five == labels[:, None]).any(-1).sum())
     flips: tuple[dict[str, int], ...] = ()
+    tested = None
     if reference is not None:
         expected = reference.argmax(-1)
+        tested = paired(expected == labels, best == labels)
         flips = tuple(
             {
                 "image": int(i),
@@ -235,4 +249,5 @@ def _score(
         top5,
         None if reference is None else compare(reference, logits),
         flips,
+        tested,
     )

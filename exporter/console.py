@@ -87,20 +87,22 @@ def facts(title: str, pairs: Sequence[tuple[str, str]]) -> None:
 
 def accuracy_table(rows: Sequence[Accuracy]) -> None:
     """Show engines below the Keras original; label flips are listed in full by ``--json``."""
-    columns = ("engine", "top-1", "top-5", "agree", "flips", "max error", "mean error")
+    columns = ("engine", "top-1", "change", "95% interval", "p", "top-5", "flips", "max error")
     shown = []
     for row in rows:
-        against = row.against_keras
+        against, tested = row.against_keras, row.paired
+        change = ["-"] * 3
+        if tested is not None:
+            low, high = tested.interval_points
+            change = [f"{tested.change_points:+.2f}", f"{low:+.2f} to {high:+.2f}"]
+            change.append(f"{tested.p_value:.2g}")
+        drift = ["-"] * 2
+        if against is not None:
+            drift = [str(against.label_flips), f"{against.max_abs_error:.1e}"]
         top5 = "-" if row.top5 is None else f"{row.top5:.4f}"
-        line = [row.engine, f"{row.top1:.4f}", top5]
-        if against is None:
-            line += ["-"] * 4
-        else:
-            agree = 1 - against.label_flips / against.images
-            line += [f"{agree:.2%}", str(against.label_flips)]
-            line += [f"{against.max_abs_error:.2e}", f"{against.mean_abs_error:.2e}"]
-        shown.append(line)
+        shown.append([row.engine, f"{row.top1:.4f}", *change, top5, *drift])
     table(f"{rows[0].images} images, against the Keras original", columns, shown)
+    say("change: of top-1, in points; p: McNemar's exact test of no change")
     for row in rows:
         for flip in row.flips[:_FLIPS_SHOWN]:
             say(
@@ -152,7 +154,11 @@ def passport_lines(passport: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(("executed", f"{', '.join(executed['summary'])}; on {executed['cpu']}"))
     accuracy = passport.get("measured", {}).get("accuracy")
     if accuracy:
-        lines.append(("measured top-1", f"{accuracy['top1']:.4f} on {accuracy['images']} images"))
+        shown = f"{accuracy['top1']:.4f} on {accuracy['images']} images"
+        if tested := accuracy.get("paired"):
+            low, high = tested["interval_points"]
+            shown += f", {tested['change_points']:+.2f} points ({low:+.2f} to {high:+.2f})"
+        lines.append(("measured top-1", shown))
     return lines
 
 

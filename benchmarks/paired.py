@@ -1,0 +1,113 @@
+"""Two engines on the same images: is one more often right, and by how much at most.
+
+Only the images that one of them alone classifies correctly say anything about the difference:
+two accuracies read beside each other ignore this, and on 10,000 images differ by chance by half a
+point where a paired test tells 0.1 points apart.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+LEVEL = 0.95
+
+Booleans = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A candidate against a reference.
+
+    Attributes:
+        images: how many both classified.
+        lost: images that the reference alone has right.
+        won: images that the candidate alone has right.
+        change_points: the candidate's top-1 less the reference's, in percentage points.
+        interval_points: 95% interval of it.
+        p_value: McNemar's exact test of "equally often right".
+    """
+
+    images: int
+    lost: int
+    won: int
+    change_points: float
+    interval_points: tuple[float, float]
+    p_value: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {**asdict(self), "interval_points": list(self.interval_points)}
+
+
+def paired(reference: Booleans, candidate: Booleans) -> Paired:
+    """Compare what two engines have right.
+
+    Args:
+        reference: (images,), whether each is classified correctly.
+        candidate: (images,), the same images in the same order.
+
+    Raises:
+        ValueError: no images, or not the same number of them.
+    """
+    if reference.shape != candidate.shape or reference.ndim != 1 or not len(reference):
+        raise ValueError(f"not the same images: {reference.shape} and {candidate.shape}")
+    images = len(reference)
+    lost = int((reference & ~candidate).sum())
+    won = int((candidate & ~reference).sum())
+    low, high = difference_interval(lost, won, images)
+    return Paired(
+        images,
+        lost,
+        won,
+        100 * (won - lost) / images,
+        (100 * low, 100 * high),
+        mcnemar_exact(lost, won),
+    )
+
+
+def mcnemar_exact(lost: int, won: int) -> float:
+    """Return the two-sided p-value of McNemar's test, in its exact binomial form.
+
+    Where both are equally often right, each discordant image falls to either side like a fair
+    coin (McNemar 1947, Psychometrika 12, 153-157; Agresti, Categorical Data Analysis, 3rd
+    edition, 11.1.2). Integers throughout, one rounding at the end.
+
+    Args:
+        lost: images that the reference alone has right.
+        won: images that the candidate alone has right.
+    """
+    discordant = lost + won
+    term = tail = 1  # binomial(discordant, 0)
+    for k in range(min(lost, won)):
+        term = term * (discordant - k) // (k + 1)
+        tail += term
+    return min(1.0, 2 * tail / (1 << discordant))
+
+
+def difference_interval(
+    lost: int, won: int, images: int, level: float = LEVEL
+) -> tuple[float, float]:
+    """Return an interval of the difference of two paired proportions, (won - lost) / images.
+
+    Wald's, after one image is added to either discordant count (Bonett and Price 2012, Journal
+    of Educational and Behavioral Statistics 37, 479-488): it covers as promised even with a
+    handful of discordant images, and has a width where there are none.
+
+    Args:
+        lost: images that the reference alone has right.
+        won: images that the candidate alone has right.
+        images: all of them.
+        level: share of intervals that cover the true difference.
+    """
+    adjusted = images + 2
+    down, up = (lost + 1) / adjusted, (won + 1) / adjusted
+    change = up - down
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    half = z * math.sqrt((up + down - change**2) / adjusted)
+    return max(-1.0, change - half), min(1.0, change + half)

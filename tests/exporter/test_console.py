@@ -1,0 +1,43 @@
+"""What the terminal shows of an evaluation, at the width it is meant for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.accuracy import Accuracy, score
+from exporter import console
+
+
+def rows() -> list[Accuracy]:
+    """Ten classes, 10,000 images; the candidate loses 20 images and wins 8."""
+    labels = np.arange(10_000) % 10
+    reference = np.eye(10, dtype=np.float32)[labels]
+    reference[:500] = np.roll(reference[:500], 1, axis=1)
+    candidate = reference.copy()
+    candidate[600:620] = np.roll(candidate[600:620], 1, axis=1)
+    candidate[:8] = np.roll(candidate[:8], -1, axis=1)
+    name = "build/resnet18-int8-onnx (simulated)"
+    return [score("keras", reference, labels), score(name, candidate, labels, reference)]
+
+
+def test_accuracy_table_fits_100_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    console.accuracy_table(rows())
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 100
+    line = next(line for line in shown.splitlines() if "0.9488" in line)
+    cells = [cell.strip() for cell in line.split("│")[1:-1]]
+    # (9 - 21) / 10002, and 1.96 * sqrt((30 / 10002 - 0.0012 ** 2) / 10002), in points.
+    assert cells[1:] == ["0.9488", "-0.12", "-0.23 to -0.01", "0.036", "0.9692", "28", "1.0e+00"]
+    assert "McNemar" in shown
+
+
+def test_json_has_the_paired_test() -> None:
+    original, candidate = (row.as_json() for row in rows())
+    assert original["paired"] is None
+    assert candidate["paired"]["lost"] == 20
+    assert candidate["paired"]["won"] == 8
+    assert candidate["paired"]["p_value"] == pytest.approx(0.0357, abs=1e-4)
