@@ -120,6 +120,7 @@ def run_passes(model: ir.Model, layout: Layout) -> list[PassReport]:
 
     from exporter.passes.fold_batch_norm import FoldBatchNorm
     from exporter.passes.fold_constants import FoldConstants
+    from exporter.passes.fold_pad import FoldPad
     from exporter.passes.nchw_inputs import NchwInputs
     from exporter.passes.sink_transposes import SinkTransposes
 
@@ -132,10 +133,18 @@ def run_passes(model: ir.Model, layout: Layout) -> list[PassReport]:
         inputs(model)
         reports.append(inputs.report)
     transposes(model)  # nothing stands between a convolution and its batch norm any more
+    pads = FoldPad()
+    pads(model)
     batch_norms(model)
     common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedOpsetsPass()(model)
-    return [*reports, transposes.report, batch_norms.report, batch_norms.report_bias]
+    return [
+        *reports,
+        transposes.report,
+        pads.report,
+        batch_norms.report,
+        batch_norms.report_bias,
+    ]
 
 
 def checked_bytes(model: ir.Model) -> bytes:
