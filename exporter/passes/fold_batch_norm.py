@@ -21,6 +21,7 @@ from exporter.passes._affine import (
 from exporter.passes._constants import (
     Array,
     add_initializer,
+    constant_array,
     drop_unused_constants,
     label,
     set_constant_input,
@@ -34,6 +35,8 @@ from exporter.passes._linear import (
     read_parameters,
     scale_weight,
 )
+
+_NOT_AFTER_LINEAR = "its input isn't a linear node's output"
 
 
 @dataclass(frozen=True)
@@ -124,8 +127,11 @@ class FoldBatchNorm(ir.passes.InPlacePass):
         for node in model.graph.all_nodes():
             if node.op_type == "BatchNormalization" and label(node) not in noted:
                 inside = node.graph is not model.graph
-                reason = "in a subgraph" if inside else "its input isn't a linear node's output"
+                reason = "in a subgraph" if inside else _NOT_AFTER_LINEAR
                 self.report.kept.append(Kept(label(node), reason))
+        for gain, shift in _loose_chains(model.graph):
+            if not noted & {label(gain), label(shift)}:
+                self.report.kept.append(Kept(label(shift), _NOT_AFTER_LINEAR))
 
 
 def count_batch_norms(model: ir.Model) -> int:
@@ -148,6 +154,25 @@ def _batch_norms(graph: ir.Graph) -> Iterator[ir.Node]:
         linear = read_linear(node)
         if linear is not None:
             yield from chained_batch_norms(linear)
+
+
+def _loose_chains(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Node]]:
+    """Each Mul of an image that an Add follows, both with one constant a channel."""
+    for gain in graph:
+        readers = gain.outputs[0].consumers() if gain.op_type == "Mul" else ()
+        if len(readers) != 1 or readers[0].op_type != "Add":
+            continue
+        channels = [_channels_of_constant(node) for node in (gain, readers[0])]
+        if channels[0] is not None and channels[0] == channels[1]:
+            yield gain, readers[0]
+
+
+def _channels_of_constant(node: ir.Node) -> int | None:
+    for value in node.inputs:
+        array = constant_array(value)
+        if array is not None and array.ndim > 2 and 1 < array.size == array.shape[-3]:
+            return array.size
+    return None
 
 
 def _candidates(linear: Linear, chain: list[Link]) -> Iterator[list[Link]]:

@@ -126,6 +126,14 @@ def test_pre_activation():
     assert_left_alone(net, ("bn", "its input isn't a linear node's output"))
 
 
+def test_pre_activation_as_mul_and_add():
+    """DenseNet's batch norms behind a Concat or a Relu, as tf2onnx writes them."""
+    net = affine_chain(image().conv(6, pads=[1, 1, 1, 1]).node("Relu"))
+    folding = FoldBatchNorm()
+    assert not folding(ir.from_proto(net.model())).modified
+    assert folding.report.kept == [Kept("shifting", "its input isn't a linear node's output")]
+
+
 @pytest.mark.parametrize("shape", [(5,), (1, 1, 1, 5), (6, 1), (2, 1, 1, 1)])
 def test_constant_along_another_axis(shape):
     net = Net((2, 4, 8, 7)).conv()  # conv gives [2, 6, 6, 5]
