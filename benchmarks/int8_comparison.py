@@ -230,14 +230,11 @@ def run(runner: Runner, network: str, model: str, work: Path) -> list[dict[str, 
     """Run all cells of one network.
 
     Returns:
-        A result for each scheme.
-
-    Raises:
-        click.ClickException: the network could not even be exported in FP32.
+        A result for each scheme; none where the network could not even be exported in FP32.
     """
     prepared = runner.step(network, model, "", "prepare")
     if "failed" in prepared:
-        raise click.ClickException(f"{network}: {prepared['failed']}")
+        return []
     results = []
     for scheme in SCHEMES:
         cells = {tool: runner.step(network, model, scheme, tool) for tool in TOOLS}
@@ -292,7 +289,7 @@ def _cell(work: Path, model: str, scheme: str, tool: str, sizes: tuple[int, int]
     default=RESULTS,
     help="JSON file; default: benchmarks/results/int8_comparison.json.",
 )
-@click.option("--resume", is_flag=True, help="Keep the cells that an earlier run finished.")
+@click.option("--resume", is_flag=True, help="Keep what this code finished earlier.")
 @click.option("--cell", type=(click.Path(path_type=Path), str, str, str), hidden=True)
 def main(
     models: str | None,
@@ -325,8 +322,9 @@ def main(
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     runner = Runner(work, sizes, resume, say)
-    for name in dict.fromkeys(models.split(",") if models else default_models()):
-        network = Path(name).stem
+    names = models.split(",") if models else default_models()
+    networks = {Path(name).stem: name for name in names}
+    for network, name in networks.items():
         report["results"] += run(runner, network, model_of(name, untuned, say), work)
         part = output.with_name(f"{output.name}.part")
         part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -335,6 +333,10 @@ def main(
     for table in tables(report["results"]):
         console.print(table)
     console.print(f"everything: {output}", highlight=False, soft_wrap=True)
+    if failed := [
+        name for name in networks if name not in {r["network"] for r in report["results"]}
+    ]:
+        raise click.ClickException(f"not exported, see {work}: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
