@@ -23,10 +23,10 @@ import onnx
 import onnx_ir as ir
 
 from exporter.errors import ConversionError, WrongUse
+from exporter.passes import LAYER_KEY
 from exporter.sources import Source
 
 OPSET = 18  # the newest that tf2onnx 1.17 writes
-LAYER_KEY = "keras_layer"
 _WEIGHT = "weight_"
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+LAYER_KEY = "keras_layer"
+"""In a node's metadata: the Keras layer that it came from."""
+
 
 @dataclass(frozen=True)
 class Kept:

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
+from exporter.passes import LAYER_KEY
 from exporter.passes._constants import label
 from exporter.passes._placement import (
     LINEAR_OPS,
@@ -33,12 +34,19 @@ class Finding:
         severity: error: a runtime refuses the graph or computes something else, or a fusion that
             the scheme is made for can't happen; warning: it costs speed or may.
         message: what is wrong.
+        layer: the Keras layer it came from, where that is known.
     """
 
     node: str
     rule: str
     severity: Severity
     message: str
+    layer: str | None = None
+
+    def __str__(self) -> str:
+        """Name node and layer, then say what is wrong."""
+        layer = f" (Keras layer {self.layer!r})" if self.layer else ""
+        return f"{self.node}{layer}: {self.message}"
 
 
 Rule = Callable[[ir.Node, Scheme], Iterator[tuple[Severity, str]]]
@@ -47,11 +55,32 @@ Rule = Callable[[ir.Node, Scheme], Iterator[tuple[Severity, str]]]
 def lint_qdq(model: ir.Model, scheme: Scheme) -> list[Finding]:
     """All findings in graph order; an empty list is a clean graph. Changes nothing."""
     return [
-        Finding(label(node), name, severity, message)
+        Finding(label(node), name, severity, message, keras_layer(node))
         for node in model.graph
         for name, rule in RULES.items()
         for severity, message in rule(node, scheme)
     ]
+
+
+def keras_layer(node: ir.Node) -> str | None:
+    """The Keras layer a node came from; of one that a pass added, the nearest before or behind."""
+    for step in (_before, _behind):
+        reached: ir.Node | None = node
+        while reached is not None:
+            if LAYER_KEY in reached.metadata_props:
+                return reached.metadata_props[LAYER_KEY]
+            reached = step(reached)
+    return None
+
+
+def _before(node: ir.Node) -> ir.Node | None:
+    source = node.inputs[0] if node.inputs else None
+    return None if source is None else source.producer()
+
+
+def _behind(node: ir.Node) -> ir.Node | None:
+    users = node.outputs[0].consumers() if node.outputs else ()
+    return users[0] if users else None
 
 
 def _scale(node: ir.Node, scheme: Scheme) -> Iterator[tuple[Severity, str]]:

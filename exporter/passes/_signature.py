@@ -1,0 +1,62 @@
+"""Which inputs and outputs of a node must have one type, from ONNX's own schemas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+HALF_TYPE = "tensor(float16)"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The formal types of one node's actual inputs and outputs.
+
+    Attributes:
+        inputs: a type variable such as ``T``, or a fixed type such as ``tensor(float)``.
+        outputs: the same.
+        allowed: the types that each type variable may stand for.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    allowed: Mapping[str, frozenset[str]]
+
+    def may_be_half(self, formal: str) -> bool:
+        """Whether what has this formal type may be FP16."""
+        return HALF_TYPE in self.allowed.get(formal, ())
+
+
+def read_signature(node: ir.Node, opset: int) -> Signature | None:
+    """The signature of a node; None for an op that this ONNX does not know."""
+    if node.domain != "":
+        return None
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset, "")
+    except onnx.defs.SchemaError:
+        return None
+    return Signature(
+        _formal(schema.inputs, len(node.inputs)),
+        _formal(schema.outputs, len(node.outputs)),
+        {
+            constraint.type_param_str: frozenset(constraint.allowed_type_strs)
+            for constraint in schema.type_constraints
+        },
+    )
+
+
+def _formal(parameters: Sequence[Any], count: int) -> tuple[str, ...]:
+    """One formal type for each actual parameter; the last parameter may be variadic.
+
+    Each value of a heterogeneous variadic has a type of its own, so it gets a name of its own.
+    """
+    found = []
+    for index in range(count):
+        parameter = parameters[min(index, len(parameters) - 1)]
+        own = "" if parameter.is_homogeneous else f"[{index}]"
+        found.append(f"{parameter.type_str}{own}")
+    return tuple(found)
