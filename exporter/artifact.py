@@ -49,7 +49,7 @@ class Artifact:
     @property
     def is_simulation(self) -> bool:
         """Whether running it here only imitates the engine it is meant for."""
-        return self.target == "onnx" and self.passport["precision"] == "int8"
+        return self.target == "onnx" and self.passport["precision"] != "fp32"
 
     def file(self, name: str) -> Path:
         """Return the path of a file of the artefact, once its hash is the passport's.

@@ -96,8 +96,8 @@ calibration_images_option = click.option(
     callback=_count_or_auto,
     default="512",
     show_default=True,
-    help="INT8: training images to measure on; auto: until no range moves by more than 5% in each "
-    "of two doublings, 8192 at most.",
+    help="INT8, FP16: training images to measure on; auto: until no range moves by more than 5% in "
+    "each of two doublings, 8192 at most.",
 )
 calibration_option = click.option(
     "--calibration", type=folder_type, help="INT8: a calibration.json to use instead of measuring."
@@ -145,6 +145,18 @@ unsafe_option = click.option(
 )
 @click.option(
     "--held-out-images", type=int, default=2000, show_default=True, help="--max-drop: how many."
+)
+@click.option(
+    "--rest",
+    type=click.Choice(["fp32", "fp16"]),
+    help="INT8: type of all that isn't; default: the target's own (onnx, ort: fp32).",
+)
+@click.option(
+    "--io",
+    type=click.Choice(["fp32", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Of inputs and outputs, where the graph is FP16.",
 )
 @click.option("-o", "--output", type=folder_type, help="Folder; default: MODEL-TARGET.")
 @click.option("--force", is_flag=True, help="Replace an artefact that is already there.")

@@ -10,6 +10,7 @@ from exporter.errors import WrongUse
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Layout = Literal["nhwc", "nchw"]
+FloatType = Literal["fp32", "fp16"]
 SchemeName = Literal["tensorrt", "cpu"]
 Calibrator = Literal["entropy", "mse", "percentile", "minmax"]
 
@@ -68,6 +69,8 @@ class ExportConfig:
         max_drop: for INT8: most points of top-1 to lose against the float graph, on held-out
             training images; layers stay in float until it holds. None: no budget.
         held_out_images: how many those are.
+        rest: type of what INT8 leaves in floating point; None for the target's own.
+        io: type of the graph's inputs and outputs; FP16 only where the graph has FP16.
         unsafe: run code in the model file (Lambda layers).
         force: replace an existing artefact.
     """
@@ -88,6 +91,8 @@ class ExportConfig:
     calibration: Path | None = None
     max_drop: float | None = None
     held_out_images: int = 2000
+    rest: FloatType | None = None
+    io: FloatType = "fp32"
     unsafe: bool = False
     force: bool = False
 
@@ -106,6 +111,12 @@ class ExportConfig:
             raise WrongUse(
                 f"--scheme and --calibration are for INT8, and --precision is {self.precision}"
             )
+        if self.precision != "int8" and self.rest:
+            raise WrongUse(f"--rest is for INT8, and --precision is {self.precision}")
+        float32 = self.precision == "fp32" or self.rest == "fp32"
+        if self.io == "fp16" and float32:
+            asked = "--precision fp32" if self.precision == "fp32" else "--rest fp32"
+            raise WrongUse(f"--io fp16 and {asked} contradict each other")
 
     def _check_max_drop(self, points: float) -> None:
         if self.precision != "int8":

@@ -150,6 +150,19 @@ def passport_lines(passport: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(("int8", f"scheme {int8['scheme']}, {how}, {width}"))
         lines += _budget_lines(int8["max_drop"]) if int8.get("max_drop") else []
         lines += [("  warning", warning) for warning in int8["warnings"]]
+    if fp16 := passport.get("fp16"):
+        kept = passport["passes"]["to_fp16"]["kept"]
+        loss = fp16["simulated_against_untyped"]
+        lines.append(
+            (
+                "fp16",
+                f"inputs and outputs {fp16['io']}, {len(kept)} nodes kept FP32; simulated: "
+                f"{loss['label_flips']} label flips, largest logit error "
+                f"{loss['max_relative_error']:.1e} of the largest logit",
+            )
+        )
+        lines += [("  kept FP32", f"{each['node']}: {each['reason']}") for each in kept]
+        lines += [("  warning", warning) for warning in fp16["warnings"]]
     if executed := passport.get(passport["target"], {}).get("executed"):
         lines.append(("executed", f"{', '.join(executed['summary'])}; on {executed['cpu']}"))
     accuracy = passport.get("measured", {}).get("accuracy")

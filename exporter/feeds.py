@@ -29,7 +29,7 @@ def check_feeds(
     """
     batch = source.batch or config.batch.fixed or config.check_images
     rounds = math.ceil(config.check_images / batch)
-    spec = config.data or _default_data(source)
+    spec = config.data or default_data(source)
     if spec is None:
         rng = np.random.default_rng(0)
         noise = [_noise(source, batch, rng) for _ in range(rounds)]
@@ -108,7 +108,7 @@ def _noise(source: Source, batch: int, rng: np.random.Generator) -> Feeds:
     return feeds
 
 
-def _default_data(source: Source) -> str | None:
+def default_data(source: Source) -> str | None:
     """Fashion-MNIST for networks it fits; for any other there is no image without ``--data``."""
     shape = source.inputs[0].shape
     fits = len(source.inputs) == 1 and len(shape) == 4 and None not in shape[1:] and shape[-1] == 1

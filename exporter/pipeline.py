@@ -39,6 +39,7 @@ def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
     target.check_precision(config.precision)
     target.check_cpu(config.precision)
     target.check_batch(config.batch)
+    to_half = target.types_half(config)
     compiler = target.load()
     artifact.check_free(config.output, force=config.force)
 
@@ -64,7 +65,12 @@ def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
     data = checked_bytes(model)
     step(4, "compare with Keras")
     agreement = prove_equal(source, data, feeds, config.layout)
-    quantization = None
+    quantization = halving = None
+    if to_half:
+        from exporter import half
+
+        step(5, "measure activations")
+        measured = half.measure(model, source, config, progress)
     if config.precision == "int8":
         from exporter import quantize
 
@@ -73,6 +79,13 @@ def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
         quantization = quantize.quantize(model, source, config, scheme, progress)
         reports += quantization.reports
         data = checked_bytes(model)
+    if to_half:
+        step(5, "type FP16")
+        halving = half.to_half(model, measured, config.io)
+        reports += halving.reports
+        before, data = data, checked_bytes(model)
+        given = [in_layout(batch, config.layout) for batch in feeds]
+        rounding = half.compare_simulated(before, data, given)
     step(6, f"compile for {config.target}")
     with artifact.writing(config.output, force=config.force) as folder:
         (folder / MODEL).write_bytes(data)
@@ -82,6 +95,8 @@ def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
         if quantization is not None:
             quantize.save_calibration(quantization, folder)
             fields["int8"] = quantization.as_json()
+        if halving is not None:
+            fields["fp16"] = {**halving.as_json(), "simulated_against_untyped": rounding.as_json()}
         sealed = artifact.seal(folder, {**fields, config.target: compiled})
     step(_STEPS, "done")
     return Artifact(config.output, sealed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from calibration import convergence
-from calibration.collect import FIRST_SNAPSHOT, Options, collect
+from calibration.collect import FIRST_SNAPSHOT, Collected, Options, collect
 from calibration.params import Params, calibrate
 from calibration.params import load as load_params
 from exporter import datasets
@@ -184,6 +184,35 @@ def _measure(
     hashes: tuple[str, str],
     progress: Progress,
 ) -> tuple[Params, list[str]]:
+    tensors = tensors_to_calibrate(model, scheme)
+    found, data = observe(model, source, config, tensors, config.calibrator, progress)
+    params = calibrate(
+        found.histograms,
+        config.calibrator,
+        images=found.images,
+        graph=hashes[0],
+        data=data,
+        preprocessing=hashes[1],
+        stopped_early=found.stopped_early,
+        snapshots=found.convergence,
+    )
+    return params, list(found.warnings)
+
+
+def observe(
+    model: ir.Model,
+    source: Source,
+    config: ExportConfig,
+    tensors: Sequence[str],
+    method: str,
+    progress: Progress,
+) -> tuple[Collected, str]:
+    """Run training images through a graph; return what its tensors were, and the images' hash.
+
+    Raises:
+        CalibrationError: a tensor is not finite, or has not the batch as its first axis.
+        WrongUse: too few images, or the network takes none.
+    """
     spec = config.data or "fashion-mnist"
     data = datasets.load(spec, "train", progress)
     size = image_size(source, data)
@@ -203,28 +232,18 @@ def _measure(
 
     found = collect(
         model,
-        tensors_to_calibrate(model, scheme),
+        tensors,
         batches(),
         images=len(chosen),
         open_session=_session,
         options=Options(
-            method=config.calibrator,
+            method=method,
             tolerance=AUTO_TOLERANCE if config.calibration_images == "auto" else None,
         ),
         labels=data.labels[chosen],
         progress=progress,
     )
-    params = calibrate(
-        found.histograms,
-        config.calibrator,
-        images=found.images,
-        graph=hashes[0],
-        data=pixels_hash.hexdigest(),
-        preprocessing=hashes[1],
-        stopped_early=found.stopped_early,
-        snapshots=found.convergence,
-    )
-    return params, list(found.warnings)
+    return found, pixels_hash.hexdigest()
 
 
 def _session(graph: bytes) -> Any:
@@ -239,10 +258,10 @@ def _session(graph: bytes) -> Any:
 
 def _linted(model: ir.Model, scheme: Scheme) -> list[str]:
     findings = lint_qdq(model, scheme)
-    errors = [f"{f.node}: {f.message}" for f in findings if f.severity == "error"]
+    errors = [str(each) for each in findings if each.severity == "error"]
     if errors:
         raise ConversionError(
             f"the quantised graph breaks the rules of scheme {scheme.name!r}: {errors[0]}",
             hint=f"{len(errors)} findings in all; please report this with the model",
         )
-    return [f"{f.node}: {f.message}" for f in findings]
+    return [str(each) for each in findings]

@@ -13,7 +13,7 @@ from exporter.errors import Missing, WrongUse, unknown_name
 
 if TYPE_CHECKING:
     from exporter.artifact import Artifact
-    from exporter.config import Batch, Precision, SchemeName
+    from exporter.config import Batch, ExportConfig, FloatType, Precision, SchemeName
     from exporter.runner import Runner
 
 
@@ -57,6 +57,9 @@ class Target:
         needs_gpu: whether that also takes an NVIDIA GPU.
         batch_range: whether its engines are built for a range of batch sizes.
         cpu_needs: for a precision that not every CPU runs: of these instruction sets, any one.
+        rest: the type of what INT8 leaves in floating point, unless the user says otherwise.
+        half_graph: whether its FP16 is one of the graph's types; else of stored weights alone,
+            which the target sees to.
     """
 
     name: str
@@ -69,6 +72,8 @@ class Target:
     needs_gpu: bool = False
     batch_range: bool = False
     cpu_needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    rest: FloatType = "fp32"
+    half_graph: bool = True
 
     def load(self) -> TargetModule:
         """Import the target's file.
@@ -109,6 +114,32 @@ class Target:
                 hint=f"run this on a CPU that has one, or leave out --precision {precision}",
             )
 
+    def types_half(self, config: ExportConfig) -> bool:
+        """Whether the graph gets FP16: all of it, or what INT8 leaves.
+
+        Raises:
+            WrongUse: the target has no FP16, or inputs and outputs are to be FP16 in a graph
+                that has none.
+        """
+        rest = config.rest or self.rest if config.precision == "int8" else config.precision
+        if rest == "fp16" and not self.half_graph:
+            if config.precision == "int8" or config.io == "fp16":
+                raise WrongUse(f"target {self.name!r} has no FP16 but for its stored weights")
+            return False
+        if rest == "fp16":
+            self.check_precision("fp16")
+            if config.precision == "int8" and (config.scheme or self.scheme) == "cpu":
+                raise WrongUse(
+                    "--scheme cpu and FP16 around it contradict each other",
+                    hint="leave out --scheme, or add --rest fp32: that CPU has no FP16 kernels",
+                )
+        elif config.io == "fp16":
+            raise WrongUse(
+                f"--io fp16: target {self.name!r} leaves the rest of an INT8 graph in FP32",
+                hint="add --rest fp16",
+            )
+        return rest == "fp16"
+
     def check_batch(self, batch: Batch) -> None:
         """Refuse a range where an engine takes either one size or any.
 
@@ -137,7 +168,7 @@ TARGETS: dict[str, Target] = {
         Target(
             "onnx",
             "the checked graph itself, for any ONNX runtime",
-            ("fp32", "int8"),
+            ("fp32", "fp16", "int8"),
             scheme="tensorrt",
             needs="onnxruntime",
             install="pip install 'exporter[cpu]'",
@@ -161,6 +192,7 @@ TARGETS: dict[str, Target] = {
             install="pip install 'exporter[cpu,openvino]'",
             distributions=(*_EXPORT, ("openvino",)),
             cpu_needs={"bf16": ("avx512_bf16", "amx_bf16")},
+            half_graph=False,
         ),
     )
 }

@@ -9,6 +9,14 @@ __all__ = ["compile", "open"]
 
 
 def open(artifact: Artifact, threads: int | None = None) -> OrtRunner:
-    """Open ``model.onnx`` without optimisations: INT8 is simulated, Q and DQ run as written."""
-    simulate = artifact.passport["precision"] == "int8"
-    return OrtRunner(artifact.file(MODEL), threads, as_written=simulate)
+    """Open ``model.onnx``; INT8 and FP16 are simulated, without optimisations.
+
+    Q and DQ run as written. Each FP16 tensor is rounded to FP16 behind float32 arithmetic, as
+    onnxruntime by itself would leave most of those roundings out.
+    """
+    file = artifact.file(MODEL)
+    if "fp16" in artifact.passport:
+        from exporter.half import simulated
+
+        return OrtRunner(simulated(file.read_bytes()), threads, as_written=True)
+    return OrtRunner(file, threads, as_written=artifact.is_simulation)
