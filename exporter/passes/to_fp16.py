@@ -78,8 +78,8 @@ class ToFp16(ir.passes.InPlacePass):
         """Decide for every node, then write types and Casts in graph order.
 
         Raises:
-            WrongUse: the opset is older than 19, a type isn't known, the graph has control flow,
-                or an input is beyond FP16 where inputs are to be FP16.
+            WrongUse: the opset is older than 19, a type isn't known, or the graph has control
+                flow.
         """
         self.report = PassReport("to_fp16")
         _refuse(model)

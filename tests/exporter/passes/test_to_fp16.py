@@ -184,6 +184,28 @@ def test_ops_of_all_kinds_stay_close(body):
     )
 
 
+def test_a_cast_of_integers_gives_fp16_at_once():
+    model = parse(
+        "f = Cast <to = 1> (x) m = Mul (f, a) y = Relu (m)", opset=18,
+        inputs="uint8[N,4,8,8] x", a=np.float32(0.5),
+    )  # fmt: skip
+    _, after = typed(model)
+    assert half_graphs.ops(after) == ["Cast", "Mul", "Relu", "Cast"]
+    assert types(after)["f"] == "fp16"
+    x = np.arange(512, dtype=np.uint8).reshape(2, 4, 8, 8)
+    np.testing.assert_array_equal(run(simulated(after), x=x)["y"], x * 0.5)
+
+
+def test_control_flow_is_refused():
+    branch = "g () => (float[N,4,8,8] z) { z = Relu (x) }"
+    model = parse(
+        f"y = If (flag) <then_branch = {branch}, else_branch = {branch.replace('z', 'q')}>",
+        opset=19, flag=np.bool_(True), inputs="float[N,4,8,8] x",
+    )  # fmt: skip
+    with pytest.raises(WrongUse, match="control flow"):
+        ToFp16()(ir.from_proto(model))
+
+
 def test_layers_and_names_survive():
     graph = ir.from_proto(net(RESIDUAL))
     for node in graph.graph:
