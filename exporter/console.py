@@ -156,7 +156,7 @@ def passport_lines(passport: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(
             (
                 "fp16",
-                f"inputs and outputs {fp16['io']}, {len(kept)} nodes kept FP32; simulated: "
+                f"inputs and outputs {fp16['io']}, nodes kept FP32: {len(kept)}; simulated: "
                 f"{loss['label_flips']} label flips, largest logit error "
                 f"{loss['max_relative_error']:.1e} of the largest logit",
             )
