@@ -58,20 +58,21 @@ def prepare(model: str, data: str, images: int, folder: Path) -> None:
     import onnx_ir as ir
 
     from exporter import datasets, feeds, frontend, pipeline, quantize, sources
+    from exporter.calibration_images import BATCH
     from exporter.passes import insert_qdq, schemes
 
     source = sources.load(model, weights=None if zoo.lookup(model).checkpoint else sources.RANDOM)
     graph = frontend.to_onnx(source)
     pipeline.run_passes(graph, "nhwc")
-    quantize._prepare(graph)
+    quantize.prepare(graph)
     tensors = insert_qdq.tensors_to_calibrate(graph, schemes.lookup("cpu"))
     ir.save(graph, folder / "model.onnx")
     train = datasets.load(data, "train")
     size = feeds.image_size(source, train)
     chosen = np.random.default_rng(0).permutation(len(train))[:images]
     with (folder / "images.f32").open("wb") as file:
-        for start in range(0, len(chosen), quantize.BATCH):
-            pixels = train.pixels(chosen[start : start + quantize.BATCH], size)
+        for start in range(0, len(chosen), BATCH):
+            pixels = train.pixels(chosen[start : start + BATCH], size)
             ((name, batch),) = feeds.network_input(source, pixels).items()
             file.write(batch.astype(np.float32).tobytes())
     about = {"input": name, "shape": batch.shape[1:], "images": len(chosen), "tensors": tensors}
@@ -84,7 +85,7 @@ def batches(folder: Path, images: int) -> Iterator[Feeds]:
     Raises:
         ValueError: there are fewer.
     """
-    from exporter.quantize import BATCH
+    from exporter.calibration_images import BATCH
 
     about = json.loads((folder / "about.json").read_text())
     if images > about["images"]:
@@ -134,7 +135,7 @@ def _ours(folder: Path, images: int) -> Callable[[], object]:
 
     from calibration.collect import Options, collect
     from calibration.params import calibrate
-    from exporter.quantize import _session
+    from exporter.calibration_images import open_session
 
     def run() -> object:
         found = collect(
@@ -142,7 +143,7 @@ def _ours(folder: Path, images: int) -> Callable[[], object]:
             json.loads((folder / "about.json").read_text())["tensors"],
             batches(folder, images),
             images=images,
-            open_session=_session,
+            open_session=open_session,
             options=Options(method="entropy"),
         )
         return calibrate(
@@ -234,7 +235,7 @@ def can_hold(mb_an_image: float, memory_mb: float, most: int) -> int:
 
     onnxruntime's calibrator fails where the last batch is smaller than the others.
     """
-    from exporter.quantize import BATCH
+    from exporter.calibration_images import BATCH
 
     held = most if mb_an_image <= 0 else min(most, int(memory_mb / mb_an_image))
     return max(held // BATCH, 1) * BATCH

@@ -19,9 +19,7 @@ from calibration.convergence import Snapshot
 from calibration.errors import CalibrationError, NoData, NotFinite, WrongRequest
 from calibration.images import class_balance
 from calibration.observers import CALIBRATORS, Histogram, find_range
-from calibration.tap import Model, OpenSession, Session, tapped
-
-Feeds = dict[str, npt.NDArray[Any]]
+from calibration.tap import Feeds, Model, OpenSession, Session, tapped
 
 STAGE = "calibrating"
 FIRST_SNAPSHOT = 16  # images; then every doubling

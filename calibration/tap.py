@@ -7,13 +7,15 @@ would swallow a tapped tensor does not fire, all others do.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from calibration.errors import WrongRequest
+from calibration.errors import NoData, WrongRequest
 
 
 class Session(Protocol):
@@ -24,6 +26,7 @@ class Session(Protocol):
 
 
 OpenSession = Callable[[bytes], Session]
+Feeds = dict[str, npt.NDArray[Any]]
 Model = bytes | onnx.ModelProto | ir.Model
 
 
@@ -53,6 +56,34 @@ def tapped(model: Model, tensors: Sequence[str]) -> tuple[bytes, list[str]]:
         del graph.output[:]
         graph.output.extend(kept)
     return proto.SerializeToString(), names
+
+
+def stream(
+    model: Model, tensors: Sequence[str], batches: Iterable[Feeds], open_session: OpenSession
+) -> Iterator[tuple[int, int, Feeds]]:
+    """Yield, batch by batch, (images before, images in it, the tensors by name).
+
+    Args:
+        model: left as it is.
+        tensors: names of graph inputs or computed tensors.
+        batches: feeds by input name, images along the first axis; all are used.
+        open_session: makes a session of a serialised graph; called once.
+
+    Raises:
+        NoData: no batch came.
+        WrongRequest: as `tapped`.
+    """
+    graph, names = tapped(model, tensors)
+    session = open_session(graph)
+    done = 0
+    for feeds in batches:
+        size = len(next(iter(feeds.values())))
+        # Asking a runtime for no output means all of them.
+        got = session.run(names, feeds) if names else []
+        yield done, size, feeds | dict(zip(names, map(np.asarray, got), strict=True))
+        done += size
+    if not done:
+        raise NoData("no calibration images", hint="calibrate on real training images")
 
 
 def _to_proto(model: Model) -> onnx.ModelProto:

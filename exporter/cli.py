@@ -107,6 +107,12 @@ unsafe_option = click.option(
 )
 
 
+def _split(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    """Read an option that may be repeated, given a list with commas, or both."""
+    names = [name.strip() for text in given for name in text.split(",")]
+    return tuple(dict.fromkeys(names))
+
+
 @main.command()
 @click.argument("model", default="resnet18")
 @click.option("--to", "target", type=click.Choice(list(TARGETS)), required=True, help="Target.")
@@ -157,6 +163,13 @@ unsafe_option = click.option(
     default="fp32",
     show_default=True,
     help="Of inputs and outputs, where the graph is FP16.",
+)
+@click.option(
+    "--recovery",
+    metavar="equalize,rounding,bias",
+    multiple=True,
+    callback=_split,
+    help="INT8: any of these, to win back accuracy; rounding and bias take minutes.",
 )
 @click.option("-o", "--output", type=folder_type, help="Folder; default: MODEL-TARGET.")
 @click.option("--force", is_flag=True, help="Replace an artefact that is already there.")

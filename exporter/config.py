@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from exporter.errors import WrongUse
+from exporter.errors import WrongUse, unknown_name
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Layout = Literal["nhwc", "nchw"]
 FloatType = Literal["fp32", "fp16"]
 SchemeName = Literal["tensorrt", "cpu"]
 Calibrator = Literal["entropy", "mse", "percentile", "minmax"]
+RecoveryName = Literal["equalize", "rounding", "bias"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class ExportConfig:
         calibration_images: how many training images they are measured on; ``auto``: until no
             range changes any more.
         calibration: a ``calibration.json`` to use instead of measuring.
+        recovery: of INT8 accuracy, by :data:`exporter.recovery.METHODS`; run in that order.
         max_drop: for INT8: most points of top-1 to lose against the float graph, on held-out
             training images; layers stay in float until it holds. None: no budget.
         held_out_images: how many those are.
@@ -89,6 +91,7 @@ class ExportConfig:
     calibrator: Calibrator = "mse"
     calibration_images: int | Literal["auto"] = 512
     calibration: Path | None = None
+    recovery: tuple[RecoveryName, ...] = ()
     max_drop: float | None = None
     held_out_images: int = 2000
     rest: FloatType | None = None
@@ -111,6 +114,11 @@ class ExportConfig:
             raise WrongUse(
                 f"--scheme and --calibration are for INT8, and --precision is {self.precision}"
             )
+        for name in self.recovery:
+            if name not in get_args(RecoveryName):
+                raise unknown_name("recovery", name, get_args(RecoveryName))
+        if self.precision != "int8" and self.recovery:
+            raise WrongUse(f"--recovery is for INT8, and --precision is {self.precision}")
         if self.precision != "int8" and self.rest:
             raise WrongUse(f"--rest is for INT8, and --precision is {self.precision}")
         float32 = self.precision == "fp32" or self.rest == "fp32"
@@ -123,3 +131,9 @@ class ExportConfig:
             raise WrongUse(f"--max-drop is for INT8, and --precision is {self.precision}")
         if not 0 <= points <= 100:  # NaN is neither
             raise WrongUse(f"max-drop is points of top-1, 0 to 100, not {points}")
+        if self.recovery:
+            raise WrongUse(
+                "--max-drop and --recovery can't be had together yet: the budget would be "
+                "measured on a graph without the recovery",
+                hint="give one of the two",
+            )

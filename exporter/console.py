@@ -149,6 +149,8 @@ def passport_lines(passport: dict[str, Any]) -> list[tuple[str, str]]:
         how += " (no range moved any more)" if int8.get("stopped_early") else ""
         lines.append(("int8", f"scheme {int8['scheme']}, {how}, {width}"))
         lines += _budget_lines(int8["max_drop"]) if int8.get("max_drop") else []
+        touched = (f"{name} ({count} nodes)" for name, count in int8["recovery"].items())
+        lines += [("  recovery", ", ".join(touched))] if int8["recovery"] else []
         lines += [("  warning", warning) for warning in int8["warnings"]]
     if fp16 := passport.get("fp16"):
         kept = passport["passes"]["to_fp16"]["kept"]

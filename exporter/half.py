@@ -74,13 +74,14 @@ def measure(model: ir.Model, source: Source, config: ExportConfig, progress: Pro
     """
     from onnx_ir.passes import common
 
-    from exporter import feeds, quantize
+    from exporter import calibration_images, feeds
 
     common.ShapeInferencePass()(model)  # which tensors are float
     if source.preprocessing is None or (config.data is None and not feeds.default_data(source)):
         return Measured({}, 0)
     tensors = tensors_to_measure(model)
-    found, _ = quantize.observe(model, source, config, tensors, "minmax", progress)
+    images = calibration_images.choose(source, config, progress)
+    found, _ = calibration_images.observe(model, images, tensors, "minmax", progress)
     amax = {name: max(-one.low, one.high) for name, one in found.histograms.items()}
     return Measured(amax, found.images)
 

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from calibration import convergence
-from calibration.collect import FIRST_SNAPSHOT, Collected, Options, collect
 from calibration.params import Params, calibrate
 from calibration.params import load as load_params
-from exporter import datasets
-from exporter.config import ExportConfig
+from exporter import calibration_images, recovery
+from exporter.calibration_images import CalibrationImages
+from exporter.config import ExportConfig, RecoveryName
 from exporter.doctor import lacks_vnni
 from exporter.errors import ConversionError, WrongUse
 from exporter.fallback import Fallback, hold_budget
-from exporter.feeds import image_size, in_layout, network_input
 from exporter.held_out import hold_out
 from exporter.passes import PassReport
 from exporter.passes.insert_qdq import InsertQdq, tensors_to_calibrate
@@ -30,20 +28,10 @@ from exporter.passes.schemes import Scheme, lookup
 from exporter.preprocessing import describe
 from exporter.progress import Progress
 from exporter.sources import Source
-from exporter.training_images import batches as in_batches
-from exporter.training_images import choose_images
 from exporter.trials import Trials
-
-if TYPE_CHECKING:
-    from exporter.runner import Feeds
 
 CALIBRATION = "calibration.json"
 SENSITIVITY = "sensitivity.json"
-BATCH = 16
-AUTO_TOLERANCE = 0.05
-"""``--calibration-images auto`` stops below this: a step 5% too wide costs 0.4 dB of noise."""
-
-AUTO_MOST = 8192  # images; FIRST_SNAPSHOT doubled nine times
 
 
 @dataclass(frozen=True)
@@ -55,6 +43,7 @@ class Quantization:
         params: the calibration, for the artefact.
         reports: of the passes, for the passport.
         warnings: of the calibration, the budget and the lint.
+        recovery: how many nodes each method of recovery changed.
         fallback: what stays in float for a budget to hold; None where there was none.
     """
 
@@ -62,6 +51,7 @@ class Quantization:
     params: Params
     reports: list[PassReport]
     warnings: list[str]
+    recovery: dict[RecoveryName, int]
     fallback: Fallback | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -73,6 +63,7 @@ class Quantization:
             "calibration_images": self.params.images,
             "stopped_early": self.params.stopped_early,
             "convergence": convergence.summary(self.params.convergence),
+            "recovery": self.recovery,
             "max_drop": self.fallback and self.fallback.as_json(),
             "warnings": self.warnings,
         }
@@ -85,12 +76,16 @@ class Calibrated:
     Attributes:
         trials: the graph, the scheme and the ranges.
         params: the calibration.
-        reports: of the passes that prepared it.
+        images: what it was measured on, and what recovery measures on; None where neither does.
+        recovered: what recovery changed before the calibration.
+        reports: of the passes that prepared the graph.
         warnings: of the calibration.
     """
 
     trials: Trials
     params: Params
+    images: CalibrationImages | None
+    recovered: dict[RecoveryName, PassReport]
     reports: list[PassReport]
     warnings: list[str]
 
@@ -103,8 +98,8 @@ def quantize(
     Args:
         model: folded, float32, as the FP32 export has it.
         source: the network it came from.
-        config: ``calibrator``, ``calibration_images``, ``calibration``, ``data``, ``max_drop`` and
-            ``held_out_images`` matter here.
+        config: ``calibrator``, ``calibration_images``, ``calibration``, ``recovery``, ``data``,
+            ``max_drop`` and ``held_out_images`` matter here.
         scheme: a name in :data:`exporter.passes.schemes.SCHEMES`.
         progress: told of every batch of calibration images.
 
@@ -116,15 +111,24 @@ def quantize(
     """
     ready = calibrated(model, source, config, scheme, progress)
     row, ranges, warnings = ready.trials.scheme, ready.trials.ranges, list(ready.warnings)
-    fallback = None
+    recovered, fallback = ready.recovered, None
+    if ready.images is not None:
+        setting = _setting(ready.trials, ready.images, progress)
+        recovered = recovered | recovery.with_images(model, config.recovery, setting)
     if config.max_drop is not None:
         images, notes = hold_out(source, config, ready.params, progress)
         fallback = hold_budget(ready.trials, images, config.max_drop, progress)
         warnings += [*notes, *fallback.warnings]
     insert = InsertQdq(row, ranges, keep=fallback.nodes if fallback else ())
     insert(model)
-    reports = [*ready.reports, insert.report]
-    return Quantization(row, ready.params, reports, warnings + _linted(model, row), fallback)
+    return Quantization(
+        scheme=row,
+        params=ready.params,
+        reports=[*ready.reports, *recovered.values(), insert.report],
+        warnings=warnings + _linted(model, row),
+        recovery={name: len(report.applied) for name, report in recovered.items()},
+        fallback=fallback,
+    )
 
 
 def calibrated(
@@ -132,7 +136,8 @@ def calibrated(
 ) -> Calibrated:
     """Prepare a graph in place, and find its ranges; arguments and errors as for `quantize`."""
     row = lookup(scheme, reduce_range=scheme == "cpu" and lacks_vnni())
-    reports = _prepare(model)
+    reports = prepare(model)
+    recovered = recovery.before_calibration(model, config.recovery)
     if source.preprocessing is None:
         raise WrongUse(
             f"{source.name} does not say how its images are preprocessed",
@@ -141,17 +146,20 @@ def calibrated(
     graph = hashlib.sha256(ir.to_proto(model).SerializeToString(deterministic=True)).hexdigest()
     size = (int(source.inputs[0].shape[1] or 0), int(source.inputs[0].shape[2] or 0))
     prepared = json.dumps(describe(source.preprocessing, size), sort_keys=True)
+    images = measured_images(source, config, progress)
     if config.calibration is not None:
         params = load_params(config.calibration)
         warnings: list[str] = []
         params.check(graph=graph, preprocessing=prepared)
     else:
-        params, warnings = _measure(model, source, config, row, (graph, prepared), progress)
+        assert images is not None
+        params, warnings = _measure(model, images, row, (graph, prepared), progress)
     ranges = {
         name: (-tensor.amax, tensor.amax) if row.symmetric else (tensor.low, tensor.high)
         for name, tensor in params.tensors.items()
     }
-    return Calibrated(Trials(model, row, ranges), params, reports, warnings)
+    trials = Trials(model, row, ranges)
+    return Calibrated(trials, params, images, recovered, reports, warnings)
 
 
 def save_calibration(quantization: Quantization, folder: Path) -> None:
@@ -162,7 +170,7 @@ def save_calibration(quantization: Quantization, folder: Path) -> None:
         (folder / SENSITIVITY).write_text(text + "\n", encoding="utf-8")
 
 
-def _prepare(model: ir.Model) -> list[PassReport]:
+def prepare(model: ir.Model) -> list[PassReport]:
     """Give the graph the ops that runtimes have integer kernels for."""
     from onnx_ir.passes import common
 
@@ -176,19 +184,38 @@ def _prepare(model: ir.Model) -> list[PassReport]:
     return [pool.report, dense.report]
 
 
+def measured_images(
+    source: Source, config: ExportConfig, progress: Progress
+) -> CalibrationImages | None:
+    """Choose what to measure on; None where nothing is measured.
+
+    Raises:
+        WrongUse: a calibration is given, and what else needs images isn't.
+    """
+    needed = recovery.measured(config.recovery)
+    if config.calibration is not None and not needed:
+        return None
+    if config.calibration is not None and config.data is None:
+        raise WrongUse(
+            f"--recovery {','.join(needed)} measures on images, "
+            "and --calibration has their ranges only",
+            hint="give the images too, with --data; equalize alone needs none",
+        )
+    return calibration_images.choose(source, config, progress)
+
+
 def _measure(
     model: ir.Model,
-    source: Source,
-    config: ExportConfig,
+    images: CalibrationImages,
     scheme: Scheme,
     hashes: tuple[str, str],
     progress: Progress,
 ) -> tuple[Params, list[str]]:
-    tensors = tensors_to_calibrate(model, scheme)
-    found, data = observe(model, source, config, tensors, config.calibrator, progress)
+    tensors, method = tensors_to_calibrate(model, scheme), images.config.calibrator
+    found, data = calibration_images.observe(model, images, tensors, method, progress)
     params = calibrate(
         found.histograms,
-        config.calibrator,
+        method,
         images=found.images,
         graph=hashes[0],
         data=data,
@@ -199,61 +226,20 @@ def _measure(
     return params, list(found.warnings)
 
 
-def observe(
-    model: ir.Model,
-    source: Source,
-    config: ExportConfig,
-    tensors: Sequence[str],
-    method: str,
-    progress: Progress,
-) -> tuple[Collected, str]:
-    """Run training images through a graph; return what its tensors were, and the images' hash.
-
-    Raises:
-        CalibrationError: a tensor is not finite, or has not the batch as its first axis.
-        WrongUse: too few images, or the network takes none.
-    """
-    spec = config.data or "fashion-mnist"
-    data = datasets.load(spec, "train", progress)
-    size = image_size(source, data)
-    fixed = source.batch or config.batch.fixed
-    asked = config.calibration_images
-    most, least = (AUTO_MOST, FIRST_SNAPSHOT) if asked == "auto" else (asked, asked)
-    test = datasets.load(spec, "test", progress)
-    chosen = choose_images(data, test, size, most, least=least)
-    pixels_hash = hashlib.sha256()
-
-    def batches() -> Iterator[Feeds]:
-        for pixels in in_batches(data, chosen, size, fixed or BATCH):
-            pixels_hash.update(pixels.tobytes())
-            # The last batch of a fixed size is filled up with images that do not count.
-            whole = np.resize(pixels, (fixed or len(pixels), *pixels.shape[1:]))
-            yield in_layout(network_input(source, whole), config.layout)
-
-    found = collect(
-        model,
-        tensors,
-        batches(),
-        images=len(chosen),
-        open_session=_session,
-        options=Options(
-            method=method,
-            tolerance=AUTO_TOLERANCE if config.calibration_images == "auto" else None,
-        ),
-        labels=data.labels[chosen],
+def _setting(trials: Trials, images: CalibrationImages, progress: Progress) -> recovery.Setting:
+    open_session = calibration_images.open_session
+    symmetric = trials.scheme.symmetric
+    return recovery.Setting(
+        trials.scheme,
+        trials.ranges,
+        reference=ir.to_proto(trials.model).SerializeToString(),
+        batches=lambda limit: map(images.feeds, images.pixels(limit)),
+        images=len(images),
+        open_float=open_session,
+        # Fused signed kernels saturate on some CPUs, where the GPU that is meant does not.
+        open_int8=partial(open_session, as_written=True) if symmetric else open_session,
         progress=progress,
     )
-    return found, pixels_hash.hexdigest()
-
-
-def _session(graph: bytes) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # Spinning threads would take the cores that count the values meanwhile.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def _linted(model: ir.Model, scheme: Scheme) -> list[str]:

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from calibration.tap import tapped
-from exporter.frontend import LAYER_KEY
 from exporter.held_out import HeldOut
+from exporter.passes import LAYER_KEY
 from exporter.passes._constants import label
 from exporter.passes._linear import Linear
 from exporter.passes._placement import LINEAR_OPS, place

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
 
 from exporter.passes._constants import Array, constant_array, is_overridable
+
+Side = Literal["inputs", "outputs"]
 
 _LINEAR_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
@@ -98,20 +102,43 @@ def bias_value(node: ir.Node) -> ir.Value | None:
     return node.inputs[2] if len(node.inputs) > 2 else None
 
 
-def scale_weight(linear: Linear, weight: Array, scale: Array) -> Array:
-    """The weight times `scale` ([channels] or []) along the output channels, in float64."""
-    per_channel = np.broadcast_to(scale, (linear.channels,))
-    wide = weight.astype(np.float64)
-    if linear.node.op_type == "ConvTranspose":
-        # [Cin, Cout/groups, k...]: rows come group by group, and a group has its own columns.
-        groups = _groups(linear.node)
-        split = wide.reshape(groups, -1, *weight.shape[1:])
-        factors = per_channel.reshape(groups, 1, -1, *[1] * (weight.ndim - 2))
-        return np.asarray((split * factors).reshape(weight.shape))
-    is_row = linear.node.op_type == "Conv" or _is_b_transposed(linear.node)
-    shape = [1] * weight.ndim
-    shape[0 if is_row else 1] = linear.channels
-    return np.asarray(wide * per_channel.reshape(shape))
+def scale_weight(linear: Linear, weight: Array, scale: Array, side: Side = "outputs") -> Array:
+    """The weight times `scale` ([channels] or []) along its output or input channels, float64."""
+    view, axes = _by_channel(linear, weight.astype(np.float64), side)
+    shape = [size if axis in axes else 1 for axis, size in enumerate(view.shape)]
+    factors = np.broadcast_to(scale, (math.prod(shape),)).reshape(shape)
+    return np.asarray((view * factors).reshape(weight.shape))
+
+
+def input_channels(linear: Linear) -> int:
+    """How many channels the node reads."""
+    weight = linear.node.inputs[1]
+    assert weight is not None
+    assert weight.shape is not None
+    rows, columns = weight.shape.numpy()[:2]
+    if linear.node.op_type == "Conv":
+        return columns * _groups(linear.node)
+    return columns if _is_b_transposed(linear.node) else rows
+
+
+def channel_amax(linear: Linear, weight: Array, side: Side) -> Array:
+    """Largest magnitude of each output or input channel's weights, float64 [channels]."""
+    view, axes = _by_channel(linear, np.abs(weight.astype(np.float64)), side)
+    others = tuple(axis for axis in range(view.ndim) if axis not in axes)
+    return np.asarray(view.max(axis=others, initial=0)).ravel()
+
+
+def _by_channel(linear: Linear, weight: Array, side: Side) -> tuple[Array, tuple[int, ...]]:
+    """The weight in a shape in which some axes, read in order, count the channels."""
+    node, groups = linear.node, _groups(linear.node)
+    outputs = side == "outputs"
+    if node.op_type in ("Conv", "ConvTranspose"):
+        # [Cout, Cin/groups, k...] or [Cin, Cout/groups, k...]: the rows come group by group, and
+        # a group has its own columns.
+        if outputs == (node.op_type == "Conv"):
+            return weight, (0,)
+        return weight.reshape(groups, -1, *weight.shape[1:]), (0, 2)
+    return weight, (0 if outputs == _is_b_transposed(node) else 1,)
 
 
 def _groups(node: ir.Node) -> int:

@@ -12,7 +12,7 @@ import pytest
 
 from calibration.errors import CalibrationError
 from calibration.params import load
-from exporter import pipeline, quantize, targets
+from exporter import calibration_images, pipeline, targets
 from exporter.artifact import Artifact
 from exporter.config import ExportConfig
 from exporter.errors import WrongUse
@@ -90,7 +90,7 @@ def test_auto_stops_when_ranges_settle_and_says_so(
     keras: ModuleType, tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Any two doublings settle at a tolerance of 1: 16, 32 and 64 of the 96 images."""
-    monkeypatch.setattr(quantize, "AUTO_TOLERANCE", 1.0)
+    monkeypatch.setattr(calibration_images, "AUTO_TOLERANCE", 1.0)
     artifact = export(keras, tmp_path, data, calibration_images="auto", calibrator="minmax")
     int8 = artifact.passport["int8"]
     assert (int8["calibration_images"], int8["stopped_early"]) == (64, True)
@@ -105,7 +105,7 @@ def test_auto_stops_when_ranges_settle_and_says_so(
 def test_auto_that_never_settles_uses_all_there_are(
     keras: ModuleType, tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quantize, "AUTO_TOLERANCE", -1.0)
+    monkeypatch.setattr(calibration_images, "AUTO_TOLERANCE", -1.0)
     int8 = export(keras, tmp_path, data, calibration_images="auto").passport["int8"]
     assert (int8["calibration_images"], int8["stopped_early"]) == (96, False)
 
@@ -153,3 +153,15 @@ def test_the_calibration_file_is_readable_json(
     assert content["images"] == 48
     assert all(tensor["scale"] > 0 for tensor in content["tensors"].values())
     assert np.isfinite([tensor["high"] for tensor in content["tensors"].values()]).all()
+
+
+def test_recovery_is_done_and_recorded(keras: ModuleType, tmp_path: Path, data: str) -> None:
+    methods = ("bias", "equalize", "rounding")
+    artifact = export(keras, tmp_path, data, recovery=methods)
+    # One convolution, pooling, one dense layer: a pair, and two layers.
+    assert artifact.passport["int8"]["recovery"] == {"equalize": 1, "rounding": 2, "bias": 2}
+    kept = artifact.file("calibration.json")
+    again = export(keras, tmp_path, data, recovery=methods, calibration=kept, output="again")
+    assert again.file("model.onnx").read_bytes() == artifact.file("model.onnx").read_bytes()
+    with pytest.raises(CalibrationError, match="graph is"):  # not equalised, so another graph
+        export(keras, tmp_path, data, calibration=kept, output="other")

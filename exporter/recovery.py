@@ -1,0 +1,181 @@
+"""Ways to win back accuracy that INT8 costs, one row each, in the order in which they must run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from calibration.channel_means import channel_means
+from calibration.gram import Window, second_moments
+from calibration.tap import OpenSession
+from exporter.config import RecoveryName
+from exporter.passes import PassReport
+from exporter.passes.add_bias import AddBias, outputs_to_measure
+from exporter.passes.equalize import Equalize
+from exporter.passes.insert_qdq import InsertQdq
+from exporter.passes.round_weights import RoundWeights, layers_to_measure
+from exporter.passes.schemes import Scheme
+from exporter.progress import Progress
+
+if TYPE_CHECKING:
+    from exporter.runner import Feeds
+
+MOMENTS_BYTES = 512 * 2**20
+"""Second moments measured in one pass of the images: more layers take more passes, not memory."""
+BIAS_IMAGES = 128
+"""Bias correction goes through its images once a layer; means settle on few."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What methods work with.
+
+    Attributes:
+        scheme: how the graph will be quantised.
+        ranges: (low, high) of the activations, by tensor.
+        reference: the float graph that was calibrated.
+        batches: makes an iterator over the first so many calibration images.
+        images: how many there are.
+        open_float: makes a session of a float graph.
+        open_int8: makes one that computes a quantised graph as its engine will.
+        progress: told of the images.
+    """
+
+    scheme: Scheme
+    ranges: Mapping[str, tuple[float, float]]
+    reference: bytes
+    batches: Callable[[int], Iterator[Feeds]]
+    images: int
+    open_float: OpenSession
+    open_int8: OpenSession
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class BeforeCalibration:
+    """A method that changes the float graph alone; ranges are measured on the result."""
+
+    run: Callable[[ir.Model], PassReport]
+
+
+@dataclass(frozen=True)
+class WithImages:
+    """A method that measures on calibration images, with the ranges known."""
+
+    run: Callable[[ir.Model, Setting], PassReport]
+
+
+def equalize(model: ir.Model) -> PassReport:
+    """Equalise the weights' ranges across layers."""
+    equalizing = Equalize()
+    equalizing(model)
+    return equalizing.report
+
+
+def round_weights(model: ir.Model, setting: Setting) -> PassReport:
+    """Round all layers' weights, as many layers a pass of the images as memory allows."""
+    report = PassReport("round_weights")
+    for layers in _parts(layers_to_measure(model, setting.scheme)):
+        moments = second_moments(
+            setting.reference,
+            layers,
+            setting.batches(setting.images),
+            images=setting.images,
+            open_session=setting.open_float,
+            progress=setting.progress,
+        )
+        rounding = RoundWeights(setting.scheme, moments)
+        rounding(model)
+        report.applied += rounding.report.applied
+    unmeasured = RoundWeights(setting.scheme, {})
+    unmeasured(model)
+    report.kept = unmeasured.report.kept
+    return report
+
+
+def correct_biases(model: ir.Model, setting: Setting) -> PassReport:
+    """Give each layer's output the mean that it has in float, channel by channel.
+
+    Quantisation error has a mean, and layers behind can't average it away. In graph order, as
+    each correction changes what the layers behind it read, the mean of (float - quantised) over
+    the calibration images is added to the bias (Nagel et al. 2019, arXiv 1906.04721, section 4.2
+    and appendix D; Banner et al. 2019, arXiv 1810.05723, section 4.2).
+    """
+    outputs = outputs_to_measure(model, setting.scheme)
+    report = PassReport("add_bias")
+    images = min(BIAS_IMAGES, setting.images)
+    expected = channel_means(
+        setting.reference,
+        dict(outputs.values()),
+        setting.batches(images),
+        open_session=setting.open_float,
+    )
+    for done, (name, (tensor, axis)) in enumerate(outputs.items(), start=1):
+        quantized = model.clone()
+        InsertQdq(setting.scheme, setting.ranges)(quantized)
+        # The session computes what leads to the tensor, and nothing behind it.
+        got = channel_means(
+            quantized,
+            {tensor: axis},
+            setting.batches(images),
+            open_session=setting.open_int8,
+        )
+        adding = AddBias({name: expected[tensor] - got[tensor]})
+        adding(model)
+        report.applied += adding.report.applied
+        report.kept += adding.report.kept
+        setting.progress("correcting biases", done, len(outputs))
+    return report
+
+
+def _parts(layers: Mapping[str, tuple[str, Window]]) -> Iterator[dict[str, tuple[str, Window]]]:
+    """Cut the layers, in order, into parts whose moments fit in memory together."""
+    part: dict[str, tuple[str, Window]] = {}
+    used = 0
+    for name, layer in layers.items():
+        window = layer[1]
+        size = 8 * window.groups * window.features**2
+        if part and used + size > MOMENTS_BYTES:
+            yield part
+            part, used = {}, 0
+        part[name] = layer
+        used += size
+    if part:
+        yield part
+
+
+METHODS: dict[RecoveryName, BeforeCalibration | WithImages] = {
+    "equalize": BeforeCalibration(equalize),
+    "rounding": WithImages(round_weights),
+    "bias": WithImages(correct_biases),
+}
+
+
+def before_calibration(
+    model: ir.Model, names: Collection[RecoveryName]
+) -> dict[RecoveryName, PassReport]:
+    """Run the methods, of those named, that change the graph to calibrate."""
+    return {
+        name: method.run(model)
+        for name, method in METHODS.items()
+        if name in names and isinstance(method, BeforeCalibration)
+    }
+
+
+def with_images(
+    model: ir.Model, names: Collection[RecoveryName], setting: Setting
+) -> dict[RecoveryName, PassReport]:
+    """Run the methods, of those named, that change it before Q/DQ are inserted."""
+    return {
+        name: method.run(model, setting)
+        for name, method in METHODS.items()
+        if name in names and isinstance(method, WithImages)
+    }
+
+
+def measured(names: Collection[RecoveryName]) -> list[RecoveryName]:
+    """Those of the named methods that need calibration images."""
+    return [name for name, row in METHODS.items() if name in names and isinstance(row, WithImages)]

@@ -1,0 +1,96 @@
+"""Rounding by coordinate descent, against every way to round."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from calibration.rounding import DAMPING, round_rows
+
+
+def problem(seed, channels=3, features=8, images=30, correlated=True):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(images, features))
+    if correlated:
+        x = x @ rng.normal(size=(features, features)) + rng.normal(size=features)
+    return rng.uniform(-5, 5, (channels, features)), x.T @ x / images
+
+
+def cost(difference, moments):
+    return np.einsum("ci,ij,cj->c", difference, moments, difference)
+
+
+def best(scaled, moments):
+    """By trying all."""
+    rows = []
+    for row in scaled:
+        ways = np.array(list(product(*zip(np.floor(row), np.ceil(row), strict=True))))
+        rows.append(ways[np.argmin(cost(ways - row, moments))])
+    return np.array(rows)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_no_worse_than_nearest_and_no_better_than_the_best(seed):
+    scaled, moments = problem(seed)
+    found = round_rows(scaled, moments, 127)
+    damped = moments + np.eye(8) * DAMPING * moments.trace() / 8
+    nearest, lowest = (cost(q - scaled, damped) for q in (np.rint(scaled), best(scaled, damped)))
+    got = cost(found.integers - scaled, damped)
+    assert (got <= nearest * (1 + 1e-9)).all()
+    assert (got >= lowest * (1 - 1e-9)).all()
+    assert found.error == pytest.approx(cost(found.integers - scaled, moments).sum())
+    assert found.nearest_error == pytest.approx(cost(np.rint(scaled) - scaled, moments).sum())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_ends_where_no_single_flip_helps(seed):
+    scaled, moments = problem(seed, channels=2, features=20)
+    damped = moments + np.eye(20) * DAMPING * moments.trace() / 20
+    chosen = round_rows(scaled, moments, 127).integers.astype(float)
+    got = cost(chosen - scaled, damped)
+    for column in range(20):
+        flipped = chosen.copy()
+        other = np.floor(scaled) + np.ceil(scaled) - chosen
+        flipped[:, column] = other[:, column]
+        assert (cost(flipped - scaled, damped) >= got * (1 - 1e-9)).all()
+
+
+def test_gains_most_of_what_there_is_to_gain():
+    shares = []
+    for seed in range(20):
+        scaled, moments = problem(seed, channels=8)
+        found = round_rows(scaled, moments, 127)
+        lowest = cost(best(scaled, moments) - scaled, moments).sum()
+        shares.append((found.nearest_error - found.error) / (found.nearest_error - lowest))
+    assert np.mean(shares) > 0.7  # a descent that stops at once gains 0, one that is wrong loses
+
+
+def test_uncorrelated_inputs_are_rounded_to_nearest():
+    scaled, _ = problem(0)
+    found = round_rows(scaled, np.diag(np.arange(1.0, 9.0)), 127)
+    np.testing.assert_array_equal(found.integers, np.rint(scaled))
+
+
+def test_only_the_two_neighbours_and_only_in_range():
+    scaled, moments = problem(1, channels=50)
+    scaled[0] = 63.7
+    scaled[1] = -64.2
+    scaled[2] = 5  # on the grid: nothing to choose
+    integers = round_rows(scaled, moments, 64).integers
+    assert integers.dtype == np.int8
+    assert np.abs(integers).max() <= 64
+    inside = np.abs(scaled) <= 64
+    assert (np.abs(integers - scaled)[inside] < 1).all()
+    assert (integers[2] == 5).all()
+
+
+def test_inputs_that_are_never_seen_leave_nearest():
+    scaled, _ = problem(2)
+    found = round_rows(scaled, np.zeros((8, 8)), 127)
+    np.testing.assert_array_equal(found.integers, np.rint(scaled))
