@@ -10,6 +10,7 @@ import click
 
 from calibration.errors import Refusal
 from exporter.errors import WrongUse
+from exporter.options import build_options, take_build_options
 from exporter.targets import TARGETS
 
 if TYPE_CHECKING:
@@ -126,7 +127,11 @@ def _split(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tup
 )
 @weights_option
 @click.option("--data", help=f"Images to compare with Keras on: {data_help}")
-@click.option("--batch", metavar="N|MIN:OPT:MAX", help="Batch sizes to accept; default: any.")
+@click.option(
+    "--batch",
+    metavar="N|MIN:OPT:MAX",
+    help="Batch sizes to accept; default: any (trt, trt-rtx: 1:1:32).",
+)
 @click.option(
     "--layout",
     type=click.Choice(["nhwc", "nchw"]),
@@ -138,7 +143,7 @@ def _split(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tup
 @click.option(
     "--scheme",
     type=click.Choice(["tensorrt", "cpu"]),
-    help="INT8: where Q/DQ go; default: as the target needs (ort, openvino: cpu; onnx: tensorrt).",
+    help="INT8: where Q/DQ go; default: as the target needs (ort, openvino: cpu; else tensorrt).",
 )
 @calibrator_option
 @calibration_images_option
@@ -155,7 +160,7 @@ def _split(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tup
 @click.option(
     "--rest",
     type=click.Choice(["fp32", "fp16"]),
-    help="INT8: type of all that isn't; default: the target's own (onnx, ort: fp32).",
+    help="INT8: type of all that isn't; default: the target's own (trt, trt-rtx: fp16; else fp32).",
 )
 @click.option(
     "--io",
@@ -171,6 +176,7 @@ def _split(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tup
     callback=_split,
     help="INT8: any of these, to win back accuracy; rounding and bias take minutes.",
 )
+@build_options
 @click.option("-o", "--output", type=folder_type, help="Folder; default: MODEL-TARGET.")
 @click.option("--force", is_flag=True, help="Replace an artefact that is already there.")
 @click.option("--evaluate", "then_evaluate", is_flag=True, help="Measure accuracy afterwards.")
@@ -200,6 +206,8 @@ def export(
       exporter export resnet18 --to ort --precision int8 --max-drop 0.2
       exporter export mine.keras --to onnx --layout nchw --batch 1
       exporter export resnet50 --to onnx --weights random
+      exporter export resnet18 --to trt-rtx --batch 1:8:32
+      exporter export resnet18 --to trt --precision int8     (then: exporter compile)
     """
     from exporter import console, pipeline
     from exporter.config import Batch, ExportConfig
@@ -213,6 +221,7 @@ def export(
         output=output or Path(f"{Path(model).stem}-{target}"),
         data=data,
         batch=Batch() if batch is None else Batch.parse(batch),
+        build=take_build_options(options),
         **options,
     )
     with console.progress_bars(quiet=False) as progress:
@@ -224,6 +233,35 @@ def export(
         (artifact,) = _evaluate([artifact], data or "fashion-mnist", shown, unsafe=config.unsafe)
     if as_json:
         console.print_json(artifact.passport)
+
+
+@main.command()
+@click.argument("artefact", type=folder_type)
+@build_options
+@click.option("--force", is_flag=True, help="Build again what is built.")
+@json_option
+def compile(artefact: Path, force: bool, as_json: bool, **options: Any) -> None:
+    """Build the engine of ARTEFACT on this machine.
+
+    The second step of "export --to trt" where that had no GPU. Needs TensorRT and a GPU, and
+    neither Keras nor the data nor onnxruntime. The artefact is replaced whole, or left as it
+    was. Options given here stand for all that the artefact was exported with.
+
+    \b
+    Examples:
+      exporter compile resnet18-trt
+      exporter compile resnet18-trt --opt-level 5 --force
+    """
+    from exporter import console
+    from exporter.finish import finish
+
+    asked = take_build_options(options)
+    with console.progress_bars(quiet=False) as progress:
+        done = finish(artefact, asked if asked.asked else None, force=force, progress=progress)
+    if as_json:
+        console.print_json(done.passport)
+    else:
+        console.facts(str(artefact), console.passport_lines(done.passport))
 
 
 @main.command()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -48,6 +49,46 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class BuildOptions:
+    """How an engine is built; None, False and () leave it to the builder.
+
+    Attributes:
+        workspace_mib: scratch memory a layer may use at most, in MiB.
+        opt_level: builder optimisation level, 0 (quick build) to 5 (longest search).
+        hardware_compatible: one engine for every GPU from Ampere on.
+        version_compatible: an engine for later TensorRT releases of the same major version.
+        dla_core: build for this DLA core; what can't run there runs on the GPU.
+        compute_capabilities: GPUs to compile for with none here, such as ``8.6``.
+    """
+
+    workspace_mib: int | None = None
+    opt_level: int | None = None
+    hardware_compatible: bool = False
+    version_compatible: bool = False
+    dla_core: int | None = None
+    compute_capabilities: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse values that no builder takes."""
+        if self.workspace_mib is not None and self.workspace_mib < 1:
+            raise WrongUse(f"workspace must be at least 1 MiB, not {self.workspace_mib}")
+        if self.opt_level is not None and not 0 <= self.opt_level <= 5:
+            raise WrongUse(f"opt-level must be 0 to 5, not {self.opt_level}")
+        if self.dla_core is not None and self.dla_core < 0:
+            raise WrongUse(f"dla-core must be at least 0, not {self.dla_core}")
+        for capability in self.compute_capabilities:
+            if not re.fullmatch(r"\d+\.\d", capability):
+                raise WrongUse(f"bad compute capability {capability!r}", hint="such as 8.6")
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Names of the fields that say something."""
+        return tuple(
+            field.name for field in fields(self) if getattr(self, field.name) != field.default
+        )
+
+
+@dataclass(frozen=True)
 class ExportConfig:
     """One export.
 
@@ -73,6 +114,7 @@ class ExportConfig:
         held_out_images: how many those are.
         rest: type of what INT8 leaves in floating point; None for the target's own.
         io: type of the graph's inputs and outputs; FP16 only where the graph has FP16.
+        build: how an engine is built, for targets that build one.
         unsafe: run code in the model file (Lambda layers).
         force: replace an existing artefact.
     """
@@ -96,6 +138,7 @@ class ExportConfig:
     held_out_images: int = 2000
     rest: FloatType | None = None
     io: FloatType = "fp32"
+    build: BuildOptions = BuildOptions()
     unsafe: bool = False
     force: bool = False
 

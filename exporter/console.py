@@ -165,7 +165,10 @@ def passport_lines(passport: dict[str, Any]) -> list[tuple[str, str]]:
         )
         lines += [("  kept FP32", f"{each['node']}: {each['reason']}") for each in kept]
         lines += [("  warning", warning) for warning in fp16["warnings"]]
-    if executed := passport.get(passport["target"], {}).get("executed"):
+    engine = passport.get(passport["target"], {})
+    if "compiled" in engine:
+        lines += engine_lines(engine)
+    elif executed := engine.get("executed"):
         lines.append(("executed", f"{', '.join(executed['summary'])}; on {executed['cpu']}"))
     accuracy = passport.get("measured", {}).get("accuracy")
     if accuracy:
@@ -209,6 +212,33 @@ def sensitivity_table(result: Sensitivity) -> None:
     table(title, columns, rows)
     for warning in result.warnings:
         say(f"warning: {warning}")
+
+
+def engine_lines(engine: dict[str, Any]) -> list[tuple[str, str]]:
+    """Pick from a TensorRT target's part of a passport: the build, or how to finish it."""
+    if engine["compiled"]:
+        profile = "; ".join(
+            f"{name} {' to '.join('x'.join(map(str, shape)) for shape in (least, most))}"
+            for name, (least, _, most) in engine["profile"].items()
+        )
+        built = f"{engine['module']} {engine['version']} in {engine['build_seconds']:.1f} s"
+        lines = [("engine", f"{built}, {engine['typing']}; {profile}")]
+        if dla := engine["dla"]:
+            lines.append(("DLA", f"core {dla['core']}; on the GPU: {', '.join(dla['on_gpu'])}"))
+        lines += [("runs on", engine["runs_on"])] if "runs_on" in engine else []
+        warnings = engine["warnings"]
+    else:
+        checked = engine["parser"]
+        parser = f"{checked['module']} {checked['version']}" if checked else "nothing: not here"
+        lines = [
+            ("not compiled", engine["why"]),
+            ("parsed by", parser),
+            ("to finish", "copy the folder to its machine; there: exporter compile FOLDER"),
+            ("  or, inside it", engine["trtexec"]),
+        ]
+        warnings = checked["warnings"] if checked else []
+    lines += [("executed", engine["executed"])] if "executed" in engine else []
+    return lines + [("  warning", warning) for warning in warnings]
 
 
 def zoo_table(rows: Sequence[dict[str, Any]]) -> None:

@@ -39,7 +39,9 @@ def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
     target.check_precision(config.precision)
     target.check_cpu(config.precision)
     target.check_batch(config.batch)
+    target.check_build(config.build)
     to_half = target.types_half(config)
+    config = replace(config, batch=target.bounded(config.batch))
     compiler = target.load()
     artifact.check_free(config.output, force=config.force)
 
@@ -89,7 +91,8 @@ def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
     step(6, f"compile for {config.target}")
     with artifact.writing(config.output, force=config.force) as folder:
         (folder / MODEL).write_bytes(data)
-        compiled = compiler.compile(folder, targets.Build(precision=config.precision))
+        build = targets.Build(config.batch, config.precision, config.build, progress)
+        compiled = compiler.compile(folder, build)
         check = {"against": "keras", "data": compared_on, **agreement.as_json()}
         fields = passport.describe_export(config, source, model, reports, check)
         if quantization is not None:

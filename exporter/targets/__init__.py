@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from exporter.config import Batch, BuildOptions
 from exporter.errors import Missing, WrongUse, unknown_name
+from exporter.progress import Progress, silent
 
 if TYPE_CHECKING:
     from exporter.artifact import Artifact
-    from exporter.config import Batch, ExportConfig, FloatType, Precision, SchemeName
+    from exporter.config import ExportConfig, FloatType, Precision, SchemeName
     from exporter.runner import Runner
 
 
@@ -22,10 +24,18 @@ class Build:
     """What a target is asked to compile; each takes from it what it needs.
 
     Attributes:
-        precision: as asked.
+        batch: sizes the engine must take; bounded where the target has ``batch_range``.
+        precision: that the graph is typed in.
+        options: of the builder; only such as the target's row honours.
+        progress: told of the builder's work.
+        here: build now or fail, where a target could leave it to another machine.
     """
 
-    precision: Precision = "fp32"
+    batch: Batch
+    precision: Precision
+    options: BuildOptions
+    progress: Progress = silent
+    here: bool = False
 
 
 class TargetModule(Protocol):
@@ -60,6 +70,7 @@ class Target:
         rest: the type of what INT8 leaves in floating point, unless the user says otherwise.
         half_graph: whether its FP16 is one of the graph's types; else of stored weights alone,
             which the target sees to.
+        honours: the fields of :class:`BuildOptions` that it takes.
     """
 
     name: str
@@ -74,6 +85,7 @@ class Target:
     cpu_needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     rest: FloatType = "fp32"
     half_graph: bool = True
+    honours: tuple[str, ...] = ()
 
     def load(self) -> TargetModule:
         """Import the target's file.
@@ -152,6 +164,26 @@ class Target:
                 hint="give one size, such as --batch 1, or leave --batch out to accept any",
             )
 
+    def check_build(self, options: BuildOptions) -> None:
+        """Refuse build options that would have no effect.
+
+        Raises:
+            WrongUse: names them, and the targets that take them.
+        """
+        for name in options.asked:
+            if name not in self.honours:
+                takers = [row.name for row in TARGETS.values() if name in row.honours]
+                raise WrongUse(
+                    f"target {self.name!r} does not take {name.replace('_', '-')}",
+                    hint=f"these do: {', '.join(takers)}",
+                )
+
+    def bounded(self, batch: Batch) -> Batch:
+        """Return the batch sizes to build for: an engine has a largest one."""
+        return ENGINE_BATCH if self.batch_range and batch.maximum is None else batch
+
+
+ENGINE_BATCH = Batch(1, 1, 32)
 
 # onnxruntime is in it because every graph is compared with Keras before it is accepted.
 _EXPORT = (
@@ -193,6 +225,36 @@ TARGETS: dict[str, Target] = {
             distributions=(*_EXPORT, ("openvino",)),
             cpu_needs={"bf16": ("avx512_bf16", "amx_bf16")},
             half_graph=False,
+        ),
+        Target(
+            "trt",
+            "TensorRT engines; without a GPU, a checked graph to finish on the target machine",
+            ("fp32", "fp16", "int8"),
+            scheme="tensorrt",
+            needs="onnx",  # TensorRT itself only where the engine is built
+            install="pip install 'exporter[cpu]'",
+            distributions=_EXPORT,
+            batch_range=True,
+            rest="fp16",
+            honours=(
+                "workspace_mib",
+                "opt_level",
+                "hardware_compatible",
+                "version_compatible",
+                "dla_core",
+            ),
+        ),
+        Target(
+            "trt-rtx",
+            "TensorRT-RTX plans, compiled ahead of time with no GPU",
+            ("fp32", "fp16", "int8"),
+            scheme="tensorrt",
+            needs="tensorrt_rtx",
+            install="pip install 'exporter[cpu,rtx]'",
+            distributions=(*_EXPORT, ("tensorrt-rtx",)),
+            batch_range=True,
+            rest="fp16",
+            honours=("compute_capabilities",),
         ),
     )
 }

@@ -1,0 +1,298 @@
+"""One builder for TensorRT and TensorRT-RTX: a typed ONNX graph becomes a serialised engine.
+
+``trt`` is the module ``tensorrt`` or ``tensorrt_rtx``: they share one API. Precision is in the
+graph (FP16 tensors, Q/DQ), and the network strongly typed, which TensorRT 10 and 11 agree on.
+Only a release that has no such networks (8.6) is told by flags, in :func:`_create_network`.
+Every attribute used here is checked by a test against the names that 10.13 and 11 have.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exporter.artifact import MODEL
+from exporter.errors import ConversionError, ExporterError, Missing, WrongUse
+from exporter.targets import _timing_cache
+from exporter.targets._tensorrt_watch import interruptible, make_log, make_monitor
+
+if TYPE_CHECKING:
+    from exporter.config import Batch, BuildOptions
+    from exporter.targets import Build
+
+PLAN = "engine.plan"
+_LAYER_KEY = "keras_layer"  # exporter.frontend writes it, and needs TensorFlow
+
+
+def build_plan(
+    trt: Any, folder: Path, build: Build, *, timing_cache: Path | None = None
+) -> dict[str, Any]:
+    """Build ``engine.plan`` from ``model.onnx`` in the same folder.
+
+    Args:
+        trt: the module.
+        folder: of the artefact; the plan goes there.
+        build: what was asked for.
+        timing_cache: the file of layer timings to use and add to.
+
+    Returns:
+        What the passport should say of the build.
+
+    Raises:
+        ConversionError: the parser refuses the graph; names the node and its Keras layer.
+        WrongUse: an option asks for what this machine or module can't do.
+        Missing: TensorRT does not start here.
+        ExporterError: the build failed.
+    """
+    log = make_log(trt)
+    builder = start(trt, log)
+    config = builder.create_builder_config()
+    network, typing = _create_network(trt, builder, config, build, folder / MODEL)
+    parser = parse(trt, network, log, folder / MODEL)  # owns weights that the network refers to
+    shapes = _add_profile(builder, network, config, build.batch)
+    _apply(trt, config, build)
+    dla = _place_on_dla(trt, builder, network, config, build)
+    cache = None if timing_cache is None else _timings(config, _timing_cache.load(timing_cache))
+    started = time.perf_counter()
+    plan = _run(trt, builder, network, config, log, build)
+    seconds = time.perf_counter() - started
+    if timing_cache is not None and cache is not None:
+        _timing_cache.save(timing_cache, bytes(cache.serialize()))
+    (folder / PLAN).write_bytes(plan)
+    del parser
+    return {
+        "compiled": True,
+        "module": trt.__name__,
+        "version": trt.__version__,
+        "typing": typing,
+        "tf32": build.precision != "fp32",
+        "options": {name: getattr(build.options, name) for name in build.options.asked},
+        "profile": shapes,
+        "dla": dla,
+        "build_seconds": round(seconds, 2),
+        "plan_bytes": len(plan),
+        "warnings": log.warnings,
+    }
+
+
+def check_graph(trt: Any, model: Path) -> dict[str, Any]:
+    """Let NVIDIA's parser read a graph without building it.
+
+    Returns:
+        What the passport should say: module, version, warnings.
+
+    Raises:
+        ConversionError: it refuses; names the node and its Keras layer.
+    """
+    log = make_log(trt)
+    builder = start(trt, log)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parse(trt, network, log, model)
+    return {"module": trt.__name__, "version": trt.__version__, "warnings": log.warnings}
+
+
+def start(trt: Any, log: Any) -> Any:
+    """Return a builder.
+
+    Raises:
+        Missing: TensorRT is installed and does not start, as without a GPU or its driver.
+    """
+    try:
+        return trt.Builder(log)
+    except (TypeError, RuntimeError) as error:  # what its bindings make of a null pointer
+        reason = log.errors[-1] if log.errors else str(error)
+        raise Missing(
+            f"{trt.__name__} {trt.__version__} does not start here: {reason}",
+            hint="it needs an NVIDIA GPU and its driver: see nvidia-smi",
+        ) from error
+
+
+def _create_network(
+    trt: Any, builder: Any, config: Any, build: Build, model: Path
+) -> tuple[Any, str]:
+    """Return an empty network, and how it is told its precision."""
+    if hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
+        flag = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        return builder.create_network(flag), "strongly typed"
+    names = ["INT8"] if build.precision == "int8" else []
+    names += ["FP16"] if build.precision == "fp16" or _has_half(model) else []
+    for name in names:
+        config.set_flag(getattr(trt.BuilderFlag, name))
+    explicit = getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH")  # noqa: B009
+    return builder.create_network(1 << int(explicit)), f"flags: {' '.join(names) or 'none'}"
+
+
+def _has_half(model: Path) -> bool:
+    import onnx
+
+    graph = onnx.load(model, load_external_data=False).graph
+    return any(weight.data_type == onnx.TensorProto.FLOAT16 for weight in graph.initializer)
+
+
+def parse(trt: Any, network: Any, log: Any, model: Path) -> Any:
+    """Fill a network from a graph; the parser must outlive the build.
+
+    Raises:
+        ConversionError: the parser refuses; names the node and its Keras layer.
+    """
+    parser = trt.OnnxParser(network, log)
+    if parser.parse(model.read_bytes()):
+        return parser
+    count = parser.num_errors
+    if count == 0:
+        raise ConversionError(f"{trt.__name__} refuses the graph: {' '.join(log.errors)}")
+    error = parser.get_error(0)
+    where = _name_node(model, error.node())
+    raise ConversionError(
+        f"{trt.__name__} {trt.__version__} refuses {where}: {error.desc()}",
+        hint=_advice(error, count),
+    )
+
+
+def _name_node(model: Path, index: int) -> str:
+    """Say which node the parser means, and the Keras layer it came from."""
+    import onnx
+
+    try:
+        nodes = onnx.load(model, load_external_data=False).graph.node
+    except Exception:  # protobuf's own type; the parser has said already what is wrong
+        return "the graph"
+    if not 0 <= index < len(nodes):
+        return "the graph"
+    node = nodes[index]
+    layers = [prop.value for prop in node.metadata_props if prop.key == _LAYER_KEY]
+    layer = f", Keras layer {layers[0]!r}" if layers else ""
+    return f"{node.op_type} node {node.name!r}{layer}"
+
+
+def _advice(error: Any, count: int) -> str:
+    if "zero point" in error.desc().lower():
+        return "TensorRT takes symmetric INT8 only: export with --scheme tensorrt"
+    return f"{count} errors in all; TensorRT does not do this op or this form of it"
+
+
+def _add_profile(
+    builder: Any, network: Any, config: Any, batch: Batch
+) -> dict[str, list[list[int]]]:
+    """Give every open batch its range; return (min, opt, max) shapes by input.
+
+    Raises:
+        ConversionError: an input is open in more than its first dimension.
+    """
+    sizes = (batch.minimum, batch.usual, batch.maximum or batch.usual)
+    profile = builder.create_optimization_profile()
+    shapes: dict[str, list[list[int]]] = {}
+    is_open = False
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        first, *rest = tuple(tensor.shape)
+        if -1 in rest:
+            raise ConversionError(
+                f"input {tensor.name!r} is open in more than its batch: {(first, *rest)}",
+                hint="give the network a fixed image size",
+            )
+        shapes[tensor.name] = [[size if first == -1 else first, *rest] for size in sizes]
+        if first == -1:
+            is_open = True
+            profile.set_shape(tensor.name, *(tuple(shape) for shape in shapes[tensor.name]))
+    if is_open and config.add_optimization_profile(profile) < 0:
+        raise ExporterError(f"TensorRT refuses the batch range {sizes}")
+    return shapes
+
+
+def _apply(trt: Any, config: Any, build: Build) -> None:
+    """Set what was asked for; each setting only if asked, so TensorRT's defaults stay its own."""
+    options = build.options
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # for `exporter inspect`
+    if build.precision == "fp32":  # TensorRT would round to TF32's 10 bits by itself
+        config.clear_flag(trt.BuilderFlag.TF32)
+    if options.workspace_mib is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+    if options.opt_level is not None:
+        config.builder_optimization_level = options.opt_level
+    if options.hardware_compatible:
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if options.compute_capabilities:
+        _set_capabilities(trt, config, options)
+
+
+def _set_capabilities(trt: Any, config: Any, options: BuildOptions) -> None:
+    """Compile for GPUs that need not be here (TensorRT-RTX only).
+
+    Raises:
+        WrongUse: the module does not know one; lists those it knows.
+    """
+    members = trt.ComputeCapability.__members__
+    known = {f"{name[2:-1]}.{name[-1]}": name for name in members if name.startswith("SM")}
+    unknown = [name for name in options.compute_capabilities if name not in known]
+    if unknown:
+        raise WrongUse(
+            f"{trt.__name__} {trt.__version__} does not compile for {', '.join(unknown)}",
+            hint=f"it does for: {', '.join(known)}",
+        )
+    config.num_compute_capabilities = len(options.compute_capabilities)
+    for index, name in enumerate(options.compute_capabilities):
+        config.set_compute_capability(members[known[name]], index)
+
+
+def _place_on_dla(
+    trt: Any, builder: Any, network: Any, config: Any, build: Build
+) -> dict[str, Any] | None:
+    """Move what can run there to the DLA core, and name the rest before the build begins.
+
+    Raises:
+        Missing: there is no such core here.
+    """
+    core = build.options.dla_core
+    if core is None:
+        return None
+    if core >= builder.num_DLA_cores:
+        raise Missing(
+            f"no DLA core {core} here: there are {builder.num_DLA_cores}",
+            hint="Jetson Orin and Xavier have them; leave --dla-core out elsewhere",
+        )
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = core
+    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    on_gpu = [layer.name for layer in layers if not config.can_run_on_DLA(layer)]
+    note = f"the rest on the GPU: {', '.join(on_gpu)}" if on_gpu else ""
+    build.progress("layers on DLA", len(layers) - len(on_gpu), len(layers), note)
+    return {"core": core, "layers": len(layers), "on_gpu": on_gpu}
+
+
+def _timings(config: Any, timings: bytes) -> Any:
+    """Attach a timing cache; a damaged one, or of another release, is left for a new one."""
+    cache = config.create_timing_cache(timings) or config.create_timing_cache(b"")
+    if not config.set_timing_cache(cache, ignore_mismatch=False):
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, ignore_mismatch=False)
+    return cache
+
+
+def _run(trt: Any, builder: Any, network: Any, config: Any, log: Any, build: Build) -> bytes:
+    """Build, with progress where TensorRT reports it (from 10.0 on), until done or Ctrl-C.
+
+    Raises:
+        ExporterError: TensorRT fails; carries what it logged last.
+    """
+    stage = f"build with {trt.__name__}"
+    if hasattr(config, "progress_monitor"):
+        monitor = make_monitor(trt, build.progress, stage)
+        config.progress_monitor = monitor
+        plan = interruptible(
+            lambda: builder.build_serialized_network(network, config), monitor.stop
+        )
+        if monitor.failure is not None:
+            raise monitor.failure
+    else:
+        build.progress(stage, 0, 100)
+        plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        reason = log.errors[-1] if log.errors else "it gave no reason"
+        raise ExporterError(f"{trt.__name__} {trt.__version__} could not build: {reason}")
+    build.progress(stage, 100, 100)
+    return bytes(plan)

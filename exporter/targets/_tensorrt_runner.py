@@ -1,0 +1,226 @@
+"""Runs an engine: device memory, a stream, a CUDA graph, any batch in the engine's range.
+
+CUDA is called through cuda-python (``cuda.bindings.runtime``), TensorRT through its own module.
+NOT RUN ON A GPU: this project's machines have none. Tests drive it with a stand-in for both
+libraries, which shows that the calls are wired as meant and nothing about what a GPU does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exporter.errors import ExporterError, Missing, WrongUse
+from exporter.targets._tensorrt_watch import make_log
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from exporter.runner import Feeds
+
+_CUDA = "cuda.bindings.runtime"
+
+
+@dataclass(frozen=True)
+class _Port:
+    """An input or output: what the engine takes or gives, and where that is on the GPU."""
+
+    name: str
+    dtype: npt.DTypeLike
+    address: int
+
+
+class EngineRunner:
+    """One engine with one stream; feeds of float32 or float16 are given as the engine wants them.
+
+    Args:
+        trt: the module ``tensorrt`` or ``tensorrt_rtx``.
+        plan: the engine's file, whose hash the caller has checked: loading one runs its code.
+        cuda_graph: replay the kernels as one graph from the second batch of a shape on.
+    """
+
+    def __init__(self, trt: Any, plan: Path, *, cuda_graph: bool = True) -> None:
+        self._trt = trt
+        self._plan = plan
+        self._wants_graph = cuda_graph
+
+    def __enter__(self) -> EngineRunner:
+        """Load the engine and allocate for its largest batch.
+
+        Raises:
+            Missing: cuda-python or a GPU is not here.
+            ExporterError: the engine does not load; carries TensorRT's reason.
+        """
+        self._cuda = _load_cuda()
+        self._allocated: list[int] = []
+        self._stream: Any = None
+        self._graph: Any = None
+        self._seen: tuple[tuple[int, ...], ...] = ()
+        try:
+            self._load()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _load(self) -> None:
+        trt = self._trt
+        log = make_log(trt)
+        self._runtime = trt.Runtime(log)
+        engine = self._runtime.deserialize_cuda_engine(self._plan.read_bytes())
+        context = None if engine is None else engine.create_execution_context()
+        if context is None:
+            reason = log.errors[-1] if log.errors else "it gave no reason"
+            raise ExporterError(
+                f"{trt.__name__} {trt.__version__} does not load {self._plan.name}: {reason}",
+                hint="engines hold for one TensorRT release and GPU: exporter compile it here",
+            )
+        self._engine, self._context, self._log = engine, context, log
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        inputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
+        self._stream = self._call("cudaStreamCreate")
+        self._ranges = {name: self._range(name) for name in inputs}
+        for name in inputs:
+            context.set_input_shape(name, self._ranges[name][1])
+        self._inputs = [self._port(name) for name in inputs]
+        self._outputs = [self._port(name) for name in names if name not in inputs]
+
+    def _range(self, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the smallest and the largest shape of an input."""
+        shape = tuple(self._engine.get_tensor_shape(name))
+        if -1 not in shape:
+            return shape, shape
+        smallest, _, largest = self._engine.get_tensor_profile_shape(name, 0)
+        return tuple(smallest), tuple(largest)
+
+    def _port(self, name: str) -> _Port:
+        """Allocate for the shape that the largest inputs lead to."""
+        engine, context = self._engine, self._context
+        dtype = np.dtype(self._trt.nptype(engine.get_tensor_dtype(name)))
+        size = math.prod(context.get_tensor_shape(name)) * dtype.itemsize
+        address = int(self._call("cudaMalloc", size))
+        self._allocated.append(address)
+        context.set_tensor_address(name, address)
+        return _Port(name, dtype, address)
+
+    def __exit__(self, *_: object) -> None:
+        """Free graph, stream and memory."""
+        self._drop_graph()
+        if self._stream is not None:
+            self._call("cudaStreamSynchronize", self._stream)
+            self._call("cudaStreamDestroy", self._stream)
+        for address in self._allocated:
+            self._call("cudaFree", address)
+        self._allocated, self._stream = [], None
+        for name in ("_context", "_engine", "_runtime"):  # in the order of dependence
+            self.__dict__.pop(name, None)
+
+    def infer(self, feeds: Feeds) -> Feeds:
+        """Run one batch.
+
+        Raises:
+            WrongUse: an input is missing, or its shape is outside the engine's range.
+            ExporterError: TensorRT or CUDA fails.
+        """
+        arrays = [self._fitted(port, feeds) for port in self._inputs]
+        kind = self._cuda.cudaMemcpyKind
+        for port, array in zip(self._inputs, arrays, strict=True):
+            self._copy(port.address, array.ctypes.data, array.nbytes, kind.cudaMemcpyHostToDevice)
+        self._execute(tuple(array.shape for array in arrays))
+        results = {}
+        for port in self._outputs:
+            got = np.empty(tuple(self._context.get_tensor_shape(port.name)), port.dtype)
+            self._copy(got.ctypes.data, port.address, got.nbytes, kind.cudaMemcpyDeviceToHost)
+            results[port.name] = got
+        self._call("cudaStreamSynchronize", self._stream)
+        return results
+
+    def _copy(self, to: int, source: int, size: int, kind: Any) -> None:
+        self._call("cudaMemcpyAsync", to, source, size, kind, self._stream)
+
+    def _fitted(self, port: _Port, feeds: Feeds) -> npt.NDArray[Any]:
+        if port.name not in feeds:
+            raise WrongUse(f"no input {port.name!r} among {', '.join(feeds)}")
+        array = np.ascontiguousarray(feeds[port.name], port.dtype)
+        smallest, largest = self._ranges[port.name]
+        fits = len(array.shape) == len(largest) and all(
+            low <= size <= high
+            for low, size, high in zip(smallest, array.shape, largest, strict=True)
+        )
+        if not fits:
+            raise WrongUse(
+                f"input {port.name!r} is {array.shape}; the engine takes {smallest} to {largest}",
+                hint="export again with another --batch MIN:OPT:MAX",
+            )
+        return array
+
+    def _execute(self, shapes: tuple[tuple[int, ...], ...]) -> None:
+        """Enqueue the kernels, from a shape's second batch on as one graph.
+
+        The first batch of a shape must run outside a capture: TensorRT allocates then, see
+        https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/advanced.html.
+        """
+        if shapes != self._seen:
+            self._drop_graph()
+            for port, shape in zip(self._inputs, shapes, strict=True):
+                if not self._context.set_input_shape(port.name, shape):
+                    raise ExporterError(f"TensorRT refuses {shape} for {port.name!r}")
+            self._enqueue()
+            self._seen = shapes
+            return
+        if self._wants_graph and self._graph is None:
+            self._capture()
+        if self._graph is not None:
+            self._call("cudaGraphLaunch", self._graph, self._stream)
+        else:
+            self._enqueue()
+
+    def _enqueue(self) -> None:
+        if not self._context.execute_async_v3(int(self._stream)):
+            reason = self._log.errors[-1] if self._log.errors else "it gave no reason"
+            raise ExporterError(f"TensorRT could not run the engine: {reason}")
+
+    def _capture(self) -> None:
+        """Record the kernels as a graph; engines that can't be recorded go on without one."""
+        mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._call("cudaStreamBeginCapture", self._stream, mode)
+        recorded = self._context.execute_async_v3(int(self._stream))
+        status, graph = self._cuda.cudaStreamEndCapture(self._stream)
+        if not recorded or status != self._cuda.cudaError_t.cudaSuccess:
+            self._wants_graph = False
+            return
+        self._graph = self._call("cudaGraphInstantiate", graph, 0)
+        self._call("cudaGraphDestroy", graph)
+
+    @property
+    def uses_cuda_graph(self) -> bool:
+        """Whether the last batch's shape is replayed as a graph."""
+        return self._graph is not None
+
+    def _drop_graph(self) -> None:
+        if self._graph is not None:
+            self._call("cudaGraphExecDestroy", self._graph)
+            self._graph = None
+
+    def _call(self, function: str, *arguments: Any) -> Any:
+        """Call CUDA and return its one result.
+
+        Raises:
+            ExporterError: CUDA's error, by name.
+        """
+        status, *results = getattr(self._cuda, function)(*arguments)
+        if status != self._cuda.cudaError_t.cudaSuccess:
+            raise ExporterError(f"{function} failed: {getattr(status, 'name', status)}")
+        return results[0] if results else None
+
+
+def _load_cuda() -> Any:
+    if importlib.util.find_spec("cuda") is None or importlib.util.find_spec(_CUDA) is None:
+        raise Missing("running an engine needs cuda-python", hint="pip install 'exporter[target]'")
+    return importlib.import_module(_CUDA)

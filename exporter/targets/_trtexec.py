@@ -1,0 +1,72 @@
+"""The ``trtexec`` line that builds what ``exporter compile`` would, for TensorRT 10 and 11.
+
+Flags as in samples/common/sampleOptions.cpp of NVIDIA/TensorRT. ``--stronglyTyped`` is needed
+on 10 and accepted on 11, where every network is; releases before 10 don't know it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exporter.artifact import MODEL
+from exporter.targets._tensorrt import PLAN
+
+if TYPE_CHECKING:
+    from exporter.targets import Build
+
+
+def command(inputs: Mapping[str, Sequence[int | None]], build: Build) -> str:
+    """Spell the line out, to be run inside the artefact's folder.
+
+    Args:
+        inputs: shape by input name; None for an open batch.
+        build: what was asked for.
+    """
+    options = build.options
+    flags = [f"--onnx={MODEL}", f"--saveEngine={PLAN}", "--stronglyTyped"]
+    flags += _shapes(inputs, build)
+    flags += ["--noTF32"] if build.precision == "fp32" else []
+    if options.workspace_mib is not None:
+        flags.append(f"--memPoolSize=workspace:{options.workspace_mib}")
+    if options.opt_level is not None:
+        flags.append(f"--builderOptimizationLevel={options.opt_level}")
+    flags += ["--hardwareCompatibilityLevel=ampere+"] if options.hardware_compatible else []
+    flags += ["--versionCompatible"] if options.version_compatible else []
+    if options.dla_core is not None:
+        flags += [f"--useDLACore={options.dla_core}", "--allowGPUFallback"]
+    flags += ["--profilingVerbosity=detailed", "--exportLayerInfo=layers.json"]
+    flags += ["--timingCacheFile=timing.cache", "--skipInference"]
+    return shlex.join(["trtexec", *flags])
+
+
+def read_inputs(model: Path) -> dict[str, list[int | None]]:
+    """Return the shape by name of a graph's inputs; None where a dimension is open."""
+    import onnx
+
+    return {
+        value.name: [
+            dim.dim_value if dim.HasField("dim_value") else None
+            for dim in value.type.tensor_type.shape.dim
+        ]
+        for value in onnx.load(model, load_external_data=False).graph.input
+    }
+
+
+def _shapes(inputs: Mapping[str, Sequence[int | None]], build: Build) -> list[str]:
+    """Give the batch range of inputs that are open; trtexec refuses shapes for fixed ones."""
+    batch = build.batch
+    sizes = {"min": batch.minimum, "opt": batch.usual, "max": batch.maximum or batch.usual}
+    is_open = {name: shape for name, shape in inputs.items() if None in shape}
+    if not is_open:
+        return []
+    return [
+        f"--{which}Shapes="
+        + ",".join(
+            f"{name}:{'x'.join(str(size if dim is None else dim) for dim in shape)}"
+            for name, shape in is_open.items()
+        )
+        for which, size in sizes.items()
+    ]

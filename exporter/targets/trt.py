@@ -1,0 +1,136 @@
+"""TensorRT: an engine where TensorRT and a GPU are, else a checked graph to finish there.
+
+An engine holds for its TensorRT release and its GPU, so the usual way is in two steps: export
+where Keras is, copy the folder, ``exporter compile`` it on the target (a Jetson, a server).
+Nothing here has run on a GPU: the builder is the one that ``trt-rtx`` builds with in tests, its
+API names are checked against TensorRT 10.13 and 11, the rest is read from documentation.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exporter.artifact import MODEL
+from exporter.errors import ExporterError, Missing
+from exporter.gpus import Gpu, find_gpus
+from exporter.targets import _tensorrt, _timing_cache, _trtexec
+from exporter.targets._tensorrt_watch import make_log
+
+if TYPE_CHECKING:
+    from exporter.artifact import Artifact
+    from exporter.runner import Runner
+    from exporter.targets import Build
+
+MODULE = "tensorrt"
+LAYERS = "layers.json"
+_PARSER = "tensorrt_rtx"  # NVIDIA's parser, which works with no GPU
+
+
+def compile(folder: Path, build: Build) -> dict[str, Any]:
+    """Build ``engine.plan`` here, or check the graph and say how to finish elsewhere.
+
+    Raises:
+        Missing: ``build.here`` is set, and TensorRT or a GPU is not here.
+    """
+    lacking = _lacking()
+    if lacking is None:
+        return _build_here(folder, build)
+    if build.here:
+        raise lacking
+    return _hand_over(folder, build, lacking.message)
+
+
+def open(artifact: Artifact, threads: int | None = None) -> Runner:
+    """Open ``engine.plan`` once its hash is the passport's; ``threads`` is for CPU engines.
+
+    Raises:
+        ExporterError: it was not compiled yet.
+        Missing: TensorRT or a GPU is not here.
+    """
+    if not artifact.passport[artifact.target]["compiled"]:
+        raise ExporterError(
+            f"{artifact.path} is not compiled yet",
+            hint=f"on the machine it is for: exporter compile {artifact.path}",
+        )
+    lacking = _lacking()
+    if lacking is not None:
+        raise lacking
+    from exporter.targets._tensorrt_runner import EngineRunner
+
+    return EngineRunner(importlib.import_module(MODULE), artifact.file(_tensorrt.PLAN))
+
+
+def _lacking() -> Missing | None:
+    """Return what keeps an engine from being built here, as the error to raise."""
+    if importlib.util.find_spec(MODULE) is None:
+        return Missing(
+            "the Python module tensorrt is not here",
+            hint="on a Jetson it is the system's: python3 -m venv --system-site-packages; "
+            "elsewhere: pip install 'exporter[gpu]'",
+        )
+    if not find_gpus().devices:
+        return Missing("no NVIDIA GPU on this machine", hint="see nvidia-smi; then compile here")
+    return None
+
+
+def _build_here(folder: Path, build: Build) -> dict[str, Any]:
+    trt = importlib.import_module(MODULE)
+    gpu = find_gpus().devices[0]
+    cache = _timing_cache.cache_file(trt.__version__, gpu.name, gpu.compute_capability)
+    facts = _tensorrt.build_plan(trt, folder, build, timing_cache=cache)
+    _write_layers(trt, folder)
+    return {**facts, **_machine(gpu)}
+
+
+def _write_layers(trt: Any, folder: Path) -> None:
+    """Keep TensorRT's own account of the engine's layers, for ``exporter inspect``.
+
+    Raises:
+        ExporterError: the engine that was just built does not load.
+    """
+    log = make_log(trt)
+    engine = trt.Runtime(log).deserialize_cuda_engine((folder / _tensorrt.PLAN).read_bytes())
+    if engine is None:
+        raise ExporterError(f"the new engine does not load: {' '.join(log.errors)}")
+    inspector = engine.create_engine_inspector()
+    text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+    (folder / LAYERS).write_text(text)
+
+
+def _machine(gpu: Gpu) -> dict[str, Any]:
+    """Say which GPU, driver and CUDA the engine was built with; None for what is unknown."""
+    return {
+        "gpu": gpu.name,
+        "compute_capability": gpu.compute_capability,
+        "driver": gpu.driver,
+        "cuda": _cuda_version(),
+    }
+
+
+def _cuda_version() -> str | None:
+    """Return the runtime's version by cuda-python, which building does not need."""
+    try:
+        cudart = importlib.import_module("cuda.bindings.runtime")
+        _, version = cudart.cudaRuntimeGetVersion()
+    except (ImportError, RuntimeError):
+        return None
+    return f"{version // 1000}.{version % 1000 // 10}"
+
+
+def _hand_over(folder: Path, build: Build, why: str) -> dict[str, Any]:
+    """Check the graph with NVIDIA's parser where that is here, and say how to finish."""
+    model = folder / MODEL
+    checked = None
+    if importlib.util.find_spec(_PARSER) is not None:
+        checked = _tensorrt.check_graph(importlib.import_module(_PARSER), model)
+    return {
+        "compiled": False,
+        "why": why,
+        "options": {name: getattr(build.options, name) for name in build.options.asked},
+        "parser": checked,
+        "trtexec": _trtexec.command(_trtexec.read_inputs(model), build),
+        "executed": "not run on a GPU",
+    }

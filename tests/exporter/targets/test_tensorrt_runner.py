@@ -1,0 +1,119 @@
+"""The engine's runner, with stand-ins for TensorRT and CUDA: wiring only, nothing ran on a GPU."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from exporter.errors import ExporterError, Missing, WrongUse
+from exporter.targets import _tensorrt_runner
+from exporter.targets._tensorrt_runner import EngineRunner
+
+
+@pytest.fixture
+def cuda(stand_ins: Any) -> Iterator[Any]:
+    runtime = importlib.import_module("cuda.bindings.runtime")
+    yield runtime
+    assert runtime.live == {}, "memory, streams and graphs are freed"
+
+
+def plan(path: Path, dtype: str = "float32") -> Path:
+    told = {"inputs": {"x": [-1, 3]}, "profile": {"x": [[1, 3], [2, 3], [4, 3]]}, "dtype": dtype}
+    path.write_text(json.dumps(told))
+    return path
+
+
+def batch(size: int, start: int = 0) -> np.ndarray:
+    return np.arange(start, start + 3 * size, dtype=np.float32).reshape(size, 3)
+
+
+def test_every_batch_of_the_range_runs(stand_ins: Any, cuda: Any, tmp_path: Path) -> None:
+    with EngineRunner(stand_ins, plan(tmp_path / "p")) as runner:
+        for size in (1, 4, 2):
+            got = runner.infer({"x": batch(size)})["doubled"]
+            np.testing.assert_array_equal(got, 2 * batch(size))
+    assert cuda.launched == ["enqueue"] * 3, "each shape's first batch runs outside a graph"
+
+
+def test_a_graph_is_replayed_from_the_second_batch_of_a_shape(
+    stand_ins: Any, cuda: Any, tmp_path: Path
+) -> None:
+    with EngineRunner(stand_ins, plan(tmp_path / "p")) as runner:
+        for number in range(3):
+            got = runner.infer({"x": batch(2, number)})["doubled"]
+            np.testing.assert_array_equal(got, 2 * batch(2, number))
+        assert runner.uses_cuda_graph
+        runner.infer({"x": batch(4)})
+        assert not runner.uses_cuda_graph, "recorded for another shape"
+    assert cuda.launched == ["enqueue", "graph", "graph", "enqueue"]
+
+
+def test_without_graphs_on_request_and_where_recording_fails(
+    stand_ins: Any, cuda: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EngineRunner(stand_ins, plan(tmp_path / "p"), cuda_graph=False) as runner:
+        for _ in range(2):
+            runner.infer({"x": batch(2)})
+        assert not runner.uses_cuda_graph
+
+    def refuse(stream: int) -> Any:
+        cuda.capturing = None
+        return cuda.cudaError_t.cudaErrorInvalidValue, None
+
+    monkeypatch.setattr(cuda, "cudaStreamEndCapture", refuse)
+    with EngineRunner(stand_ins, plan(tmp_path / "p")) as runner:
+        for number in range(3):
+            got = runner.infer({"x": batch(2, number)})["doubled"]
+            np.testing.assert_array_equal(got, 2 * batch(2, number))
+    assert cuda.launched == ["enqueue"] * 5
+
+
+def test_feeds_become_what_the_engine_takes(stand_ins: Any, cuda: Any, tmp_path: Path) -> None:
+    with EngineRunner(stand_ins, plan(tmp_path / "p", "float16")) as runner:
+        got = runner.infer({"x": np.asfortranarray(batch(2))})["doubled"]
+    assert got.dtype == np.float16
+    np.testing.assert_array_equal(got, 2 * batch(2).astype(np.float16))
+
+
+@pytest.mark.parametrize(
+    ("feeds", "message"),
+    [
+        ({"x": batch(5)}, r"'x' is \(5, 3\); the engine takes \(1, 3\) to \(4, 3\)"),
+        ({"x": batch(2)[0]}, r"'x' is \(3,\)"),
+        ({"z": batch(1)}, "no input 'x' among z"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    stand_ins: Any, cuda: Any, tmp_path: Path, feeds: Any, message: str
+) -> None:
+    with (
+        EngineRunner(stand_ins, plan(tmp_path / "p")) as runner,
+        pytest.raises(WrongUse, match=message),
+    ):
+        runner.infer(feeds)
+
+
+def test_errors_carry_the_reason_and_free_everything(
+    stand_ins: Any, cuda: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bad").write_bytes(b"not a plan")
+    with pytest.raises(ExporterError, match="does not load bad: magic tag"):
+        EngineRunner(stand_ins, tmp_path / "bad").__enter__()
+    monkeypatch.setattr(
+        cuda, "cudaMalloc", lambda size: (cuda.cudaError_t.cudaErrorMemoryAllocation, None)
+    )
+    with pytest.raises(ExporterError, match="cudaMalloc failed: cudaErrorMemoryAllocation"):
+        EngineRunner(stand_ins, plan(tmp_path / "p")).__enter__()
+
+
+def test_cuda_python_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_tensorrt_runner, "_CUDA", "cuda_that_is_not_here")
+    with pytest.raises(Missing, match="cuda-python") as caught:
+        EngineRunner(None, tmp_path / "p").__enter__()
+    assert caught.value.hint == "pip install 'exporter[target]'"

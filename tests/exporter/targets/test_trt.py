@@ -1,0 +1,248 @@
+"""``--to trt``: handed over where there is no GPU, finished where there is (by a stand-in)."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporter import artifact, gpus, targets
+from exporter.config import Batch, BuildOptions
+from exporter.errors import ConversionError, ExporterError, Missing, WrongUse
+from exporter.finish import finish
+from exporter.targets import _timing_cache, _trtexec, trt
+from tests.exporter.targets import tiny
+
+
+@pytest.fixture
+def no_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trt, "MODULE", "tensorrt_that_is_not_here")
+
+
+def told(folder: Path) -> dict[str, Any]:
+    """What reached the stand-in's builder."""
+    values: dict[str, Any] = json.loads((folder / "engine.plan").read_bytes())
+    return values
+
+
+def test_without_tensorrt_the_graph_is_handed_over(no_tensorrt: None, tmp_path: Path) -> None:
+    options = BuildOptions(workspace_mib=512)
+    facts = trt.compile(tiny.folder(tmp_path), tiny.build(options=options))
+    assert facts["compiled"] is False
+    assert "tensorrt" in facts["why"]
+    assert facts["options"] == {"workspace_mib": 512}
+    assert facts["executed"] == "not run on a GPU"
+    assert facts["trtexec"].startswith("trtexec --onnx=model.onnx --saveEngine=engine.plan ")
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_nvidias_parser_checks_what_is_handed_over(no_tensorrt: None, tmp_path: Path) -> None:
+    rtx = pytest.importorskip("tensorrt_rtx", reason="pip install 'exporter[rtx]'")
+    facts = trt.compile(tiny.folder(tmp_path), tiny.build())
+    assert facts["parser"]["version"] == rtx.__version__
+    with pytest.raises(ConversionError, match="node_quantize"):
+        trt.compile(tiny.folder(tmp_path, zero_point=1), tiny.build())
+
+
+def test_tensorrt_without_a_gpu_hands_over_too(
+    stand_ins: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trt, "find_gpus", lambda: gpus.Gpus("none", ()))
+    facts = trt.compile(tiny.folder(tmp_path), tiny.build())
+    assert facts["why"] == "no NVIDIA GPU on this machine"
+    with pytest.raises(Missing, match="no NVIDIA GPU"):
+        trt.compile(tmp_path, tiny.build(here=True))
+
+
+def test_trtexec_line_has_every_flag() -> None:
+    options = BuildOptions(512, 4, hardware_compatible=True, version_compatible=True, dla_core=1)
+    line = _trtexec.command({"x": [None, 3, 16, 16], "fixed": [1, 3]}, tiny.build(options=options))
+    assert line.split() == [
+        "trtexec",
+        "--onnx=model.onnx",
+        "--saveEngine=engine.plan",
+        "--stronglyTyped",
+        "--minShapes=x:1x3x16x16",
+        "--optShapes=x:2x3x16x16",
+        "--maxShapes=x:4x3x16x16",
+        "--noTF32",
+        "--memPoolSize=workspace:512",
+        "--builderOptimizationLevel=4",
+        "--hardwareCompatibilityLevel=ampere+",
+        "--versionCompatible",
+        "--useDLACore=1",
+        "--allowGPUFallback",
+        "--profilingVerbosity=detailed",
+        "--exportLayerInfo=layers.json",
+        "--timingCacheFile=timing.cache",
+        "--skipInference",
+    ]
+    assert "Shapes" not in _trtexec.command({"x": [2, 3]}, tiny.build())
+
+
+def test_compile_finishes_in_place(stand_ins: Any, tmp_path: Path) -> None:
+    path = tiny.handed_over(tmp_path / "a", options={"workspace_mib": 64, "opt_level": 5})
+    done = finish(path)
+    section = artifact.read(path).passport["trt"]
+    assert done.passport["trt"] == section
+    assert section["compiled"] is True
+    assert section["compiled_at"].startswith("20")
+    assert section["options"] == {"workspace_mib": 64, "opt_level": 5}, "as it was exported with"
+    assert section["profile"] == {"x": [[1, 3, 16, 16], [2, 3, 16, 16], [4, 3, 16, 16]]}
+    assert (section["gpu"], section["compute_capability"]) == ("Stand-in GPU", "8.7")
+    assert (section["driver"], section["cuda"]) == ("540.4.0", "12.6")
+    got = told(path)
+    assert got["network"] == 1 << stand_ins.NetworkDefinitionCreationFlag.STRONGLY_TYPED
+    assert got["flags"] == [], "TF32 off: FP32 was asked for"
+    assert (got["WORKSPACE"], got["builder_optimization_level"]) == (64 << 20, 5)
+    assert got["profiling_verbosity"] == stand_ins.ProfilingVerbosity.DETAILED
+    files = ["calibration.json", "engine.plan", "layers.json", "model.onnx"]
+    assert sorted(done.passport["files"]) == files
+    assert all(done.file(name) for name in files)
+    assert "measured" not in done.passport, "that was another engine"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "cache"]
+
+
+def test_compile_again_takes_force_and_new_options(stand_ins: Any, tmp_path: Path) -> None:
+    path = tiny.handed_over(tmp_path / "a", options={"opt_level": 5})
+    finish(path)
+    with pytest.raises(WrongUse, match="compiled already"):
+        finish(path)
+    options = BuildOptions(hardware_compatible=True, version_compatible=True)
+    assert finish(path, options, force=True).passport["trt"]["options"] == {
+        "hardware_compatible": True,
+        "version_compatible": True,
+    }
+    assert told(path)["flags"] == ["VERSION_COMPATIBLE"]
+    assert told(path)["hardware_compatibility_level"] == 1
+
+
+def test_a_failed_compile_leaves_it_as_it_was(
+    stand_ins: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny.handed_over(tmp_path / "a")
+    before = {
+        file.name: (file.read_bytes(), stat.S_IMODE(file.stat().st_mode)) for file in path.iterdir()
+    }
+    monkeypatch.setattr(stand_ins.Builder, "build_serialized_network", lambda *_: None)
+    with pytest.raises(ExporterError, match="could not build"):
+        finish(path)
+    after = {
+        file.name: (file.read_bytes(), stat.S_IMODE(file.stat().st_mode)) for file in path.iterdir()
+    }
+    assert after == before
+    assert [file.name for file in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_changed_graph_is_not_compiled(stand_ins: Any, tmp_path: Path) -> None:
+    path = tiny.handed_over(tmp_path / "a")
+    (path / "model.onnx").write_bytes(tiny.graph(op="Sigmoid"))
+    with pytest.raises(ExporterError, match="not the file its passport describes"):
+        finish(path)
+
+
+def test_compile_names_what_is_missing(no_tensorrt: None, tmp_path: Path) -> None:
+    with pytest.raises(Missing, match="module tensorrt is not here") as caught:
+        finish(tiny.handed_over(tmp_path / "a"))
+    assert "--system-site-packages" in str(caught.value.hint)
+    assert caught.value.exit_code == 4
+
+
+def test_compile_is_for_targets_with_an_engine(tmp_path: Path) -> None:
+    path = tiny.handed_over(tmp_path / "a", target="ort")
+    passport = json.loads((path / "passport.json").read_text())
+    del passport["ort"]
+    (path / "passport.json").write_text(json.dumps(passport))
+    with pytest.raises(WrongUse, match="'ort', which has nothing to compile"):
+        finish(path)
+
+
+def test_layers_that_leave_the_dla_are_named_before_the_build(
+    stand_ins: Any, tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    path = tiny.handed_over(tmp_path / "a", options={"dla_core": 1})
+    done = finish(
+        path,
+        progress=lambda stage, at, total, note="": lines.append(f"{stage} {at}/{total} {note}"),
+    )
+    assert lines[0] == "layers on DLA 3/4 the rest on the GPU: node_relu"
+    assert done.passport["trt"]["dla"] == {"core": 1, "layers": 4, "on_gpu": ["node_relu"]}
+    assert told(path)["flags"] == ["GPU_FALLBACK"]
+    assert (told(path)["DLA_core"], told(path)["default_device_type"]) == (1, 1)
+
+
+def test_timings_are_kept_by_release_and_gpu(
+    stand_ins: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny.handed_over(tmp_path / "a")
+    finish(path)
+    assert told(path)["timings"] == ""
+    finish(path, force=True)
+    assert told(path)["timings"] == "timed;"
+    (file,) = (tmp_path / "cache" / "exporter" / "timing").iterdir()
+    assert file.name == "10.3.0-Stand-in-GPU-8.7.cache"
+    file.write_bytes(b"damaged")
+    finish(path, force=True)
+    assert told(path)["timings"] == "", "a damaged cache is replaced"
+    monkeypatch.setattr(stand_ins, "__version__", "10.4.0")
+    finish(path, force=True)
+    assert told(path)["timings"] == "", "another release has timings of its own"
+
+
+def test_timings_that_cannot_be_kept_do_not_fail_the_build(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    _timing_cache.save(tmp_path / "file" / "x.cache", b"timings")
+    assert _timing_cache.load(tmp_path / "file" / "x.cache") == b""
+
+
+def test_an_engine_is_opened_only_when_compiled_and_unchanged(
+    stand_ins: Any, tmp_path: Path
+) -> None:
+    path = tiny.handed_over(tmp_path / "a")
+    with pytest.raises(ExporterError, match="not compiled yet"):
+        targets.open_artifact(artifact.read(path))
+    finish(path)
+    with (path / "engine.plan").open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(ExporterError, match="not the file its passport describes"):
+        targets.open_artifact(artifact.read(path))
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "message"),
+    [
+        ("trt-rtx", {"opt_level": 3}, "'trt-rtx' does not take opt-level"),
+        ("trt", {"compute_capabilities": ("8.6",)}, "'trt' does not take compute-capabilities"),
+        ("ort", {"dla_core": 0}, "'ort' does not take dla-core"),
+    ],
+)
+def test_options_a_target_would_ignore_are_refused(
+    target: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(WrongUse, match=message):
+        targets.lookup(target).check_build(BuildOptions(**options))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"workspace_mib": 0}, "at least 1 MiB"),
+        ({"opt_level": 6}, "0 to 5"),
+        ({"dla_core": -1}, "at least 0"),
+        ({"compute_capabilities": ("86",)}, "bad compute capability '86'"),
+    ],
+)
+def test_values_no_builder_takes_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(WrongUse, match=message):
+        BuildOptions(**options)
+
+
+def test_an_engine_has_a_largest_batch() -> None:
+    trt_row, ort_row = targets.lookup("trt"), targets.lookup("ort")
+    assert trt_row.bounded(Batch()) == Batch(1, 1, 32)
+    assert trt_row.bounded(Batch(1, 8, 16)) == Batch(1, 8, 16)
+    assert ort_row.bounded(Batch()) == Batch()
