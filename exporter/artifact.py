@@ -17,6 +17,7 @@ from exporter.errors import ExporterError, WrongUse
 
 PASSPORT = "passport.json"
 MODEL = "model.onnx"
+CALIBRATION = "calibration.json"
 FORMAT = 1
 
 Passport = dict[str, Any]

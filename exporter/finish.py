@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from exporter import artifact, targets
-from exporter.artifact import MODEL, Artifact
+from exporter.artifact import CALIBRATION, MODEL, Artifact
 from exporter.config import Batch, BuildOptions
 from exporter.errors import WrongUse
 from exporter.progress import Progress, silent
-
-CALIBRATION = "calibration.json"
 
 
 def finish(
@@ -47,10 +45,9 @@ def finish(
         raise WrongUse(f"{path} is compiled already", hint="--force builds it again")
     if options is None:
         options = _recorded(section)
-    target.check_build(options)
-    build = targets.Build(
-        _batch(found, target), found.passport["precision"], options, progress, here=True
-    )
+    precision, batch = found.passport["precision"], _batch(found, target)
+    target.check_build(options, precision, batch)
+    build = targets.Build(batch, precision, options, progress, here=True)
     compiler = target.load()
     with artifact.writing(path, force=True) as folder:
         for name in (MODEL, CALIBRATION):

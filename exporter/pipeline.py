@@ -39,9 +39,9 @@ def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
     target.check_precision(config.precision)
     target.check_cpu(config.precision)
     target.check_batch(config.batch)
-    target.check_build(config.build)
     to_half = target.types_half(config)
     config = replace(config, batch=target.bounded(config.batch))
+    target.check_build(config.build, config.precision, config.batch)
     compiler = target.load()
     artifact.check_free(config.output, force=config.force)
 

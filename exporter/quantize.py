@@ -15,6 +15,7 @@ from calibration import convergence
 from calibration.params import Params, calibrate
 from calibration.params import load as load_params
 from exporter import calibration_images, recovery
+from exporter.artifact import CALIBRATION
 from exporter.calibration_images import CalibrationImages
 from exporter.config import ExportConfig, RecoveryName
 from exporter.doctor import lacks_vnni
@@ -30,7 +31,6 @@ from exporter.progress import Progress
 from exporter.sources import Source
 from exporter.trials import Trials
 
-CALIBRATION = "calibration.json"
 SENSITIVITY = "sensitivity.json"
 
 

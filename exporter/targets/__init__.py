@@ -164,11 +164,11 @@ class Target:
                 hint="give one size, such as --batch 1, or leave --batch out to accept any",
             )
 
-    def check_build(self, options: BuildOptions) -> None:
-        """Refuse build options that would have no effect.
+    def check_build(self, options: BuildOptions, precision: Precision, batch: Batch) -> None:
+        """Refuse build options that would have no effect, or contradict the rest.
 
         Raises:
-            WrongUse: names them, and the targets that take them.
+            WrongUse: names both sides, or the targets that take an option.
         """
         for name in options.asked:
             if name not in self.honours:
@@ -177,6 +177,16 @@ class Target:
                     f"target {self.name!r} does not take {name.replace('_', '-')}",
                     hint=f"these do: {', '.join(takers)}",
                 )
+        if options.dla_core is None:
+            return
+        if precision == "fp32":
+            raise WrongUse("a DLA computes in FP16 and INT8, and --precision is fp32")
+        if batch.fixed is None:
+            raise WrongUse(
+                f"a DLA takes one batch size, and --batch is "
+                f"{batch.minimum}:{batch.usual}:{batch.maximum}",
+                hint="such as --batch 1",
+            )
 
     def bounded(self, batch: Batch) -> Batch:
         """Return the batch sizes to build for: an engine has a largest one."""

@@ -117,7 +117,7 @@ def _cuda_version() -> str | None:
         _, version = cudart.cudaRuntimeGetVersion()
     except (ImportError, RuntimeError):
         return None
-    return f"{version // 1000}.{version % 1000 // 10}"
+    return f"{version // 1000}.{version % 1000 // 10}" if version else None
 
 
 def _hand_over(folder: Path, build: Build, why: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from exporter import artifact, gpus, targets
-from exporter.config import Batch, BuildOptions
+from exporter.config import Batch, BuildOptions, Precision
 from exporter.errors import ConversionError, ExporterError, Missing, WrongUse
 from exporter.finish import finish
 from exporter.targets import _timing_cache, _trtexec, trt
@@ -164,14 +164,14 @@ def test_layers_that_leave_the_dla_are_named_before_the_build(
     stand_ins: Any, tmp_path: Path
 ) -> None:
     lines: list[str] = []
-    path = tiny.handed_over(tmp_path / "a", options={"dla_core": 1})
+    path = tiny.handed_over(tmp_path / "a", precision="int8", batch=1, options={"dla_core": 1})
     done = finish(
         path,
         progress=lambda stage, at, total, note="": lines.append(f"{stage} {at}/{total} {note}"),
     )
     assert lines[0] == "layers on DLA 3/4 the rest on the GPU: node_relu"
     assert done.passport["trt"]["dla"] == {"core": 1, "layers": 4, "on_gpu": ["node_relu"]}
-    assert told(path)["flags"] == ["GPU_FALLBACK"]
+    assert told(path)["flags"] == ["TF32", "GPU_FALLBACK"], "INT8 leaves TF32 to TensorRT"
     assert (told(path)["DLA_core"], told(path)["default_device_type"]) == (1, 1)
 
 
@@ -224,7 +224,21 @@ def test_options_a_target_would_ignore_are_refused(
     target: str, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(WrongUse, match=message):
-        targets.lookup(target).check_build(BuildOptions(**options))
+        targets.lookup(target).check_build(BuildOptions(**options), "fp32", Batch(1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("precision", "batch", "message"),
+    [
+        ("fp32", Batch(1, 1, 1), "FP16 and INT8, and --precision is fp32"),
+        ("int8", Batch(1, 2, 4), "one batch size, and --batch is 1:2:4"),
+    ],
+)
+def test_what_a_dla_does_not_do_is_refused(
+    precision: Precision, batch: Batch, message: str
+) -> None:
+    with pytest.raises(WrongUse, match=message):
+        targets.lookup("trt").check_build(BuildOptions(dla_core=0), precision, batch)
 
 
 @pytest.mark.parametrize(

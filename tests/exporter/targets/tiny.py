@@ -54,14 +54,20 @@ def folder(path: Path, **about_the_graph: Any) -> Path:
     return path
 
 
-def handed_over(path: Path, target: str = "trt", **section: Any) -> Path:
+def handed_over(
+    path: Path,
+    target: str = "trt",
+    precision: str = "fp32",
+    batch: int | None = None,
+    **section: Any,
+) -> Path:
     """Write an artefact as ``export --to trt`` leaves it where there is no GPU."""
     fields: dict[str, Any] = {
         "source": {},
         "target": target,
-        "precision": "fp32",
+        "precision": precision,
         "layout": "nchw",
-        "batch": {"min": 1, "opt": 2, "max": 4},
+        "batch": {"min": batch or 1, "opt": batch or 2, "max": batch or 4},
         "graph": {},
         "passes": {},
         "check": {},
