@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from exporter.errors import WrongUse, unknown_name
 
@@ -86,6 +86,17 @@ class BuildOptions:
         return tuple(
             field.name for field in fields(self) if getattr(self, field.name) != field.default
         )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what is asked for as JSON values."""
+        values = {name: getattr(self, name) for name in self.asked}
+        return {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> BuildOptions:
+        """Read what :meth:`as_json` wrote."""
+        capabilities = tuple(values.get("compute_capabilities", ()))
+        return cls(**{**values, "compute_capabilities": capabilities})
 
 
 @dataclass(frozen=True)

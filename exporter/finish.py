@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from exporter import artifact, targets
-from exporter.artifact import CALIBRATION, MODEL, Artifact
+from exporter.artifact import CALIBRATION, MODEL, PASSPORT, Artifact
 from exporter.config import Batch, BuildOptions
-from exporter.errors import WrongUse
+from exporter.errors import ExporterError, WrongUse
 from exporter.progress import Progress, silent
 
 
@@ -43,9 +43,10 @@ def finish(
         raise WrongUse(f"{path} is for {found.target!r}, which has nothing to compile")
     if section["compiled"] and not force:
         raise WrongUse(f"{path} is compiled already", hint="--force builds it again")
-    if options is None:
-        options = _recorded(section)
-    precision, batch = found.passport["precision"], _batch(found, target)
+    precision = found.passport["precision"]
+    batch, recorded = _recorded(found, section)
+    batch, options = target.bounded(batch), recorded if options is None else options
+    target.check_precision(precision)
     target.check_build(options, precision, batch)
     build = targets.Build(batch, precision, options, progress, here=True)
     compiler = target.load()
@@ -59,17 +60,20 @@ def finish(
     return Artifact(path, sealed)
 
 
-def _recorded(section: dict[str, Any]) -> BuildOptions:
-    """Return the options an artefact was exported with; lists were tuples before JSON."""
-    values: dict[str, Any] = section.get("options", {})
-    if "compute_capabilities" in values:
-        values = {**values, "compute_capabilities": tuple(values["compute_capabilities"])}
-    return BuildOptions(**values)
+def _recorded(found: Artifact, section: dict[str, Any]) -> tuple[Batch, BuildOptions]:
+    """Return the batch sizes and build options that an artefact was exported with.
 
-
-def _batch(found: Artifact, target: targets.Target) -> Batch:
+    Raises:
+        ExporterError: they are not such as an export writes.
+    """
     sizes = found.passport["batch"]
-    return target.bounded(Batch(sizes["min"], sizes["opt"], sizes["max"]))
+    try:
+        batch = Batch(sizes["min"], sizes["opt"], sizes["max"])
+        return batch, BuildOptions.from_json(section.get("options", {}))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ExporterError(
+            f"{found.path / PASSPORT} is damaged: {error}", hint="export it again"
+        ) from error
 
 
 def _kept(found: Artifact) -> dict[str, Any]:

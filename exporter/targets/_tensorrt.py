@@ -67,7 +67,7 @@ def build_plan(
         "version": trt.__version__,
         "typing": typing,
         "tf32": build.precision != "fp32",
-        "options": {name: getattr(build.options, name) for name in build.options.asked},
+        "options": build.options.as_json(),
         "profile": shapes,
         "dla": dla,
         "build_seconds": round(seconds, 2),

@@ -69,7 +69,7 @@ def _lacking() -> Missing | None:
         return Missing(
             "the Python module tensorrt is not here",
             hint="on a Jetson it is the system's: python3 -m venv --system-site-packages; "
-            "elsewhere: pip install 'exporter[gpu]'",
+            "elsewhere: pip install tensorrt",
         )
     if not find_gpus().devices:
         return Missing("no NVIDIA GPU on this machine", hint="see nvidia-smi; then compile here")
@@ -129,7 +129,7 @@ def _hand_over(folder: Path, build: Build, why: str) -> dict[str, Any]:
     return {
         "compiled": False,
         "why": why,
-        "options": {name: getattr(build.options, name) for name in build.options.asked},
+        "options": build.options.as_json(),
         "parser": checked,
         "trtexec": _trtexec.command(_trtexec.read_inputs(model), build),
         "executed": "not run on a GPU",

@@ -324,7 +324,8 @@ def test_models_and_doctor_speak_json() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [[], ["export"], ["train"], ["evaluate"], ["inspect"], ["sensitivity"]]
+    "name",
+    [[], ["export"], ["compile"], ["train"], ["evaluate"], ["inspect"], ["sensitivity"]],
 )
 def test_help_teaches(name: list[str]) -> None:
     result = run(*name, "--help")

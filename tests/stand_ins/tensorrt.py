@@ -164,11 +164,13 @@ class Builder:
         return Profile()
 
     def build_serialized_network(self, network: Network, config: Config) -> "bytes | None":
-        config.progress_monitor.phase_start("Building", None, 2)
-        for step in range(2):
-            if not config.progress_monitor.step_complete("Building", step):
-                return None
-        config.progress_monitor.phase_finish("Building")
+        monitor = getattr(config, "progress_monitor", None)  # releases before 10 have none
+        if monitor is not None:
+            monitor.phase_start("Building", None, 2)
+            for step in range(2):
+                if not monitor.step_complete("Building", step):
+                    return None
+            monitor.phase_finish("Building")
         inputs = {tensor.name: tensor.shape for tensor in network.inputs}
         return json.dumps({**config.told, "network": network.flags, "inputs": inputs}).encode()
 

@@ -110,7 +110,8 @@ def test_rtx_target_says_where_its_plan_runs(tmp_path: Path) -> None:
     options = BuildOptions(compute_capabilities=("7.5", "12.0"))
     turing = compiler.compile(tiny.folder(tmp_path), tiny.build(options=options))
     assert turing["runs_on"] == "compute capability 7.5, 12.0"
-    assert turing["options"] == {"compute_capabilities": ("7.5", "12.0")}
+    assert turing["options"] == {"compute_capabilities": ["7.5", "12.0"]}
+    assert BuildOptions.from_json(turing["options"]) == options
     assert turing["executed"] == "not run on a GPU"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,21 @@ def test_compile_finishes_in_place(stand_ins: Any, tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "cache"]
 
 
+def test_a_release_without_typed_networks_is_told_by_flags(
+    stand_ins: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT 8.6, as its documentation has it: no such flag, and no progress monitor."""
+    creation = IntEnum("NetworkDefinitionCreationFlag", {"EXPLICIT_BATCH": 0})
+    flags = IntEnum("BuilderFlag", {"FP16": 0, "INT8": 1, "TF32": 7})
+    monkeypatch.setattr(stand_ins, "NetworkDefinitionCreationFlag", creation)
+    monkeypatch.setattr(stand_ins, "BuilderFlag", flags)
+    monkeypatch.delattr(stand_ins.Config, "progress_monitor")
+    done = finish(tiny.handed_over(tmp_path / "a", precision="int8"))
+    assert done.passport["trt"]["typing"] == "flags: INT8"
+    assert told(done.path)["flags"] == ["TF32", "INT8"]
+    assert told(done.path)["network"] == 1
+
+
 def test_compile_again_takes_force_and_new_options(stand_ins: Any, tmp_path: Path) -> None:
     path = tiny.handed_over(tmp_path / "a", options={"opt_level": 5})
     finish(path)
@@ -141,6 +157,23 @@ def test_a_changed_graph_is_not_compiled(stand_ins: Any, tmp_path: Path) -> None
     path = tiny.handed_over(tmp_path / "a")
     (path / "model.onnx").write_bytes(tiny.graph(op="Sigmoid"))
     with pytest.raises(ExporterError, match="not the file its passport describes"):
+        finish(path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"batch": {}},
+        {"trt": {"compiled": False, "options": {"no_such": 1}}},
+        {"trt": {"compiled": False, "options": {"opt_level": "x"}}},
+        {"trt": {"compiled": False, "options": []}},
+    ],
+)
+def test_a_damaged_passport_is_an_error_of_ours(tmp_path: Path, damage: dict[str, Any]) -> None:
+    path = tiny.handed_over(tmp_path / "a")
+    file = path / "passport.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **damage}))
+    with pytest.raises(ExporterError, match=r"passport\.json is damaged"):
         finish(path)
 
 
