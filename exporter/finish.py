@@ -50,7 +50,7 @@ def finish(
     target.check_build(options, precision, batch)
     build = targets.Build(batch, precision, options, progress, here=True)
     compiler = target.load()
-    with artifact.writing(path, force=True) as folder:
+    with artifact.writing(path.resolve(), force=True) as folder:  # `exporter compile .` too
         for name in (MODEL, CALIBRATION):
             if name in found.passport["files"]:
                 shutil.copyfile(found.file(name), folder / name)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from exporter.targets import Build
 
 PLAN = "engine.plan"
-_LAYER_KEY = "keras_layer"  # exporter.frontend writes it, and needs TensorFlow
 
 
 def build_plan(
@@ -154,6 +153,8 @@ def _name_node(model: Path, index: int) -> str:
     """Say which node the parser means, and the Keras layer it came from."""
     import onnx
 
+    from exporter.frontend import LAYER_KEY
+
     try:
         nodes = onnx.load(model, load_external_data=False).graph.node
     except Exception:  # protobuf's own type; the parser has said already what is wrong
@@ -161,7 +162,7 @@ def _name_node(model: Path, index: int) -> str:
     if not 0 <= index < len(nodes):
         return "the graph"
     node = nodes[index]
-    layers = [prop.value for prop in node.metadata_props if prop.key == _LAYER_KEY]
+    layers = [prop.value for prop in node.metadata_props if prop.key == LAYER_KEY]
     layer = f", Keras layer {layers[0]!r}" if layers else ""
     return f"{node.op_type} node {node.name!r}{layer}"
 

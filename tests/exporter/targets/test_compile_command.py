@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from click.testing import CliRunner, Result
 from exporter import targets
 from exporter.cli import main
 from exporter.errors import Missing
-from exporter.targets import trt
+from exporter.targets import _tensorrt_runner, trt
 from tests.exporter.targets import tiny
 from tests.exporter.targets.conftest import STAND_INS
 
@@ -136,5 +137,23 @@ def test_the_extra_target_is_enough_on_python_3_10(tmp_path: Path) -> None:
     absent = "import importlib.util as u; assert not any(map(u.find_spec, {}))"
     names = ["tensorflow", "keras", "onnxruntime", "scipy", "matplotlib"]
     subprocess.run([venv / "bin" / "python", "-c", absent.format(names)], check=True)
-    loads = "from exporter.targets._tensorrt_runner import _load_cuda; _load_cuda().cudaMalloc"
-    subprocess.run([venv / "bin" / "python", "-c", loads], check=True, cwd=ROOT)
+    checked = (
+        "from cuda.bindings import runtime as r; assert all(hasattr(r, n) for n in {}), dir(r)"
+    )
+    names = sorted(cuda_names())
+    subprocess.run([venv / "bin" / "python", "-c", checked.format(names)], check=True)
+
+
+def cuda_names() -> set[str]:
+    """Return what the runner uses of cuda-python, read off its source."""
+    source = Path(_tensorrt_runner.__file__).read_text(encoding="utf-8")
+    return {*re.findall(r'_call\(\s*"(\w+)"', source), *re.findall(r"self\._cuda\.(\w+)", source)}
+
+
+def test_the_names_of_cuda_python_are_found() -> None:
+    assert {
+        "cudaMalloc",
+        "cudaGraphLaunch",
+        "cudaMemcpyKind",
+        "cudaStreamEndCapture",
+    } <= cuda_names()

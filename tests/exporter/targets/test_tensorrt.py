@@ -12,6 +12,7 @@ import pytest
 from exporter import artifact, targets
 from exporter.config import Batch, BuildOptions
 from exporter.errors import ConversionError, ExporterError, Missing, WrongUse
+from exporter.finish import finish
 from exporter.targets import _tensorrt
 from exporter.targets._tensorrt_watch import Phases
 from tests.exporter.targets import tiny
@@ -113,6 +114,14 @@ def test_rtx_target_says_where_its_plan_runs(tmp_path: Path) -> None:
     assert turing["options"] == {"compute_capabilities": ["7.5", "12.0"]}
     assert BuildOptions.from_json(turing["options"]) == options
     assert turing["executed"] == "not run on a GPU"
+
+
+def test_a_plan_can_be_built_again_for_other_gpus(tmp_path: Path) -> None:
+    path = tiny.handed_over(tmp_path / "a", target="trt-rtx")
+    finish(path)
+    done = finish(path, BuildOptions(compute_capabilities=("7.5",)), force=True)
+    assert done.passport["trt-rtx"]["runs_on"] == "compute capability 7.5"
+    assert done.file("engine.plan").stat().st_size > 1000
 
 
 def test_unknown_compute_capability_lists_the_known(tmp_path: Path) -> None:

@@ -160,6 +160,15 @@ def test_a_changed_graph_is_not_compiled(stand_ins: Any, tmp_path: Path) -> None
         finish(path)
 
 
+def test_the_current_folder_can_be_compiled(
+    stand_ins: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny.handed_over(tmp_path / "a")
+    monkeypatch.chdir(path)
+    finish(Path("."))
+    assert artifact.read(path).passport["trt"]["compiled"] is True
+
+
 @pytest.mark.parametrize(
     "damage",
     [
