@@ -171,7 +171,7 @@ def _scatter_vectors(model: Any) -> None:
 
 
 def _export(source: Any, path: Path, steps: dict[str, float]) -> None:
-    from exporter import frontend, pipeline
+    from exporter import frontend, pipeline, serialize
 
     with _clocked(frontend, "_trace", steps), _clocked(frontend, "_translate", steps):
         started = time.perf_counter()
@@ -181,7 +181,7 @@ def _export(source: Any, path: Path, steps: dict[str, float]) -> None:
     started = time.perf_counter()
     pipeline.run_passes(model, "nhwc")
     passed = time.perf_counter()
-    data = pipeline.checked_bytes(model)
+    data = serialize.checked_bytes(model)
     checked = time.perf_counter()
     path.write_bytes(data)
     written = time.perf_counter()

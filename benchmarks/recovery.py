@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.export_time import machine
-from exporter import datasets, pipeline, quantize, sources
+from exporter import datasets, pipeline, quantize, serialize, sources
 from exporter.config import ExportConfig, RecoveryName
 from exporter.feeds import image_size, network_input
 from exporter.sources import Source
@@ -116,7 +116,7 @@ def _measure_one(
     model = ir.from_proto(onnx.load_model_from_string(setup.graph))
     done = quantize.quantize(model, setup.source, config, scheme, lambda *_: None)
     done.params.save(calibration)
-    got = logits_of(pipeline.checked_bytes(model), setup, as_written=scheme == "tensorrt")
+    got = logits_of(serialize.checked_bytes(model), setup, as_written=scheme == "tensorrt")
     labels = setup.data.labels[: setup.images]
     common = {"scheme": scheme, "simulated": scheme == "tensorrt"}
     return {**common, "recovery": done.recovery, **score(setup.expected, got, labels)}
@@ -132,7 +132,7 @@ def prepare(model: str, weights: str | None, config: ExportConfig, images: int) 
     data = datasets.load(config.data or "fashion-mnist", "test")
     count = min(images, len(data))
     empty = np.zeros((0, 0), np.float32)
-    setup = Setup(source, pipeline.checked_bytes(graph), config, data, count, empty)
+    setup = Setup(source, serialize.checked_bytes(graph), config, data, count, empty)
     return replace(setup, expected=logits_of(setup.graph, setup))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -11,6 +12,56 @@ import click
 from exporter.config import BuildOptions
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def count_or_auto(_: click.Context, __: click.Parameter, text: str) -> int | str:
+    """Read a number, or the word auto."""
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither a number nor auto") from None
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+data_help = "fashion-mnist, folder:PATH (one folder a class) or npz:PATH."
+folder_type = click.Path(path_type=Path)
+weights_option = click.option(
+    "--weights", metavar="FILE|random", help="For a zoo model; default: as shipped."
+)
+preprocess_option = click.option(
+    "--preprocess",
+    type=click.Choice(["unit", "raw", "signed", "caffe", "torch"]),
+    help="How images become inputs, for a model that does not carry it.",
+)
+calibrator_option = click.option(
+    "--calibrator",
+    type=click.Choice(["entropy", "mse", "percentile", "minmax"]),
+    default="mse",
+    show_default=True,
+    help="INT8: how ranges are chosen.",
+)
+calibration_images_option = click.option(
+    "--calibration-images",
+    metavar="N|auto",
+    callback=count_or_auto,
+    default="512",
+    show_default=True,
+    help="INT8, FP16: training images to measure on; auto: until no range moves by more than 5% in "
+    "each of two doublings, 8192 at most.",
+)
+calibration_option = click.option(
+    "--calibration", type=folder_type, help="INT8: a calibration.json to use instead of measuring."
+)
+unsafe_option = click.option(
+    "--unsafe", is_flag=True, help="Allow Lambda layers: runs code from the file."
+)
+
+
+def split_list(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    """Read an option that may be repeated, given a list with commas, or both."""
+    names = [name.strip() for text in given for name in text.split(",")]
+    return tuple(dict.fromkeys(names))
+
 
 # In the order of --help; each is named after its field of BuildOptions.
 _BUILD = (

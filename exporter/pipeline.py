@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exporter import artifact, sources, targets
+from exporter import artifact, serialize, sources, targets
 from exporter.agreement import TOLERANCE, Agreement, compare
 from exporter.artifact import MODEL, Artifact
 from exporter.config import ExportConfig, Layout
@@ -39,7 +39,7 @@ def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
     target.check_precision(config.precision)
     target.check_cpu(config.precision)
     target.check_batch(config.batch)
-    to_half = target.types_half(config)
+    target.types_half(config)  # a conflict is refused before any work
     config = replace(config, batch=target.bounded(config.batch))
     target.check_build(config.build, config.precision, config.batch)
     compiler = target.load()
@@ -57,50 +57,28 @@ def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
     )
     feeds, compared_on = check_feeds(config, source, progress)
 
-    from exporter import frontend, passport
+    from exporter import frontend, passport, precision
 
     step(1, "convert to ONNX")
     model = frontend.to_onnx(source, config.batch.fixed)
     step(2, "fold batch norm")
     reports = run_passes(model, config.layout)
     step(3, "check the graph")
-    data = checked_bytes(model)
+    data = serialize.checked_bytes(model)
     step(4, "compare with Keras")
     agreement = prove_equal(source, data, feeds, config.layout)
-    quantization = halving = None
-    if to_half:
-        from exporter import half
-
-        step(5, "measure activations")
-        measured = half.measure(model, source, config, progress)
-    if config.precision == "int8":
-        from exporter import quantize
-
-        step(5, "calibrate and quantise")
-        scheme = config.scheme or target.scheme
-        quantization = quantize.quantize(model, source, config, scheme, progress)
-        reports += quantization.reports
-        data = checked_bytes(model)
-    if to_half:
-        step(5, "type FP16")
-        halving = half.to_half(model, measured, config.io)
-        reports += halving.reports
-        before, data = data, checked_bytes(model)
-        given = [in_layout(batch, config.layout) for batch in feeds]
-        rounding = half.compare_simulated(before, data, given)
+    step(5, f"make it {config.precision}")
+    typed = precision.apply(model, source, config, target, feeds, progress)
     step(6, f"compile for {config.target}")
     with artifact.writing(config.output, force=config.force) as folder:
-        (folder / MODEL).write_bytes(data)
+        (folder / MODEL).write_bytes(typed.data or data)
         build = targets.Build(config.batch, config.precision, config.build, progress)
         compiled = compiler.compile(folder, build)
         check = {"against": "keras", "data": compared_on, **agreement.as_json()}
+        reports += typed.reports
         fields = passport.describe_export(config, source, model, reports, check)
-        if quantization is not None:
-            quantize.save_calibration(quantization, folder)
-            fields["int8"] = quantization.as_json()
-        if halving is not None:
-            fields["fp16"] = {**halving.as_json(), "simulated_against_untyped": rounding.as_json()}
-        sealed = artifact.seal(folder, {**fields, config.target: compiled})
+        typed.save(folder)
+        sealed = artifact.seal(folder, {**fields, **typed.fields, config.target: compiled})
     step(_STEPS, "done")
     return Artifact(config.output, sealed)
 
@@ -124,7 +102,7 @@ def measure_sensitivity(config: ExportConfig, progress: Progress = silent) -> Se
 
     model = frontend.to_onnx(source, config.batch.fixed)
     run_passes(model, config.layout)
-    prove_equal(source, checked_bytes(model), feeds, config.layout)
+    prove_equal(source, serialize.checked_bytes(model), feeds, config.layout)
     scheme = config.scheme or targets.lookup(config.target).scheme
     ready = quantize.calibrated(model, source, config, scheme, progress)
     images, notes = hold_out(source, config, ready.params, progress)
@@ -163,27 +141,6 @@ def run_passes(model: ir.Model, layout: Layout) -> list[PassReport]:
         batch_norms.report,
         batch_norms.report_bias,
     ]
-
-
-def checked_bytes(model: ir.Model) -> bytes:
-    """Serialise a graph once onnx's full check, shape inference included, has passed it.
-
-    Raises:
-        ConversionError: the check refuses it; a defect of ours, never written to disk.
-    """
-    import onnx
-    import onnx_ir as ir
-
-    proto = ir.to_proto(model)
-    try:
-        onnx.checker.check_model(proto, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ConversionError(f"the converted graph is not valid ONNX: {error}") from error
-    try:
-        data: bytes = proto.SerializeToString()
-    except Exception as error:  # protobuf's own type, which differs between its releases
-        raise ConversionError(f"the graph is over protobuf's 2 GB: {error}") from error
-    return data
 
 
 def prove_equal(source: Source, data: bytes, batches: list[Feeds], layout: Layout) -> Agreement:

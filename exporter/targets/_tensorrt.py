@@ -153,7 +153,7 @@ def _name_node(model: Path, index: int) -> str:
     """Say which node the parser means, and the Keras layer it came from."""
     import onnx
 
-    from exporter.frontend import LAYER_KEY
+    from exporter.passes import LAYER_KEY
 
     try:
         nodes = onnx.load(model, load_external_data=False).graph.node

@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 
 from calibration.tap import tapped
-from exporter import pipeline, sources
+from exporter import pipeline, serialize, sources
 from exporter.half import Measured, compare_simulated, to_half
 from exporter.models import zoo
 from exporter.passes import schemes
@@ -40,7 +40,7 @@ def measured(model: ir.Model, names: list[str], x: np.ndarray) -> dict[str, floa
 
 def check(model: ir.Model, before: bytes, amax: dict[str, float], x: np.ndarray) -> float:
     halving = to_half(model, Measured(amax, len(x)), "fp32")
-    data = pipeline.checked_bytes(model)
+    data = serialize.checked_bytes(model)
     assert halving.warnings == []
     assert halving.reports[1].applied
     if importlib.util.find_spec("tensorrt_rtx"):
@@ -59,7 +59,7 @@ def test_every_zoo_model_in_fp16(keras: ModuleType, name: str) -> None:
     graph = frontend.to_onnx(sources.from_model(model, name))
     pipeline.run_passes(graph, "nhwc")
     x = np.random.default_rng(0).random((4, SIDE, SIDE, 1), np.float32)
-    plain = pipeline.checked_bytes(graph)
+    plain = serialize.checked_bytes(graph)
     convolutions = sum(node.op_type == "Conv" for node in graph.graph)
     graph = prepared(plain)
     amax = measured(graph, tensors_to_measure(graph), x)
@@ -71,7 +71,7 @@ def test_every_zoo_model_in_fp16(keras: ModuleType, name: str) -> None:
     graph = prepared(plain)
     ranges = measured(graph, tensors_to_calibrate(graph, scheme), x)
     InsertQdq(scheme, {tensor: (-one, one) for tensor, one in ranges.items()})(graph)
-    int8 = pipeline.checked_bytes(graph)
+    int8 = serialize.checked_bytes(graph)
     # Rounding moves some values to the next of 127 steps: as far as INT8 itself is from FP32.
     assert check(graph, int8, amax, x) < 0.1
     assert not [each for each in lint_qdq(graph, scheme) if each.severity == "error"]

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from exporter import pipeline, sources
+from exporter import pipeline, serialize, sources
 from exporter.errors import ConversionError
 from exporter.models import zoo
 from exporter.passes.fold_batch_norm import count_batch_norms
@@ -32,7 +32,7 @@ def test_every_zoo_model_survives_conversion(keras: ModuleType, name: str, tmp_p
     source = sources.from_model(model, name)
     graph = frontend.to_onnx(source)
     reports = {report.name: report for report in pipeline.run_passes(graph, "nhwc")}
-    data = pipeline.checked_bytes(graph)
+    data = serialize.checked_bytes(graph)
     feeds = {"input": np.random.default_rng(0).random((4, 96, 96, 1), np.float32)}
     agreement = pipeline.prove_equal(source, data, [feeds], "nhwc")  # raises above 1e-4
     assert agreement.label_flips == 0

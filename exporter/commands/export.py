@@ -1,0 +1,176 @@
+"""``exporter export`` and ``exporter compile``: from a network to an engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from exporter.errors import WrongUse
+from exporter.options import (
+    build_options,
+    calibration_images_option,
+    calibration_option,
+    calibrator_option,
+    data_help,
+    folder_type,
+    json_option,
+    preprocess_option,
+    split_list,
+    take_build_options,
+    unsafe_option,
+    weights_option,
+)
+from exporter.targets import TARGETS
+
+
+@click.command()
+@click.argument("model", default="resnet18")
+@click.option("--to", "target", type=click.Choice(list(TARGETS)), required=True, help="Target.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="Of the arithmetic. openvino: fp16 is of the weights only, computed in fp32; bf16 needs a "
+    "CPU that has it.",
+)
+@weights_option
+@click.option("--data", help=f"Images to compare with Keras on: {data_help}")
+@click.option(
+    "--batch",
+    metavar="N|MIN:OPT:MAX",
+    help="Batch sizes to accept; default: any (trt, trt-rtx: 1:1:32).",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["nhwc", "nchw"]),
+    default="nhwc",
+    show_default=True,
+    help="Of image inputs; nchw spares the engine a transpose.",
+)
+@preprocess_option
+@click.option(
+    "--scheme",
+    type=click.Choice(["tensorrt", "cpu"]),
+    help="INT8: where Q/DQ go; default: as the target needs (ort, openvino: cpu; else tensorrt).",
+)
+@calibrator_option
+@calibration_images_option
+@calibration_option
+@click.option(
+    "--max-drop",
+    type=float,
+    metavar="POINTS",
+    help="INT8: most top-1 to lose, on training images held out; layers stay in float for it.",
+)
+@click.option(
+    "--held-out-images", type=int, default=2000, show_default=True, help="--max-drop: how many."
+)
+@click.option(
+    "--rest",
+    type=click.Choice(["fp32", "fp16"]),
+    help="INT8: type of all that isn't; default: the target's own (trt, trt-rtx: fp16; else fp32).",
+)
+@click.option(
+    "--io",
+    type=click.Choice(["fp32", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Of inputs and outputs, where the graph is FP16.",
+)
+@click.option(
+    "--recovery",
+    metavar="equalize,rounding,bias",
+    multiple=True,
+    callback=split_list,
+    help="INT8: any of these, to win back accuracy; rounding and bias take minutes.",
+)
+@build_options
+@click.option("-o", "--output", type=folder_type, help="Folder; default: MODEL-TARGET.")
+@click.option("--force", is_flag=True, help="Replace an artefact that is already there.")
+@click.option("--evaluate", "then_evaluate", is_flag=True, help="Measure accuracy afterwards.")
+@unsafe_option
+@json_option
+def export(
+    model: str,
+    target: str,
+    data: str | None,
+    batch: str | None,
+    output: Path | None,
+    then_evaluate: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Export MODEL to an artefact.
+
+    MODEL is a zoo name, a .keras file or a SavedModel folder. The graph is only accepted
+    once it agrees with Keras on real images. The artefact is a folder with the graph, the
+    engine and a passport; it is written whole or not at all.
+
+    \b
+    Examples:
+      exporter export resnet18 --to ort
+      exporter export resnet18 --to ort --precision int8 --evaluate
+      exporter export resnet18 --to openvino --precision fp16
+      exporter export resnet18 --to ort --precision int8 --max-drop 0.2
+      exporter export mine.keras --to onnx --layout nchw --batch 1
+      exporter export resnet50 --to onnx --weights random
+      exporter export resnet18 --to trt-rtx --batch 1:8:32
+      exporter export resnet18 --to trt --precision int8     (then: exporter compile)
+    """
+    from exporter import console, pipeline
+    from exporter.commands.evaluate import measure
+    from exporter.config import Batch, ExportConfig
+    from exporter.models import zoo
+
+    if then_evaluate and data is None and model not in zoo.ZOO:
+        raise WrongUse("--evaluate needs to know on which images", hint=f"--data {data_help}")
+    config = ExportConfig(
+        model=model,
+        target=target,
+        output=output or Path(f"{Path(model).stem}-{target}"),
+        data=data,
+        batch=Batch() if batch is None else Batch.parse(batch),
+        build=take_build_options(options),
+        **options,
+    )
+    with console.progress_bars(quiet=False) as progress:
+        artifact = pipeline.export(config, progress)
+    if not as_json:
+        console.facts(f"{artifact.path}", console.passport_lines(artifact.passport))
+    if then_evaluate:
+        shown = None if as_json else console.accuracy_table
+        (artifact,) = measure([artifact], data or "fashion-mnist", shown, unsafe=config.unsafe)
+    if as_json:
+        console.print_json(artifact.passport)
+
+
+@click.command()
+@click.argument("artefact", type=folder_type)
+@build_options
+@click.option("--force", is_flag=True, help="Build again what is built.")
+@json_option
+def compile(artefact: Path, force: bool, as_json: bool, **options: Any) -> None:
+    """Build the engine of ARTEFACT on this machine.
+
+    The second step of "export --to trt" where that had no GPU. Needs TensorRT and a GPU, and
+    neither Keras nor the data nor onnxruntime. The artefact is replaced whole, or left as it
+    was. Options given here stand for all that the artefact was exported with.
+
+    \b
+    Examples:
+      exporter compile resnet18-trt
+      exporter compile resnet18-trt --opt-level 5 --force
+    """
+    from exporter import console
+    from exporter.finish import finish
+
+    asked = take_build_options(options)
+    with console.progress_bars(quiet=False) as progress:
+        done = finish(artefact, asked if asked.asked else None, force=force, progress=progress)
+    if as_json:
+        console.print_json(done.passport)
+    else:
+        console.facts(str(artefact), console.passport_lines(done.passport))

@@ -1,0 +1,77 @@
+"""``exporter sensitivity``: which layers INT8 costs most in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from exporter.options import (
+    calibration_images_option,
+    calibration_option,
+    calibrator_option,
+    data_help,
+    folder_type,
+    json_option,
+    preprocess_option,
+    unsafe_option,
+    weights_option,
+)
+from exporter.targets import TARGETS
+
+
+@click.command()
+@click.argument("model", default="resnet18")
+@click.option(
+    "--scheme",
+    type=click.Choice(["tensorrt", "cpu"]),
+    default="cpu",
+    show_default=True,
+    help="Where Q/DQ go.",
+)
+@click.option(
+    "--images", type=click.IntRange(1), default=512, show_default=True, help="Held out, to run on."
+)
+@weights_option
+@click.option("--data", help=data_help)
+@preprocess_option
+@calibrator_option
+@calibration_images_option
+@calibration_option
+@click.option("-o", "--output", type=folder_type, help="A picture: .png, .svg or .pdf.")
+@unsafe_option
+@json_option
+def sensitivity(
+    model: str, scheme: str, images: int, output: Path | None, as_json: bool, **options: Any
+) -> None:
+    """Rank MODEL's layers by what INT8 costs in each.
+
+    Every convolution and dense layer is quantised alone, the rest left in float, and the logits
+    are compared with the float graph's, on training images that are neither calibrated on nor
+    in the test set. SQNR is the logits' energy by their error's, in dB; flips are labels that
+    change; MMACs are the multiply-adds an image takes, the price of leaving the layer in float.
+
+    \b
+    Examples:
+      exporter sensitivity resnet18
+      exporter sensitivity mine.keras --preprocess torch --data folder:photos -o layers.png
+    """
+    from exporter import console, pipeline
+    from exporter.config import ExportConfig
+    from exporter.sensitivity import check_picture, draw
+
+    if output is not None:
+        check_picture(output)
+    target = next(row.name for row in TARGETS.values() if row.scheme == scheme)
+    config = ExportConfig(
+        model, target, Path(), precision="int8", held_out_images=images, **options
+    )
+    with console.progress_bars(quiet=False) as progress:
+        result = pipeline.measure_sensitivity(config, progress)
+    if output is not None:
+        draw(result, output)
+    if as_json:
+        console.print_json({"model": model, **result.as_json()})
+    else:
+        console.sensitivity_table(result)
