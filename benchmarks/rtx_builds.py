@@ -25,7 +25,9 @@ from rich.table import Table
 
 from benchmarks.export_time import machine
 from exporter import targets
+from exporter.artifact import MODEL
 from exporter.config import Batch, ExportConfig, Precision
+from exporter.engine_record import ENGINE
 from exporter.errors import ExporterError
 from exporter.models import zoo
 
@@ -67,8 +69,8 @@ def build(model: str, precision: Precision, folder: Path) -> Row:
     plan = passport[TARGET]
     return {
         **row,
-        "plan_bytes": plan["plan_bytes"],
-        "onnx_bytes": passport["files"]["model.onnx"]["bytes"],
+        "plan_bytes": passport["files"][ENGINE]["bytes"],
+        "onnx_bytes": passport["files"][MODEL]["bytes"],
         "build_seconds": plan["build_seconds"],
         "warnings": plan["warnings"],
     }

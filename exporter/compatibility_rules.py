@@ -152,8 +152,17 @@ def _ampere_plus_jetson(engine: EngineRecord, _: str, machine: Machine) -> Answe
 
 
 def _rtx_capability(engine: EngineRecord, _: str, machine: Machine) -> Answer:
-    if engine.flavour != "tensorrt_rtx":
+    if engine.flavour != "tensorrt_rtx" or engine.hardware_compatibility != "none":
         return None
+    return _compare_capability(engine, machine)
+
+
+def _rtx_default(engine: EngineRecord, _: str, machine: Machine) -> Answer:
+    if engine.flavour != "tensorrt_rtx" or engine.hardware_compatibility != "ampere+":
+        return None
+    newest, here = max(engine.compute_capabilities, key=_numbers), machine.compute_capability
+    if here is not None and _numbers(here) > _numbers(newest):
+        return "holds", f"built for {newest} and later, {machine.gpu} has {here}"
     return _compare_capability(engine, machine)
 
 
@@ -298,6 +307,13 @@ RULES: tuple[Rule, ...] = (
         "IBuilderConfig compute capabilities.",
         f"{_RTX}/engine-compatibility.html",
         _rtx_capability,
+    ),
+    Rule(
+        "TensorRT-RTX default",
+        "By default, an engine built by TensorRT-RTX can be run on GPU devices with compute "
+        "capability 8.0, 8.6, 8.9, 12.0, and later.",
+        f"{_RTX}/cpu-engines.html",
+        _rtx_default,
     ),
     Rule(
         "INT8",

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
@@ -167,7 +168,7 @@ def passport_lines(passport: dict[str, Any]) -> list[tuple[str, str]]:
         lines += [("  warning", warning) for warning in fp16["warnings"]]
     engine = passport.get(passport["target"], {})
     if "compiled" in engine:
-        lines += engine_lines(engine)
+        lines += engine_lines(engine, passport.get("engine"))
     elif executed := engine.get("executed"):
         lines.append(("executed", f"{', '.join(executed['summary'])}; on {executed['cpu']}"))
     accuracy = passport.get("measured", {}).get("accuracy")
@@ -214,18 +215,28 @@ def sensitivity_table(result: Sensitivity) -> None:
         say(f"warning: {warning}")
 
 
-def engine_lines(engine: dict[str, Any]) -> list[tuple[str, str]]:
-    """Pick from a TensorRT target's part of a passport: the build, or how to finish it."""
-    if engine["compiled"]:
+def engine_lines(engine: dict[str, Any], record: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """Pick from a TensorRT target's part of a passport: the build, or how to finish it.
+
+    Args:
+        engine: what the passport has under the target's name.
+        record: an `exporter.engine_record.EngineRecord` as JSON, None where nothing was built.
+    """
+    if record is not None:
         profile = "; ".join(
-            f"{name} {' to '.join('x'.join(map(str, shape)) for shape in (least, most))}"
-            for name, (least, _, most) in engine["profile"].items()
+            f"{name} {' to '.join('x'.join(map(str, shapes[end])) for end in ('min', 'max'))}"
+            for name, shapes in record["profile"].items()
         )
-        built = f"{engine['module']} {engine['version']} in {engine['build_seconds']:.1f} s"
-        lines = [("engine", f"{built}, {engine['typing']}; {profile}")]
+        built = f"{record['flavour']} {record['tensorrt']} in {engine['build_seconds']:.1f} s"
+        later = " and later" if record["hardware_compatibility"] == "ampere+" else ""
+        capabilities = ", ".join(record["compute_capabilities"])
+        lines = [
+            ("engine", f"{built}, {engine['typing']}; {profile}"),
+            ("built for", f"compute capability {capabilities}{later}"),
+        ]
         if dla := engine["dla"]:
-            lines.append(("DLA", f"core {dla['core']}; on the GPU: {', '.join(dla['on_gpu'])}"))
-        lines += [("runs on", engine["runs_on"])] if "runs_on" in engine else []
+            on_gpu = ", ".join(dla["on_gpu"]) or "nothing"
+            lines.append(("DLA", f"core {record['dla_core']}; on the GPU: {on_gpu}"))
         warnings = engine["warnings"]
     else:
         checked = engine["parser"]
@@ -278,10 +289,13 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
     )
     facts("Versions", [(n, v or "not installed") for n, v in diagnosis.versions.items()])
     rows = [
-        (status.target, "yes" if status.usable else f"no: {status.why_not}", status.install or "-")
+        (status.target, does, "yes" if able.usable else f"no: {able.why_not}", able.install or "-")
         for status in diagnosis.targets
+        for does, able in (("export", status.exports), ("compile", status.compiles))
+        if able is not None
     ]
-    table("Targets", ("target", "works here", "how to get it"), rows)
+    columns = ("target", "to", "works here", "how to get it")
+    table("Targets", columns, [tuple(map(escape, row)) for row in rows])  # extras have brackets
 
 
 def say(text: str, *, markup: bool = True) -> None:

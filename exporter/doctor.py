@@ -141,16 +141,31 @@ class Cpu:
 
 
 @dataclass(frozen=True)
-class TargetStatus:
-    """Whether a target works here; ``why_not`` and ``install`` are None where it does.
+class Ability:
+    """Whether something works here; ``why_not`` and ``install`` are None where it does.
 
     ``install`` is also None where no installation would help.
     """
 
-    target: str
     usable: bool
-    why_not: str | None
-    install: str | None
+    why_not: str | None = None
+    install: str | None = None
+
+
+@dataclass(frozen=True)
+class TargetStatus:
+    """What of a target works here: each half may without the other.
+
+    Attributes:
+        target: its name.
+        exports: ``exporter export`` to it.
+        compiles: ``exporter compile`` of what was exported elsewhere; None where there is
+            nothing to compile.
+    """
+
+    target: str
+    exports: Ability
+    compiles: Ability | None
 
 
 @dataclass(frozen=True)
@@ -194,16 +209,30 @@ def diagnose() -> Diagnosis:
 
 def target_status(row: Target, versions: Mapping[str, str | None], gpu: Gpus) -> TargetStatus:
     """Compare what a target needs with what is here."""
+    exports = _ability(row.distributions, row.install, versions)
+    if not row.finish_distributions:
+        return TargetStatus(row.name, exports, None)
+    compiles = _ability(row.finish_distributions, row.finish_install, versions)
+    if row.needs_gpu and not gpu.devices:
+        reasons = [compiles.why_not] if compiles.why_not else []
+        why_not = "; ".join([*reasons, "no NVIDIA GPU on this machine"])
+        compiles = Ability(False, why_not, compiles.install)
+    return TargetStatus(row.name, exports, compiles)
+
+
+def _ability(
+    groups: tuple[tuple[str, ...], ...],
+    install: str | None,
+    versions: Mapping[str, str | None],
+) -> Ability:
     lacking = [
         " or ".join(group)
-        for group in row.distributions
+        for group in groups
         if not any(versions.get(name) is not None for name in group)
     ]
-    if lacking:
-        return TargetStatus(row.name, False, f"not installed: {', '.join(lacking)}", row.install)
-    if row.needs_gpu and not gpu.devices:
-        return TargetStatus(row.name, False, "no NVIDIA GPU on this machine", None)
-    return TargetStatus(row.name, True, None, None)
+    if not lacking:
+        return Ability(True)
+    return Ability(False, f"not installed: {', '.join(lacking)}", install)
 
 
 def engine_fit(

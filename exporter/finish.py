@@ -55,8 +55,8 @@ def finish(
             if name in found.passport["files"]:
                 shutil.copyfile(found.file(name), folder / name)
         compiled = compiler.compile(folder, build)
-        section = {**compiled, "compiled_at": _now()}
-        sealed = artifact.seal(folder, {**_kept(found), found.target: section})
+        fields = compiled.fields(found.target, compiled_at=_now())
+        sealed = artifact.seal(folder, {**_kept(found), **fields})
     return Artifact(path, sealed)
 
 

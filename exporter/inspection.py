@@ -8,11 +8,18 @@ from typing import Any
 
 from exporter import artifact
 from exporter.audit import Audit, audit
-from exporter.engine_record import LAYERS
+from exporter.engine_record import FIELD, LAYERS
 from exporter.errors import ExporterError, GateRefused, Missing, WrongUse
 from exporter.layer_info import read_layers, read_times
 
 _MOST_OBJECTIONS = 10
+# Why there are no layers to audit, by the library that built the engine; None: nothing did yet.
+_NO_LAYERS = {
+    None: "an engine built on this artefact's target records them: exporter compile",
+    "tensorrt": "compile it again, which records them: exporter compile --force",
+    "tensorrt_rtx": "a TensorRT-RTX plan gets its kernels when a GPU loads it: without a driver "
+    "nothing in it can be inspected, and this project records nothing then",
+}
 
 
 @dataclass(frozen=True)
@@ -37,9 +44,10 @@ class Inspection:
             Missing: nothing tells.
         """
         if self.audit is None:
+            engine = (self.passport or {}).get(FIELD) or {}
             raise Missing(
                 f"{self.path} has no record of an engine's layers, so nothing tells what runs",
-                hint="an engine built on this artefact's target records them: exporter compile",
+                hint=_NO_LAYERS.get(engine.get("flavour")),
             )
         if objections := self.audit.objections():
             more = len(objections) - _MOST_OBJECTIONS

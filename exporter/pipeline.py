@@ -78,7 +78,7 @@ def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
         reports += typed.reports
         fields = passport.describe_export(config, source, model, reports, check)
         typed.save(folder)
-        sealed = artifact.seal(folder, {**fields, **typed.fields, config.target: compiled})
+        sealed = artifact.seal(folder, {**fields, **typed.fields, **compiled.fields(config.target)})
     step(_STEPS, "done")
     return Artifact(config.output, sealed)
 

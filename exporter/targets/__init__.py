@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from exporter.config import Batch, BuildOptions
+from exporter.engine_record import FIELD, EngineRecord
 from exporter.errors import Missing, WrongUse, unknown_name
 from exporter.progress import Progress, silent
 
@@ -38,15 +39,29 @@ class Build:
     here: bool = False
 
 
+@dataclass(frozen=True)
+class Compiled:
+    """What a target made of a graph.
+
+    Attributes:
+        section: what the passport should record of it, under the target's name.
+        engine: of an engine that TensorRT built: all that decides where it loads.
+    """
+
+    section: dict[str, Any]
+    engine: EngineRecord | None = None
+
+    def fields(self, target: str, **more: Any) -> dict[str, Any]:
+        """Return the passport's fields; ``more`` goes into the target's own."""
+        engine = {} if self.engine is None else {FIELD: self.engine.as_json()}
+        return {target: {**self.section, **more}, **engine}
+
+
 class TargetModule(Protocol):
     """What a target's file provides."""
 
-    def compile(self, folder: Path, build: Build) -> dict[str, Any]:
-        """Turn ``folder/model.onnx`` into what the runtime opens.
-
-        Returns:
-            What the passport should record of it, under the target's name.
-        """
+    def compile(self, folder: Path, build: Build) -> Compiled:
+        """Turn ``folder/model.onnx`` into what the runtime opens."""
 
     def open(self, artifact: Artifact, threads: int | None = None) -> Runner:
         """Return a runner; files are checked against the passport first."""
@@ -64,7 +79,10 @@ class Target:
         needs: the module that its file imports.
         install: the line that installs what it needs.
         distributions: what exporting to it takes: of each group, any one.
-        needs_gpu: whether that also takes an NVIDIA GPU.
+        finish_distributions: what ``exporter compile`` and running take, on a machine that need
+            not export; empty where there is nothing to finish.
+        finish_install: the line that installs these.
+        needs_gpu: whether building its engine also takes an NVIDIA GPU.
         batch_range: whether its engines are built for a range of batch sizes.
         cpu_needs: for a precision that not every CPU runs: of these instruction sets, any one.
         rest: the type of what INT8 leaves in floating point, unless the user says otherwise.
@@ -80,6 +98,8 @@ class Target:
     needs: str
     install: str
     distributions: tuple[tuple[str, ...], ...]
+    finish_distributions: tuple[tuple[str, ...], ...] = ()
+    finish_install: str | None = None
     needs_gpu: bool = False
     batch_range: bool = False
     cpu_needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -244,6 +264,10 @@ TARGETS: dict[str, Target] = {
             needs="onnx",  # TensorRT itself only where the engine is built
             install="pip install 'exporter[cpu]'",
             distributions=_EXPORT,
+            finish_distributions=(("onnx",), ("cuda-python",), ("tensorrt",)),
+            finish_install="pip install 'exporter[target]'; TensorRT: the system's, or pip install "
+            "tensorrt",
+            needs_gpu=True,
             batch_range=True,
             rest="fp16",
             honours=(
@@ -262,6 +286,8 @@ TARGETS: dict[str, Target] = {
             needs="tensorrt_rtx",
             install="pip install 'exporter[cpu,rtx]'",
             distributions=(*_EXPORT, ("tensorrt-rtx",)),
+            finish_distributions=(("onnx",), ("tensorrt-rtx",)),
+            finish_install="pip install 'exporter[rtx]'",
             batch_range=True,
             rest="fp16",
             honours=("compute_capabilities",),

@@ -8,35 +8,53 @@ Every attribute used here is checked by a test against the names that 10.13 and 
 
 from __future__ import annotations
 
+import platform
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.artifact import MODEL
+from exporter.engine_record import ENGINE, EngineRecord, HardwareCompatibility
 from exporter.errors import ConversionError, ExporterError, Missing, WrongUse
-from exporter.targets import _timing_cache
+from exporter.targets import Compiled, _timing_cache
 from exporter.targets._tensorrt_watch import interruptible, make_log, make_monitor
 
 if TYPE_CHECKING:
     from exporter.config import Batch, BuildOptions
     from exporter.targets import Build
 
-PLAN = "engine.plan"
+
+@dataclass(frozen=True)
+class BuiltFor:
+    """The GPUs that an engine is for, and what else of the machine its record should have.
+
+    Fields are those of :class:`EngineRecord`.
+    """
+
+    compute_capabilities: tuple[str, ...]
+    hardware_compatibility: HardwareCompatibility
+    gpu: str | None = None
+    driver: str | None = None
+    cuda: str | None = None
 
 
 def build_plan(
-    trt: Any, folder: Path, build: Build, *, timing_cache: Path | None = None
-) -> dict[str, Any]:
+    trt: Any,
+    folder: Path,
+    build: Build,
+    built_for: BuiltFor,
+    *,
+    timing_cache: Path | None = None,
+) -> Compiled:
     """Build ``engine.plan`` from ``model.onnx`` in the same folder.
 
     Args:
         trt: the module.
         folder: of the artefact; the plan goes there.
         build: what was asked for.
+        built_for: the GPUs.
         timing_cache: the file of layer timings to use and add to.
-
-    Returns:
-        What the passport should say of the build.
 
     Raises:
         ConversionError: the parser refuses the graph; names the node and its Keras layer.
@@ -58,21 +76,40 @@ def build_plan(
     seconds = time.perf_counter() - started
     if timing_cache is not None and cache is not None:
         _timing_cache.save(timing_cache, bytes(cache.serialize()))
-    (folder / PLAN).write_bytes(plan)
+    (folder / ENGINE).write_bytes(plan)
     del parser
-    return {
+    section = {
         "compiled": True,
-        "module": trt.__name__,
-        "version": trt.__version__,
         "typing": typing,
         "tf32": build.precision != "fp32",
         "options": build.options.as_json(),
-        "profile": shapes,
         "dla": dla,
         "build_seconds": round(seconds, 2),
-        "plan_bytes": len(plan),
         "warnings": log.warnings,
     }
+    return Compiled(section, _record(trt, build, built_for, shapes))
+
+
+def _record(
+    trt: Any, build: Build, built_for: BuiltFor, shapes: dict[str, list[list[int]]]
+) -> EngineRecord:
+    return EngineRecord(
+        trt.__name__,
+        trt.__version__,
+        built_for.compute_capabilities,
+        built_for.hardware_compatibility,
+        build.options.version_compatible,
+        platform.system().lower(),
+        platform.machine(),
+        cuda=built_for.cuda,
+        driver=built_for.driver,
+        gpu=built_for.gpu,
+        dla_core=build.options.dla_core,
+        profile={
+            name: dict(zip(("min", "opt", "max"), ranges, strict=True))
+            for name, ranges in shapes.items()
+        },
+    )
 
 
 def check_graph(trt: Any, model: Path) -> dict[str, Any]:
@@ -262,7 +299,7 @@ def _place_on_dla(
     on_gpu = [layer.name for layer in layers if not config.can_run_on_DLA(layer)]
     note = f"the rest on the GPU: {', '.join(on_gpu)}" if on_gpu else ""
     build.progress("layers on DLA", len(layers) - len(on_gpu), len(layers), note)
-    return {"core": core, "layers": len(layers), "on_gpu": on_gpu}
+    return {"layers": len(layers), "on_gpu": on_gpu}
 
 
 def _timings(config: Any, timings: bytes) -> Any:

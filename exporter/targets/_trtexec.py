@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter.artifact import MODEL
-from exporter.targets._tensorrt import PLAN
+from exporter.engine_record import ENGINE, LAYERS
 
 if TYPE_CHECKING:
     from exporter.targets import Build
@@ -26,7 +26,7 @@ def command(inputs: Mapping[str, Sequence[int | None]], build: Build) -> str:
         build: what was asked for.
     """
     options = build.options
-    flags = [f"--onnx={MODEL}", f"--saveEngine={PLAN}", "--stronglyTyped"]
+    flags = [f"--onnx={MODEL}", f"--saveEngine={ENGINE}", "--stronglyTyped"]
     flags += _shapes(inputs, build)
     flags += ["--noTF32"] if build.precision == "fp32" else []
     if options.workspace_mib is not None:
@@ -37,7 +37,7 @@ def command(inputs: Mapping[str, Sequence[int | None]], build: Build) -> str:
     flags += ["--versionCompatible"] if options.version_compatible else []
     if options.dla_core is not None:
         flags += [f"--useDLACore={options.dla_core}", "--allowGPUFallback"]
-    flags += ["--profilingVerbosity=detailed", "--exportLayerInfo=layers.json"]
+    flags += ["--profilingVerbosity=detailed", f"--exportLayerInfo={LAYERS}"]
     flags += ["--timingCacheFile=timing.cache", "--skipInference"]
     return shlex.join(["trtexec", *flags])
 

@@ -12,7 +12,7 @@ from exporter.artifact import MODEL, Artifact
 from exporter.doctor import cpu_model, lacks_vnni
 from exporter.errors import ConversionError, ExporterError, Missing, WrongUse
 from exporter.runner import Feeds, usable_cores
-from exporter.targets import Build
+from exporter.targets import Build, Compiled
 from exporter.targets._openvino_layers import executed_layers, summary, table
 
 IR = "model.xml"
@@ -101,7 +101,7 @@ class OpenVinoRunner:
         return {name: results[self._compiled.output(name)] for name in self._outputs}
 
 
-def compile(folder: Path, build: Build) -> dict[str, Any]:
+def compile(folder: Path, build: Build) -> Compiled:
     """Write the IR, compile what was written, and note what each layer is executed in.
 
     Raises:
@@ -125,11 +125,12 @@ def compile(folder: Path, build: Build) -> dict[str, Any]:
     ):
         raise ConversionError("OpenVINO computes in bfloat16, which was not asked for")
     said = [*(["weights stored as FP16"] if half else []), *summary(layers)]
-    return {
+    section = {
         "version": ov.get_version(),
         "inference_precision": hint,
         "executed": {"cpu": cpu_model(), "summary": said, "layers": table(layers)},
     }
+    return Compiled(section)
 
 
 def open(artifact: Artifact, threads: int | None = None) -> OpenVinoRunner:

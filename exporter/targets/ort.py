@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import onnxruntime as ort
 
 from exporter.artifact import MODEL, Artifact
 from exporter.errors import ExporterError
 from exporter.runner import Feeds, usable_cores
-from exporter.targets import Build
+from exporter.targets import Build, Compiled
 
 PROVIDERS = ["CPUExecutionProvider"]
 # It quantises the weights of a convolution between DQ and Q, thus of one left in float on purpose
@@ -61,11 +60,11 @@ class OrtRunner:
         return dict(zip(self._outputs, self._session.run(self._outputs, feeds), strict=True))
 
 
-def compile(folder: Path, build: Build) -> dict[str, Any]:
+def compile(folder: Path, build: Build) -> Compiled:
     """Prove that onnxruntime takes the graph; it needs no file of its own."""
     with OrtRunner(folder / MODEL):
         pass
-    return {"version": ort.__version__, "providers": PROVIDERS}
+    return Compiled({"version": ort.__version__, "providers": PROVIDERS})
 
 
 def open(artifact: Artifact, threads: int | None = None) -> OrtRunner:

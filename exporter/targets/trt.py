@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.artifact import MODEL
+from exporter.doctor import this_machine
+from exporter.engine_record import ENGINE, LAYERS
 from exporter.errors import ExporterError, Missing
-from exporter.gpus import Gpu, find_gpus
-from exporter.targets import _tensorrt, _timing_cache, _trtexec
+from exporter.gpus import find_gpus
+from exporter.targets import Compiled, _tensorrt, _timing_cache, _trtexec
 from exporter.targets._tensorrt_watch import make_log
 
 if TYPE_CHECKING:
@@ -25,11 +27,10 @@ if TYPE_CHECKING:
     from exporter.targets import Build
 
 MODULE = "tensorrt"
-LAYERS = "layers.json"
 _PARSER = "tensorrt_rtx"  # NVIDIA's parser, which works with no GPU
 
 
-def compile(folder: Path, build: Build) -> dict[str, Any]:
+def compile(folder: Path, build: Build) -> Compiled:
     """Build ``engine.plan`` here, or check the graph and say how to finish elsewhere.
 
     Raises:
@@ -60,7 +61,7 @@ def open(artifact: Artifact, threads: int | None = None) -> Runner:
         raise lacking
     from exporter.targets._tensorrt_runner import EngineRunner
 
-    return EngineRunner(importlib.import_module(MODULE), artifact.file(_tensorrt.PLAN))
+    return EngineRunner(importlib.import_module(MODULE), artifact.file(ENGINE))
 
 
 def _lacking() -> Missing | None:
@@ -76,13 +77,31 @@ def _lacking() -> Missing | None:
     return None
 
 
-def _build_here(folder: Path, build: Build) -> dict[str, Any]:
+def _build_here(folder: Path, build: Build) -> Compiled:
+    """Build on the GPU that is here.
+
+    Raises:
+        Missing: nothing tells its compute capability, without which nobody could say later
+            where the engine loads.
+    """
     trt = importlib.import_module(MODULE)
-    gpu = find_gpus().devices[0]
-    cache = _timing_cache.cache_file(trt.__version__, gpu.name, gpu.compute_capability)
-    facts = _tensorrt.build_plan(trt, folder, build, timing_cache=cache)
+    here = this_machine(MODULE)
+    if here.gpu is None or here.compute_capability is None:
+        raise Missing(
+            f"the compute capability of {here.gpu} could not be found out",
+            hint="pip install nvidia-ml-py, or put nvidia-smi on the PATH",
+        )
+    built_for = _tensorrt.BuiltFor(
+        (here.compute_capability,),
+        "ampere+" if build.options.hardware_compatible else "none",
+        gpu=here.gpu,
+        driver=here.driver,
+        cuda=_cuda_version(),
+    )
+    cache = _timing_cache.cache_file(trt.__version__, here.gpu, here.compute_capability)
+    done = _tensorrt.build_plan(trt, folder, build, built_for, timing_cache=cache)
     _write_layers(trt, folder)
-    return {**facts, **_machine(gpu)}
+    return done
 
 
 def _write_layers(trt: Any, folder: Path) -> None:
@@ -92,22 +111,12 @@ def _write_layers(trt: Any, folder: Path) -> None:
         ExporterError: the engine that was just built does not load.
     """
     log = make_log(trt)
-    engine = trt.Runtime(log).deserialize_cuda_engine((folder / _tensorrt.PLAN).read_bytes())
+    engine = trt.Runtime(log).deserialize_cuda_engine((folder / ENGINE).read_bytes())
     if engine is None:
         raise ExporterError(f"the new engine does not load: {' '.join(log.errors)}")
     inspector = engine.create_engine_inspector()
     text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
     (folder / LAYERS).write_text(text)
-
-
-def _machine(gpu: Gpu) -> dict[str, Any]:
-    """Say which GPU, driver and CUDA the engine was built with; None for what is unknown."""
-    return {
-        "gpu": gpu.name,
-        "compute_capability": gpu.compute_capability,
-        "driver": gpu.driver,
-        "cuda": _cuda_version(),
-    }
 
 
 def _cuda_version() -> str | None:
@@ -120,13 +129,13 @@ def _cuda_version() -> str | None:
     return f"{version // 1000}.{version % 1000 // 10}" if version else None
 
 
-def _hand_over(folder: Path, build: Build, why: str) -> dict[str, Any]:
+def _hand_over(folder: Path, build: Build, why: str) -> Compiled:
     """Check the graph with NVIDIA's parser where that is here, and say how to finish."""
     model = folder / MODEL
     checked = None
     if importlib.util.find_spec(_PARSER) is not None:
         checked = _tensorrt.check_graph(importlib.import_module(_PARSER), model)
-    return {
+    section = {
         "compiled": False,
         "why": why,
         "options": build.options.as_json(),
@@ -134,3 +143,4 @@ def _hand_over(folder: Path, build: Build, why: str) -> dict[str, Any]:
         "trtexec": _trtexec.command(_trtexec.read_inputs(model), build),
         "executed": "not run on a GPU",
     }
+    return Compiled(section)

@@ -8,31 +8,32 @@ This project has built such plans in its tests and never run one: not run on a G
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import tensorrt_rtx as trt
 
-from exporter.targets import _tensorrt
+from exporter.engine_record import ENGINE
+from exporter.targets import Compiled, _tensorrt
 from exporter.targets._tensorrt_runner import EngineRunner
 
 if TYPE_CHECKING:
     from exporter.artifact import Artifact
     from exporter.targets import Build
 
+# "By default [...] compute capability 8.0, 8.6, 8.9, 12.0, and later": that page.
+_DEFAULT = _tensorrt.BuiltFor(("8.0", "8.6", "8.9", "12.0"), "ampere+")
 
-def compile(folder: Path, build: Build) -> dict[str, Any]:
+
+def compile(folder: Path, build: Build) -> Compiled:
     """Build ``engine.plan``; needs no GPU and no driver."""
-    capabilities = build.options.compute_capabilities
-    return {
-        **_tensorrt.build_plan(trt, folder, build),
-        "runs_on": f"compute capability {', '.join(capabilities)}"
-        if capabilities
-        else "compute capability 8.0 and later (TensorRT-RTX's default)",
-        "executed": "not run on a GPU",
-    }
+    asked = build.options.compute_capabilities
+    built_for = _tensorrt.BuiltFor(asked, "none") if asked else _DEFAULT
+    done = _tensorrt.build_plan(trt, folder, build, built_for)
+    return replace(done, section={**done.section, "executed": "not run on a GPU"})
 
 
 def open(artifact: Artifact, threads: int | None = None) -> EngineRunner:
     """Open ``engine.plan`` once its hash is the passport's; ``threads`` is for CPU engines."""
-    return EngineRunner(trt, artifact.file(_tensorrt.PLAN))
+    return EngineRunner(trt, artifact.file(ENGINE))

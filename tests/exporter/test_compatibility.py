@@ -23,6 +23,9 @@ A10 = replace(
 )
 SERVER = lookup("a10", tensorrt="10.13.3", driver="580.65.06")
 RTX = replace(A10, flavour="tensorrt_rtx", tensorrt="1.7.1.116", cuda=None)
+RTX_DEFAULT = replace(
+    RTX, compute_capabilities=("8.0", "8.6", "8.9", "12.0"), hardware_compatibility="ampere+"
+)
 PC = lookup("rtx-3060", tensorrt="1.7.1.116", driver="580.1")
 
 
@@ -109,6 +112,13 @@ CASES: list[tuple[str, EngineRecord, Machine, str | None]] = [
      replace(HERE, jetpack=None), "unknown"),
     ("TensorRT 11 on Jetson", ENGINE, HERE, None),
     ("TensorRT 11 on Jetson", replace(A10, tensorrt="11.4.1"), SERVER, None),
+    ("TensorRT-RTX default", RTX_DEFAULT, PC, "holds"),
+    ("TensorRT-RTX default", RTX_DEFAULT, lookup("dgx-spark"), "holds"),
+    ("TensorRT-RTX default", RTX_DEFAULT, lookup("t4"), "fails"),
+    ("TensorRT-RTX default", RTX_DEFAULT, lookup("h100"), "fails"),
+    ("TensorRT-RTX default", RTX_DEFAULT, replace(PC, compute_capability=None), "unknown"),
+    ("TensorRT-RTX default", RTX, PC, None),
+    ("TensorRT-RTX compute capability", RTX_DEFAULT, PC, None),
     ("driver", A10, SERVER, "holds"),
     ("driver", A10, replace(SERVER, driver="525.60.13"), "holds"),
     ("driver", A10, replace(SERVER, driver="520.61.05"), "fails"),

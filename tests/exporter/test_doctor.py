@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -15,10 +16,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from exporter import doctor, gpus
+from exporter import console, doctor, gpus
 from exporter.doctor import parse_cpuinfo
 from exporter.gpus import Gpu, Gpus
-from exporter.targets import TARGETS, Target
+from exporter.targets import TARGETS
 from exporter.versions import DISTRIBUTIONS, installed_versions
 
 ROOT = Path(__file__).parents[2]
@@ -268,42 +269,61 @@ class TestTargets:
     def test_usable_when_all_is_here(self) -> None:
         for row in TARGETS.values():
             status = doctor.target_status(row, self.ALL, Gpus("nvidia-smi", (Gpu("L4"),)))
-            assert status == doctor.TargetStatus(row.name, True, None, None)
+            assert status.exports == doctor.Ability(True)
+            can_finish = doctor.Ability(True) if row.name.startswith("trt") else None
+            assert status.compiles == can_finish
 
     def test_one_of_several_distributions_is_enough(self) -> None:
         versions = {**self.ALL, "tensorflow": None, "onnxruntime-gpu": None}
-        assert doctor.target_status(TARGETS["ort"], versions, NO_GPU).usable
+        assert doctor.target_status(TARGETS["ort"], versions, NO_GPU).exports.usable
 
     def test_what_lacks_is_named_with_the_line_that_installs_it(self) -> None:
         versions = {**self.ALL, "onnxruntime": None, "onnxruntime-gpu": None, "tf2onnx": None}
-        status = doctor.target_status(TARGETS["ort"], versions, NO_GPU)
+        status = doctor.target_status(TARGETS["ort"], versions, NO_GPU).exports
         assert not status.usable
         assert status.why_not == "not installed: tf2onnx, onnxruntime or onnxruntime-gpu"
         assert status.install == "pip install 'exporter[cpu]'"
 
     def test_no_graph_is_accepted_without_a_runtime_to_compare_it_in(self) -> None:
         versions = {**self.ALL, "onnxruntime": None, "onnxruntime-gpu": None}
-        assert not doctor.target_status(TARGETS["onnx"], versions, NO_GPU).usable
+        assert not doctor.target_status(TARGETS["onnx"], versions, NO_GPU).exports.usable
 
-    def test_a_target_that_needs_a_gpu(self) -> None:
-        row = Target(
-            "trt",
-            "TensorRT",
-            ("fp32",),
-            scheme="tensorrt",
-            needs="tensorrt",
-            install="pip install 'exporter[gpu]'",
-            distributions=(("tensorrt",),),
-            needs_gpu=True,
-        )
-        status = doctor.target_status(row, self.ALL, NO_GPU)
-        assert (status.usable, status.install) == (False, None)
-        assert status.why_not == "no NVIDIA GPU on this machine"
-        assert doctor.target_status(row, self.ALL, Gpus("/dev", (Gpu("x"),))).usable
+    def test_a_jetson_compiles_and_does_not_export(self) -> None:
+        here = {"exporter", "onnx", "cuda-python", "tensorrt", "numpy"}
+        versions = {name: "1.0" if name in here else None for name in DISTRIBUTIONS}
+        status = doctor.target_status(TARGETS["trt"], versions, Gpus("/dev", (Gpu("Orin"),)))
+        assert not status.exports.usable
+        assert status.compiles == doctor.Ability(True)
+
+    def test_a_machine_that_exports_and_cannot_compile(self) -> None:
+        status = doctor.target_status(TARGETS["trt"], self.ALL, NO_GPU)
+        assert status.exports.usable
+        assert status.compiles == doctor.Ability(False, "no NVIDIA GPU on this machine")
+        versions = {**self.ALL, "tensorrt": None}
+        compiles = doctor.target_status(TARGETS["trt"], versions, NO_GPU).compiles
+        assert compiles is not None
+        assert compiles.why_not == "not installed: tensorrt; no NVIDIA GPU on this machine"
+        assert "exporter[target]" in str(compiles.install)
+
+    def test_the_table_shows_both_halves_and_the_extras_by_name(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "200")
+        nothing: dict[str, str | None] = dict.fromkeys(DISTRIBUTIONS)
+        rows = tuple(doctor.target_status(TARGETS[n], nothing, NO_GPU) for n in ("ort", "trt"))
+        console.show_diagnosis(dataclasses.replace(doctor.diagnose(), targets=rows))
+        shown = capsys.readouterr().out
+        assert [line.split()[1:4:2] for line in shown.splitlines() if "pip install" in line] == [
+            ["ort", "export"],
+            ["trt", "export"],
+            ["trt", "compile"],
+        ]
+        assert "pip install 'exporter[target]'" in shown
 
     def test_rows_only_name_distributions_that_are_looked_up(self) -> None:
         for row in TARGETS.values():
-            assert {name for group in row.distributions for name in group} <= set(DISTRIBUTIONS)
+            groups = (*row.distributions, *row.finish_distributions)
+            assert {name for group in groups for name in group} <= set(DISTRIBUTIONS)
 
 
 class TestDiagnose:

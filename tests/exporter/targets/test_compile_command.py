@@ -91,7 +91,7 @@ def act_as_target(python: Path | str, path: Path, extra: Path) -> None:
         answer = json.loads(done.stdout)
         if command[0] != "doctor":
             assert answer["trt"]["compiled"] is True
-            assert answer["trt"]["gpu"] == "Stand-in GPU"
+            assert answer["engine"]["gpu"] == "Stand-in GPU"
 
 
 def test_a_target_machine_needs_no_framework_and_no_runtime(tmp_path: Path) -> None:

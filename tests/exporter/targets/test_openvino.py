@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from exporter import artifact, doctor, pipeline, targets
 from exporter.cli import main
-from exporter.config import ExportConfig
+from exporter.config import Batch, BuildOptions, ExportConfig
 from exporter.errors import ConversionError, ExporterError, Missing, WrongUse
 from exporter.passes.insert_qdq import InsertQdq, tensors_to_calibrate
 from exporter.passes.schemes import lookup
@@ -117,8 +117,8 @@ def export(model: ir.Model | bytes, folder: Path, precision: Any = "fp32") -> ar
         fields["int8"] = {"reduce_range": True}
     with artifact.writing(folder, force=False) as aside:
         (aside / "model.onnx").write_bytes(graph)
-        compiled = openvino.compile(aside, Build(precision=precision))
-        artifact.seal(aside, {**fields, "openvino": compiled})
+        compiled = openvino.compile(aside, Build(Batch(), precision, BuildOptions()))
+        artifact.seal(aside, {**fields, **compiled.fields("openvino")})
     return artifact.read(folder)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import stat
 from enum import IntEnum
 from pathlib import Path
@@ -10,12 +11,16 @@ from typing import Any
 
 import pytest
 
-from exporter import artifact, gpus, targets
+from exporter import artifact, doctor, engine_record, gpus, targets
 from exporter.config import Batch, BuildOptions, Precision
-from exporter.errors import ConversionError, ExporterError, Missing, WrongUse
+from exporter.engine_record import EngineRecord
+from exporter.errors import ConversionError, ExporterError, GateRefused, Missing, WrongUse
 from exporter.finish import finish
+from exporter.inspection import inspect
 from exporter.targets import _timing_cache, _trtexec, trt
 from tests.exporter.targets import tiny
+
+RECORDS = Path(__file__).parents[2] / "data" / "trt-records"
 
 
 @pytest.fixture
@@ -31,7 +36,9 @@ def told(folder: Path) -> dict[str, Any]:
 
 def test_without_tensorrt_the_graph_is_handed_over(no_tensorrt: None, tmp_path: Path) -> None:
     options = BuildOptions(workspace_mib=512)
-    facts = trt.compile(tiny.folder(tmp_path), tiny.build(options=options))
+    done = trt.compile(tiny.folder(tmp_path), tiny.build(options=options))
+    assert done.engine is None
+    facts = done.section
     assert facts["compiled"] is False
     assert "tensorrt" in facts["why"]
     assert facts["options"] == {"workspace_mib": 512}
@@ -42,7 +49,7 @@ def test_without_tensorrt_the_graph_is_handed_over(no_tensorrt: None, tmp_path: 
 
 def test_nvidias_parser_checks_what_is_handed_over(no_tensorrt: None, tmp_path: Path) -> None:
     rtx = pytest.importorskip("tensorrt_rtx", reason="pip install 'exporter[rtx]'")
-    facts = trt.compile(tiny.folder(tmp_path), tiny.build())
+    facts = trt.compile(tiny.folder(tmp_path), tiny.build()).section
     assert facts["parser"]["version"] == rtx.__version__
     with pytest.raises(ConversionError, match="node_quantize"):
         trt.compile(tiny.folder(tmp_path, zero_point=1), tiny.build())
@@ -52,7 +59,7 @@ def test_tensorrt_without_a_gpu_hands_over_too(
     stand_ins: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trt, "find_gpus", lambda: gpus.Gpus("none", ()))
-    facts = trt.compile(tiny.folder(tmp_path), tiny.build())
+    facts = trt.compile(tiny.folder(tmp_path), tiny.build()).section
     assert facts["why"] == "no NVIDIA GPU on this machine"
     with pytest.raises(Missing, match="no NVIDIA GPU"):
         trt.compile(tmp_path, tiny.build(here=True))
@@ -92,9 +99,20 @@ def test_compile_finishes_in_place(stand_ins: Any, tmp_path: Path) -> None:
     assert section["compiled"] is True
     assert section["compiled_at"].startswith("20")
     assert section["options"] == {"workspace_mib": 64, "opt_level": 5}, "as it was exported with"
-    assert section["profile"] == {"x": [[1, 3, 16, 16], [2, 3, 16, 16], [4, 3, 16, 16]]}
-    assert (section["gpu"], section["compute_capability"]) == ("Stand-in GPU", "8.7")
-    assert (section["driver"], section["cuda"]) == ("540.4.0", "12.6")
+    shapes = {"min": [1, 3, 16, 16], "opt": [2, 3, 16, 16], "max": [4, 3, 16, 16]}
+    assert engine_record.read(done) == EngineRecord(
+        "tensorrt",
+        "10.3.0",
+        ("8.7",),
+        "none",
+        version_compatible=False,
+        os=platform.system().lower(),
+        arch=platform.machine(),
+        cuda="12.6",
+        driver="540.4.0",
+        gpu="Stand-in GPU",
+        profile={"x": shapes},
+    )
     got = told(path)
     assert got["network"] == 1 << stand_ins.NetworkDefinitionCreationFlag.STRONGLY_TYPED
     assert got["flags"] == [], "TF32 off: FP32 was asked for"
@@ -105,6 +123,35 @@ def test_compile_finishes_in_place(stand_ins: Any, tmp_path: Path) -> None:
     assert all(done.file(name) for name in files)
     assert "measured" not in done.passport, "that was another engine"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "cache"]
+
+
+@pytest.mark.parametrize("shortcuts", [True, False])
+def test_the_layers_of_what_was_compiled_are_audited(
+    stand_ins: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shortcuts: bool
+) -> None:
+    """The stand-in's inspector says what two real engines said, with and without shortcut Q/DQ."""
+    name = "mobilenet_v2_residuals.qat" if shortcuts else "mobilenet.qat"
+    text = (RECORDS / f"{name}.layers.json").read_text()
+    monkeypatch.setattr(stand_ins.Inspector, "get_engine_information", lambda *_: text)
+    found = inspect(finish(tiny.handed_over(tmp_path / "a", precision="int8")).path)
+    assert found.audit is not None
+    assert found.audit.precisions() == {"INT8": 53}
+    if shortcuts:
+        found.require_int8()
+    else:
+        with pytest.raises(GateRefused, match="not INT8 throughout"):
+            found.require_int8()
+
+
+def test_an_unknown_gpu_is_not_built_for(
+    stand_ins: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its compute capability nobody could say later where the engine loads."""
+    unknown = gpus.Gpus("/dev", (gpus.Gpu("NVIDIA GPU (/dev/nvidia0)"),))
+    monkeypatch.setattr(doctor, "find_gpus", lambda root: unknown)
+    with pytest.raises(Missing, match="compute capability of NVIDIA GPU") as caught:
+        finish(tiny.handed_over(tmp_path / "a"))
+    assert "nvidia-smi" in str(caught.value.hint)
 
 
 def test_a_release_without_typed_networks_is_told_by_flags(
@@ -128,10 +175,11 @@ def test_compile_again_takes_force_and_new_options(stand_ins: Any, tmp_path: Pat
     with pytest.raises(WrongUse, match="compiled already"):
         finish(path)
     options = BuildOptions(hardware_compatible=True, version_compatible=True)
-    assert finish(path, options, force=True).passport["trt"]["options"] == {
-        "hardware_compatible": True,
-        "version_compatible": True,
-    }
+    done = finish(path, options, force=True)
+    asked = {"hardware_compatible": True, "version_compatible": True}
+    assert done.passport["trt"]["options"] == asked
+    record = engine_record.read(done)
+    assert (record.hardware_compatibility, record.version_compatible) == ("ampere+", True)
     assert told(path)["flags"] == ["VERSION_COMPATIBLE"]
     assert told(path)["hardware_compatibility_level"] == 1
 
@@ -212,7 +260,8 @@ def test_layers_that_leave_the_dla_are_named_before_the_build(
         progress=lambda stage, at, total, note="": lines.append(f"{stage} {at}/{total} {note}"),
     )
     assert lines[0] == "layers on DLA 3/4 the rest on the GPU: node_relu"
-    assert done.passport["trt"]["dla"] == {"core": 1, "layers": 4, "on_gpu": ["node_relu"]}
+    assert done.passport["trt"]["dla"] == {"layers": 4, "on_gpu": ["node_relu"]}
+    assert engine_record.read(done).dla_core == 1
     assert told(path)["flags"] == ["TF32", "GPU_FALLBACK"], "INT8 leaves TF32 to TensorRT"
     assert (told(path)["DLA_core"], told(path)["default_device_type"]) == (1, 1)
 

@@ -34,8 +34,7 @@ def test_an_int8_plan_is_a_third_of_fp32s_at_most(tmp_path: Path) -> None:
         section = artifact.passport["trt-rtx"]
         assert section["compiled"] is True
         assert section["warnings"] == []
-        assert section["profile"]["input"][2] == [16, 96, 96, 1]
+        assert artifact.passport["engine"]["profile"]["input"]["max"] == [16, 96, 96, 1]
         plan_bytes[precision] = artifact.file("engine.plan").stat().st_size
-        assert section["plan_bytes"] == plan_bytes[precision]
     assert artifact.passport["int8"]["scheme"] == "tensorrt"
     assert 3 * plan_bytes["int8"] <= plan_bytes["fp32"], plan_bytes
