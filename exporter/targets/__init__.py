@@ -86,6 +86,7 @@ class Target:
         batch_range: whether its engines are built for a range of batch sizes.
         cpu_needs: for a precision that not every CPU runs: of these instruction sets, any one.
         rest: the type of what INT8 leaves in floating point, unless the user says otherwise.
+        schemes: those whose INT8 graphs its parser takes.
         half_graph: whether its FP16 is one of the graph's types; else of stored weights alone,
             which the target sees to.
         honours: the fields of :class:`BuildOptions` that it takes.
@@ -104,6 +105,7 @@ class Target:
     batch_range: bool = False
     cpu_needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     rest: FloatType = "fp32"
+    schemes: tuple[SchemeName, ...] = ("tensorrt", "cpu")
     half_graph: bool = True
     honours: tuple[str, ...] = ()
 
@@ -128,6 +130,19 @@ class Target:
             raise WrongUse(
                 f"target {self.name!r} does not do {precision}",
                 hint=f"it does: {', '.join(self.precisions)}",
+            )
+
+    def check_scheme(self, scheme: SchemeName | None) -> None:
+        """Refuse Q/DQ that the target's parser would refuse after all the work.
+
+        Raises:
+            WrongUse: names both sides.
+        """
+        if scheme is not None and scheme not in self.schemes:
+            raise WrongUse(
+                f"--scheme {scheme} and --to {self.name} contradict each other: "
+                "TensorRT takes signed, symmetric INT8 only",
+                hint=f"leave out --scheme: {self.name} has {self.scheme}",
             )
 
     def check_cpu(self, precision: str) -> None:
@@ -270,6 +285,7 @@ TARGETS: dict[str, Target] = {
             needs_gpu=True,
             batch_range=True,
             rest="fp16",
+            schemes=("tensorrt",),
             honours=(
                 "workspace_mib",
                 "opt_level",
@@ -290,6 +306,7 @@ TARGETS: dict[str, Target] = {
             finish_install="pip install 'exporter[rtx]'",
             batch_range=True,
             rest="fp16",
+            schemes=("tensorrt",),
             honours=("compute_capabilities",),
         ),
     )

@@ -85,7 +85,7 @@ def _build_here(folder: Path, build: Build) -> Compiled:
             where the engine loads.
     """
     trt = importlib.import_module(MODULE)
-    here = this_machine(MODULE)
+    here = this_machine("tensorrt")
     if here.gpu is None or here.compute_capability is None:
         raise Missing(
             f"the compute capability of {here.gpu} could not be found out",

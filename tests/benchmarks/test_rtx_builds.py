@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import rtx_builds
+from exporter.errors import GateRefused
 from exporter.models import zoo
 
 
@@ -19,7 +20,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
     def build_all(models: tuple[str, ...], wanted: tuple[str, ...]) -> list[rtx_builds.Row]:
         asked.extend((model, precision) for model in models for precision in wanted)
-        done = {"plan_bytes": 4_000_000, "onnx_bytes": 1, "build_seconds": 0.5, "warnings": []}
+        done = {"onnx_bytes": 1, "build_seconds": 0.5, "cpu_seconds": 9.0, "warnings": []}
         rows = []
         for model, precision in asked:
             refused = (model, precision) == ("resnet34", "int8")
@@ -50,6 +51,30 @@ def test_a_selection_and_its_shares(recorded: list[tuple[str, str]]) -> None:
     assert done.exit_code == 0, done.output
     assert recorded == [("resnet18", "fp32"), ("resnet18", "int8")]
     assert "0.25" in done.output
+
+
+@pytest.mark.parametrize(("int8", "refused"), [(333_333, False), (333_334, True)])
+def test_the_int8_plan_is_held_to_a_third(int8: int, refused: bool) -> None:
+    rows = [
+        {"model": "resnet18", "precision": "fp32", "plan_bytes": 1_000_000},
+        {"model": "resnet18", "precision": "int8", "plan_bytes": int8},
+        {"model": "resnet50", "precision": "fp32", "plan_bytes": 1},  # is not held to it
+        {"model": "resnet50", "precision": "int8", "plan_bytes": 1},
+    ]
+    if not refused:
+        rtx_builds.check_size(rows)
+        return
+    with pytest.raises(GateRefused, match=r"0\.33 of FP32's 1,000,000") as caught:
+        rtx_builds.check_size(rows)
+    assert caught.value.exit_code == 3
+
+
+def test_a_refused_plan_is_no_small_one() -> None:
+    rtx_builds.check_size([{"model": "resnet18", "precision": "int8", "error": "no"}])
+
+
+def test_every_precision_is_built() -> None:
+    assert rtx_builds.precisions() == ("fp32", "fp16", "int8")
 
 
 def test_unknown_names_are_refused(recorded: list[tuple[str, str]]) -> None:

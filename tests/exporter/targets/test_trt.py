@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from exporter import artifact, doctor, engine_record, gpus, targets
-from exporter.config import Batch, BuildOptions, Precision
+from exporter import artifact, doctor, engine_record, gpus, pipeline, targets
+from exporter.config import Batch, BuildOptions, ExportConfig, Precision
 from exporter.engine_record import EngineRecord
 from exporter.errors import ConversionError, ExporterError, GateRefused, Missing, WrongUse
 from exporter.finish import finish
@@ -316,6 +316,16 @@ def test_options_a_target_would_ignore_are_refused(
 ) -> None:
     with pytest.raises(WrongUse, match=message):
         targets.lookup(target).check_build(BuildOptions(**options), "fp32", Batch(1, 1, 1))
+
+
+@pytest.mark.parametrize("target", ["trt", "trt-rtx"])
+def test_the_cpus_scheme_is_refused_before_any_work(target: str, tmp_path: Path) -> None:
+    """With FP32 around it, too, where nothing but the parser would object."""
+    config = ExportConfig(
+        "no such model", target, tmp_path / "out", "int8", scheme="cpu", rest="fp32"
+    )
+    with pytest.raises(WrongUse, match=f"--scheme cpu and --to {target} contradict"):
+        pipeline.export(config)
 
 
 @pytest.mark.parametrize(
