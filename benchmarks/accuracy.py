@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from exporter.feeds import image_size, in_layout, network_input
 from exporter.progress import Progress, silent
 from exporter.runner import Feeds, KerasRunner, Runner
 from exporter.sources import Source
+
+if TYPE_CHECKING:
+    from exporter.config import Layout
 
 BATCH = 100
 
@@ -97,45 +100,102 @@ def evaluate(
             channels that do not fit the network.
     """
     source = load_original(artifacts, original, unsafe)
-    if len(source.outputs) != 1 or len(source.outputs[0].shape) != 2:
-        raise WrongUse(
-            f"{source.name} is no classifier with one output of (batch, classes): {source.outputs}"
-        )
-    data = datasets.load(data_spec, "test", progress)
-    count = len(data) if limit is None else min(limit, len(data))
-    labels = data.labels[:count]
-    classes = source.outputs[0].shape[-1]
-    if classes is not None and not 0 <= labels.min() <= labels.max() < classes:
-        raise WrongUse(
-            f"{data.name} has labels {labels.min()} to {labels.max()}, "
-            f"{source.name} knows the {classes} classes 0 to {classes - 1}"
-        )
-    size = image_size(source, data)
-    if source.preprocessing is None:
-        raise WrongUse(
-            "the artefact does not say how its images are preprocessed",
-            hint="export it again with --preprocess",
-        )
-    output = source.outputs[0].name
-
-    def feeds() -> Iterator[Feeds]:
-        for pixels, _ in datasets.batches(data, size, BATCH, limit):
-            yield network_input(source, pixels)
-
+    images = Images.load(source, data_spec, limit, progress)
     with KerasRunner(source) as keras:
-        expected = _logits(keras, feeds(), output, source.batch, count, "keras", progress)
-    rows = [score("keras", expected, labels)]
+        expected = images.logits(keras, images.feeds(), source.batch, "keras", progress)
+    rows = [score("keras", expected, images.labels)]
     for artifact in artifacts:
-        fixed = artifact.passport["batch"]
-        batch = fixed["min"] if fixed["min"] == fixed["max"] else None
         with targets.open_artifact(artifact) as runner:
-            layout = artifact.passport["layout"]
-            given = (in_layout(feed, layout) for feed in feeds())
+            given = images.feeds(artifact.passport["layout"])
             stage = artifact.path.name
-            got = _logits(runner, given, output, batch, count, stage, progress)
+            got = images.logits(runner, given, fixed_batch(artifact), stage, progress)
         name = f"{artifact.path} (simulated)" if artifact.is_simulation else str(artifact.path)
-        rows.append(score(name, got, labels, expected))
+        rows.append(score(name, got, images.labels, expected))
     return rows
+
+
+def fixed_batch(artifact: Artifact) -> int | None:
+    """Return the one batch size that an artefact takes, or None."""
+    batch = artifact.passport["batch"]
+    return batch["min"] if batch["min"] == batch["max"] else None
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled test images, as often as they are asked for, as one classifier takes them.
+
+    Attributes:
+        source: the classifier.
+        data: the test set.
+        count: how many of its images are used, from the first on.
+        size: height and width.
+    """
+
+    source: Source
+    data: datasets.Dataset
+    count: int
+    size: tuple[int, int]
+
+    @classmethod
+    def load(cls, source: Source, data_spec: str, limit: int | None, progress: Progress) -> Images:
+        """Load the test images, and make sure that the network can be judged on them.
+
+        Raises:
+            WrongUse: no classifier, no preprocessing, or labels or channels that don't fit it.
+        """
+        if len(source.outputs) != 1 or len(source.outputs[0].shape) != 2:
+            raise WrongUse(
+                f"{source.name} is no classifier with one output of (batch, classes): "
+                f"{source.outputs}"
+            )
+        data = datasets.load(data_spec, "test", progress)
+        count = len(data) if limit is None else min(limit, len(data))
+        labels = data.labels[:count]
+        classes = source.outputs[0].shape[-1]
+        if classes is not None and not 0 <= labels.min() <= labels.max() < classes:
+            raise WrongUse(
+                f"{data.name} has labels {labels.min()} to {labels.max()}, "
+                f"{source.name} knows the {classes} classes 0 to {classes - 1}"
+            )
+        size = image_size(source, data)
+        if source.preprocessing is None:
+            raise WrongUse(
+                "the artefact does not say how its images are preprocessed",
+                hint="export it again with --preprocess",
+            )
+        return cls(source, data, count, size)
+
+    @property
+    def labels(self) -> datasets.Labels:
+        """(count,) class indices."""
+        return self.data.labels[: self.count]
+
+    def feeds(
+        self, layout: Layout = "nhwc", batch: int = BATCH, limit: int | None = None
+    ) -> Iterator[Feeds]:
+        """Yield the first ``limit`` images a batch at a time, preprocessed."""
+        most = self.count if limit is None else min(limit, self.count)
+        for pixels, _ in datasets.batches(self.data, self.size, batch, most):
+            yield in_layout(network_input(self.source, pixels), layout)
+
+    def logits(
+        self,
+        runner: Runner,
+        feeds: Iterator[Feeds],
+        batch: int | None,
+        stage: str,
+        progress: Progress,
+    ) -> Logits:
+        """Run all batches, (count, classes); a fixed size is met by cutting and padding them."""
+        output = self.source.outputs[0].name
+        parts: list[Logits] = []
+        done = 0
+        for feed in feeds:
+            for part, real in cut(feed, batch):
+                parts.append(runner.infer(part)[output][:real])
+                done += real
+            progress(stage, done, self.count)
+        return np.concatenate(parts)
 
 
 def load_original(
@@ -177,27 +237,7 @@ def load_original(
     return source
 
 
-def _logits(
-    runner: Runner,
-    feeds: Iterator[Feeds],
-    output: str,
-    batch: int | None,
-    count: int,
-    stage: str,
-    progress: Progress,
-) -> Logits:
-    """Run all batches; a fixed batch size is met by cutting and padding them."""
-    parts: list[Logits] = []
-    done = 0
-    for feed in feeds:
-        for part, real in _cut(feed, batch):
-            parts.append(runner.infer(part)[output][:real])
-            done += real
-        progress(stage, done, count)
-    return np.concatenate(parts)
-
-
-def _cut(feed: Feeds, batch: int | None) -> Iterator[tuple[Feeds, int]]:
+def cut(feed: Feeds, batch: int | None) -> Iterator[tuple[Feeds, int]]:
     """Yield pieces of the wanted size, the last one padded, with their count of real images."""
     length = len(next(iter(feed.values())))
     if batch is None:

@@ -143,7 +143,7 @@ def calibrated(
             f"{source.name} does not say how its images are preprocessed",
             hint="say it with --preprocess {unit,raw,signed,caffe,torch}",
         )
-    graph = hashlib.sha256(ir.to_proto(model).SerializeToString(deterministic=True)).hexdigest()
+    graph = graph_hash(model)
     size = (int(source.inputs[0].shape[1] or 0), int(source.inputs[0].shape[2] or 0))
     prepared = json.dumps(describe(source.preprocessing, size), sort_keys=True)
     images = measured_images(source, config, progress)
@@ -160,6 +160,11 @@ def calibrated(
     }
     trials = Trials(model, row, ranges)
     return Calibrated(trials, params, images, recovered, reports, warnings)
+
+
+def graph_hash(model: ir.Model) -> str:
+    """Name a graph by its bytes, as a calibration names the one that it was measured on."""
+    return hashlib.sha256(ir.to_proto(model).SerializeToString(deterministic=True)).hexdigest()
 
 
 def save_calibration(quantization: Quantization, folder: Path) -> None:

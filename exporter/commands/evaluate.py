@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from exporter.errors import WrongUse
 from exporter.options import data_help, folder_type, json_option
 
 if TYPE_CHECKING:
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many images.")
 @click.option("--original", help="Where the Keras model is, if not where the passport says.")
 @click.option("--unsafe", is_flag=True, help="Allow Lambda layers in the original.")
+@click.option(
+    "--ladder", is_flag=True, help="Of one artefact: every step from Keras to its engine."
+)
+@click.option("--layers", is_flag=True, help="--ladder: which layers the noise enters in.")
+@click.option("--rung", help="--layers: of this rung and the one before; default: the noisiest.")
+@click.option(
+    "-o", "--output", type=folder_type, help="--ladder: a new folder for JSON and pictures."
+)
 @json_option
 def evaluate(
     artefacts: tuple[Path, ...],
@@ -28,14 +37,32 @@ def evaluate(
     limit: int | None,
     original: str | None,
     unsafe: bool,
+    ladder: bool,
+    layers: bool,
+    rung: str | None,
+    output: Path | None,
     as_json: bool,
 ) -> None:
     """Compare ARTEFACTS with Keras on test images.
 
     Reports top-1, top-5, agreement with Keras, every image whose label flips, and the
     largest and mean logit error. On all images the result also goes into the passport.
+
+    With --ladder, one artefact's steps are measured one by one: Keras, the converted graph, batch
+    norms folded, Q/DQ and FP16 simulated, the engine; the step that lost most is named. SQNR is
+    the logits' energy by their error's, in dB.
+
+    \b
+    Example:
+      exporter evaluate resnet18-ort --data fashion-mnist --ladder --layers -o drift
     """
     from exporter import artifact, console
+
+    _refuse_conflicts(artefacts, ladder, layers, rung, output)
+    if ladder:
+        climb = artifact.read(artefacts[0]), data, limit, original, unsafe
+        _ladder(*climb, layers=layers, rung=rung, output=output, as_json=as_json)
+        return
 
     def as_object(rows: list[Accuracy]) -> None:
         console.print_json({"data": data, "results": [row.as_json() for row in rows]})
@@ -43,6 +70,60 @@ def evaluate(
     shown = as_object if as_json else console.accuracy_table
     artifacts = [artifact.read(path) for path in artefacts]
     measure(artifacts, data, shown, limit=limit, original=original, unsafe=unsafe)
+
+
+def _refuse_conflicts(
+    artefacts: tuple[Path, ...],
+    ladder: bool,
+    layers: bool,
+    rung: str | None,
+    output: Path | None,
+) -> None:
+    """Refuse options that would have no effect, and an output that can't be written to."""
+    from exporter.artifact import check_free
+
+    for name, given, needs, has in (
+        ("--layers", layers, "--ladder", ladder),
+        ("--rung", rung is not None, "--layers", layers),
+        ("--output", output is not None, "--ladder", ladder),
+    ):
+        if given and not has:
+            raise WrongUse(f"{name} is for {needs}", hint=f"add {needs}")
+    if ladder and len(artefacts) > 1:
+        raise WrongUse(f"--ladder takes one artefact, not {len(artefacts)}")
+    if output is not None:
+        check_free(output, force=False)
+
+
+def _ladder(
+    one: Artifact,
+    data: str,
+    limit: int | None,
+    original: str | None,
+    unsafe: bool,
+    *,
+    layers: bool,
+    rung: str | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure, show, write."""
+    from benchmarks import drift, drift_layers, drift_pictures
+    from exporter import console, console_drift
+
+    with console.progress_bars(quiet=False) as progress:
+        ladder = drift.climb(
+            one, data, limit=limit, original=original, unsafe=unsafe, progress=progress
+        )
+        walk = drift_layers.walk(ladder, rung, progress=progress) if layers else None
+    if as_json:
+        console.print_json(drift_pictures.report(ladder, walk))
+    else:
+        console_drift.show_ladder(ladder)
+        if walk is not None:
+            console_drift.show_walk(walk)
+    if output is not None:
+        drift_pictures.write(ladder, walk, output)
 
 
 def measure(

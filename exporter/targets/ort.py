@@ -29,7 +29,12 @@ class OrtRunner:
     ) -> None:
         self._model = model if isinstance(model, bytes) else str(model)
         self._threads = threads or usable_cores()
-        self._as_written = as_written
+        self.as_written = as_written
+
+    @property
+    def graph(self) -> bytes:
+        """The graph that it runs, serialised."""
+        return self._model if isinstance(self._model, bytes) else Path(self._model).read_bytes()
 
     def __enter__(self) -> OrtRunner:
         """Load and optimise the graph.
@@ -40,7 +45,7 @@ class OrtRunner:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.log_severity_level = 3
-        if self._as_written:
+        if self.as_written:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             self._session = ort.InferenceSession(

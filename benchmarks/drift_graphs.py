@@ -1,0 +1,124 @@
+"""The graphs between a Keras original and an artefact, made again from the source it names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.accuracy import fixed_batch
+from exporter.artifact import CALIBRATION, MODEL, Artifact
+from exporter.sources import Source
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """What an artefact went through.
+
+    Attributes:
+        converted: as converted, batch norms still there; NHWC.
+        folded: what its final types were given to: batch norms folded and, for INT8, as it was
+            calibrated; in the artefact's layout.
+        same: whether ``folded`` is the artefact's own.
+        check: how that was found out, and what differs.
+    """
+
+    converted: bytes
+    folded: bytes
+    same: bool
+    check: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what was found of them."""
+        return {"same_as_artefact": self.same, "check": self.check}
+
+
+def remake(artifact: Artifact, source: Source) -> Graphs:
+    """Convert and fold once more, as the export did, and compare with what the artefact holds.
+
+    Raises:
+        ConversionError: the source does not convert any more.
+        ExporterError: a file of the artefact is not its passport's.
+    """
+    from exporter import frontend, pipeline, quantize, recovery, serialize
+
+    passport = artifact.passport
+    model = frontend.to_onnx(source, fixed_batch(artifact))
+    converted = serialize.checked_bytes(model)
+    pipeline.run_passes(model, passport["layout"])
+    if int8 := passport.get("int8"):
+        quantize.prepare(model)
+        recovery.before_calibration(model, int8["recovery"])
+    folded = serialize.checked_bytes(model)
+    how = next(check for key, check in _CHECKS if key is None or key in passport)
+    differs = how.differs(artifact, model, folded)
+    if differs is None:
+        return Graphs(converted, folded, True, f"the same as the artefact's, by {how.by}")
+    return Graphs(converted, folded, False, f"not the artefact's: {differs}{_versions(passport)}")
+
+
+@dataclass(frozen=True)
+class _Check:
+    """One way to tell; ``differs`` returns None where nothing does."""
+
+    by: str
+    differs: Callable[[Artifact, ir.Model, bytes], str | None]
+
+
+def _calibrated(artifact: Artifact, model: ir.Model, _: bytes) -> str | None:
+    from exporter.quantize import graph_hash
+
+    recorded = json.loads(artifact.file(CALIBRATION).read_text())["graph"]
+    if recorded == graph_hash(model):
+        return None
+    return "its hash is not that of the graph that was calibrated"
+
+
+def _weights(artifact: Artifact, model: ir.Model, _: bytes) -> str | None:
+    """Compare constants by name, for typing keeps names and rounds values."""
+    import onnx
+
+    here = model.graph.initializers
+    for one in onnx.load(artifact.file(MODEL)).graph.initializer:
+        value = here.get(one.name)
+        if value is None or value.const_value is None:
+            continue
+        written, made = onnx.numpy_helper.to_array(one), value.const_value.numpy()
+        if not np.array_equal(made.astype(written.dtype), written):
+            return f"constant {one.name!r} has other values"
+    return None
+
+
+def _bytes(artifact: Artifact, _: ir.Model, folded: bytes) -> str | None:
+    artifact.file(MODEL)
+    if hashlib.sha256(folded).hexdigest() == artifact.passport["files"][MODEL]["sha256"]:
+        return None
+    return f"its bytes are not those of {MODEL}"
+
+
+# The first whose key is in the passport.
+_CHECKS: tuple[tuple[str | None, _Check], ...] = (
+    ("int8", _Check("the hash in calibration.json", _calibrated)),
+    ("fp16", _Check("its constants, rounded to the artefact's types", _weights)),
+    (None, _Check("its bytes", _bytes)),
+)
+
+
+def _versions(passport: dict[str, Any]) -> str:
+    """Name the packages that are of another version than the artefact was made with."""
+    from exporter.passport import versions
+
+    then, now = passport.get("versions", {}), versions()
+    differ = [
+        f"{name} {then[name]} then, {now[name]} now"
+        for name in ("keras", "tensorflow", "tensorflow-cpu", "tf2onnx", "onnx", "onnx-ir")
+        if name in then and name in now and then[name] != now[name]
+    ]
+    return f" ({'; '.join(differ)})" if differ else ""
