@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +39,7 @@ class Accuracy:
         against_keras: agreement with the original; None for the original itself.
         flips: the images on which the label differs from the original's.
         paired: its top-1 tested against the original's; None for the original itself.
+        predicted: (images,), the label of each image.
     """
 
     engine: str
@@ -48,6 +49,7 @@ class Accuracy:
     against_keras: Agreement | None = None
     flips: tuple[dict[str, int], ...] = ()
     paired: Paired | None = None
+    predicted: datasets.Labels | None = field(default=None, compare=False, repr=False)
 
     @property
     def top1(self) -> float:
@@ -80,6 +82,7 @@ def evaluate(
     limit: int | None = None,
     original: str | None = None,
     unsafe: bool = False,
+    opened: Callable[[Artifact], Runner] = targets.open_artifact,
     progress: Progress = silent,
 ) -> list[Accuracy]:
     """Classify the test images with the Keras original and with every artefact.
@@ -90,6 +93,7 @@ def evaluate(
         limit: only the first so many images.
         original: where the Keras model is now, if not where the passport says.
         unsafe: as :func:`exporter.sources.load`.
+        opened: makes an artefact's runner.
         progress: one bar an engine.
 
     Returns:
@@ -105,7 +109,7 @@ def evaluate(
         expected = images.logits(keras, images.feeds(), source.batch, "keras", progress)
     rows = [score("keras", expected, images.labels)]
     for artifact in artifacts:
-        with targets.open_artifact(artifact) as runner:
+        with opened(artifact) as runner:
             given = images.feeds(artifact.passport["layout"])
             stage = artifact.path.name
             got = images.logits(runner, given, fixed_batch(artifact), stage, progress)
@@ -290,4 +294,5 @@ def score(
         None if reference is None else compare(reference, logits),
         flips,
         tested,
+        best.astype(np.int64),
     )

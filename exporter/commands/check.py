@@ -1,0 +1,156 @@
+"""``exporter check``: the gate that stops a release that drifted from its baseline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from exporter.errors import GateRefused, Missing, WrongUse
+from exporter.options import data_help, folder_type, json_option
+
+if TYPE_CHECKING:
+    from benchmarks.gate_report import Checked
+
+_MOST_REASONS = 10
+
+
+@click.command()
+@click.argument("artefacts", type=folder_type, nargs=-1, required=True)
+@click.option("--baseline", type=folder_type, required=True, help="The committed JSON file.")
+@click.option("--update", is_flag=True, help="Accept ARTEFACTS: write their entries.")
+@click.option("--data", help=f"Test images; default: as the baseline says. {data_help}")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    help="--update: only the first so many images; a check takes as many as its baseline.",
+)
+@click.option("--graph-only", is_flag=True, help="Run nothing: graphs, ranges and files alone.")
+@click.option("--original", help="Where the Keras model is, if not where the passport says.")
+@click.option("--unsafe", is_flag=True, help="Allow Lambda layers in the original.")
+@click.option("--junit", type=folder_type, metavar="FILE", help="Write JUnit XML.")
+@click.option(
+    "--summary", type=folder_type, metavar="FILE", help='Append Markdown: "$GITHUB_STEP_SUMMARY".'
+)
+@json_option
+def check(
+    artefacts: tuple[Path, ...],
+    baseline: Path,
+    update: bool,
+    data: str | None,
+    limit: int | None,
+    graph_only: bool,
+    original: str | None,
+    unsafe: bool,
+    junit: Path | None,
+    summary: Path | None,
+    as_json: bool,
+) -> None:
+    """Compare ARTEFACTS with a committed baseline, and end with 3 if one drifted.
+
+    Graph, weights by layer, Q/DQ and their ranges, what the runtime fuses and file sizes are
+    compared as they are; then each artefact runs on the baseline's images, beside Keras:
+    top-1 and agreement with Keras are tested in pairs, and a change inside the 95% interval is
+    chance and passes. Latency is compared as a ratio, where the passport has one.
+
+    The first figure that drifted, from the top, is the step where it began; its row names the
+    layers. Tolerances are in the file, each with its reason: change them there. Where a change is
+    meant, --update accepts it, and the diff of the file is what there is to review.
+
+    An engine that needs a GPU is simulated where there is none, and compared with what was
+    simulated then. Entries go by model, target, precision, scheme and width of the weights: an
+    artefact without one ends with 4, once the others are compared.
+
+    \b
+    Examples:
+      exporter check --baseline baseline.json --update resnet18-ort --data fashion-mnist
+      exporter check --baseline baseline.json resnet18-ort
+      exporter check --baseline baseline.json resnet18-ort --junit check.xml --summary summary.md
+    """
+    from benchmarks import baseline as baselines
+    from benchmarks import gate_run
+    from exporter import artifact, console
+
+    if limit is not None and not update:
+        raise WrongUse("--limit goes with --update: a check takes as many images as its baseline")
+    if graph_only and (data or limit):
+        raise WrongUse("--graph-only runs nothing, and --data or --limit say on what to run")
+    artifacts = [artifact.read(path) for path in artefacts]
+    new = update and not baseline.exists()
+    book = baselines.Baseline() if new else baselines.load(baseline)
+    wanted = {}
+    if not graph_only:
+        wanted = gate_run.choose_images(artifacts, book, data, limit, update=update)
+    with console.progress_bars(quiet=False) as progress:
+        facts = gate_run.measure(
+            artifacts, wanted, original=original, unsafe=unsafe, progress=progress
+        )
+    results = gate_run.compare(artifacts, facts, book, baseline, update=update)
+    _write(results, baseline, junit, summary)
+    if as_json:
+        shown = [one.as_json() for one in results]
+        console.print_json({"baseline": str(baseline), "updated": update, "results": shown})
+    else:
+        _show(results)
+    if update:
+        for now in facts:
+            book = book.updated(now)
+        baselines.save(book, baseline)
+    else:
+        _refuse(results, baseline)
+
+
+def _show(results: list[Checked]) -> None:
+    """Print a table an artefact, and below it a line for all that differs."""
+    from exporter import console
+
+    for one in results:
+        if one.missing is not None:
+            console.say(f"{one.key}: {one.missing}", markup=False)
+            continue
+        rows = [
+            (finding.figure, finding.rung, finding.before, finding.now, finding.verdict)
+            for finding in one.findings
+        ]
+        console.table(one.key, ("figure", "at", "baseline", "now", "verdict"), rows)
+        for finding in one.findings:
+            if finding.detail:
+                line = f"{finding.verdict}: {finding.figure}: {finding.detail}"
+                console.say(line, markup=False)
+
+
+def _write(
+    results: list[Checked], baseline: Path, junit: Path | None, summary: Path | None
+) -> None:
+    from benchmarks import gate_report
+
+    if junit is not None:
+        junit.write_text(gate_report.junit(results), encoding="utf-8")
+    if summary is not None:  # appended: a step's summary may have been begun by others
+        with summary.open("a", encoding="utf-8") as file:
+            file.write(gate_report.markdown(results, baseline))
+
+
+def _refuse(results: list[Checked], baseline: Path) -> None:
+    """End as the results say.
+
+    Raises:
+        GateRefused: something drifted; names the figure, the step and the layers.
+        Missing: nothing did, and an artefact has no entry.
+    """
+    found = [(one, finding) for one in results for finding in one.drifted]
+    if found:
+        reasons = [
+            f"{one.key}: {finding.figure} ({finding.rung}): {finding.detail}"
+            for one, finding in found[:_MOST_REASONS]
+        ]
+        more = len(found) - _MOST_REASONS
+        reasons += [f"and {more} more"] if more > 0 else []
+        count = f"{len(found)} figure{'' if len(found) == 1 else 's'}"
+        raise GateRefused(
+            f"{count} drifted from {baseline}",
+            hint="\n".join([*reasons, "where that is meant: the same command with --update"]),
+        )
+    if lacking := [one.missing for one in results if one.missing]:
+        raise Missing("\n".join(lacking))
