@@ -42,7 +42,7 @@ INT8 = ("--precision", "int8", "--calibration-images", "16", "--recovery", "equa
         (("--to", "ort"), ["keras", "onnx", "folded", "engine"]),
         (("--to", "ort", *INT8), ["keras", "onnx", "folded", "simulated", "engine"]),
         (
-            ("--to", "onnx", "--precision", "fp16", "--layout", "nchw", "--batch", "7"),
+            ("--to", "onnx", "--precision", "fp16", "--calibration-images", "16", "--batch", "7"),
             ["keras", "onnx", "folded", "simulated"],
         ),
         (("--to", "trt"), ["keras", "onnx", "folded", "engine"]),
