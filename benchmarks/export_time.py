@@ -35,6 +35,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.bootstrap import ratio_interval, ratio_of_medians
 from exporter.errors import WrongUse
 from exporter.models import zoo
 
@@ -42,8 +43,6 @@ TOOLS = ("ours", "keras")
 # In the order of the way through; "assemble" is what to_onnx does besides the two before it.
 STEPS = ("trace", "translate", "assemble", "passes", "check", "write")
 RESULTS = Path(__file__).parent / "results" / "export_time.json"
-_LEVEL = 0.95
-_RESAMPLES = 10_000
 # All that either side would import while its clock runs.
 _LIBRARIES = (
     "onnx",
@@ -63,46 +62,6 @@ _LIBRARIES = (
 )
 
 Sample = dict[str, Any]
-
-
-def ratio_of_medians(ours: Sequence[float], keras: Sequence[float]) -> float:
-    """Return median(ours) / median(keras); below 1 we are faster."""
-    return statistics.median(ours) / statistics.median(keras)
-
-
-def ratio_interval(
-    ours: Sequence[float],
-    keras: Sequence[float],
-    *,
-    level: float = _LEVEL,
-    resamples: int = _RESAMPLES,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Bootstrap an interval of :func:`ratio_of_medians`, by the percentile method.
-
-    Whole rounds are drawn with replacement (Efron and Tibshirani 1993, chapters 8 and 13), so
-    what slows both sides of a round cancels. Five rounds make a rough interval, somewhat too
-    narrow; it can't reach beyond the ratios that were seen.
-
-    Args:
-        ours: seconds (rounds,).
-        keras: seconds (rounds,), in the same order of rounds.
-        level: share of the resampled ratios inside.
-        resamples: how many times the rounds are drawn anew.
-        seed: of the drawing.
-
-    Raises:
-        ValueError: the rounds do not pair up, or there are fewer than two.
-    """
-    if len(ours) != len(keras) or len(ours) < 2:
-        raise ValueError(f"needs two rounds or more on both sides: {len(ours)} and {len(keras)}")
-    rounds = len(ours)
-    drawn = np.random.default_rng(seed).integers(0, rounds, (resamples, rounds))
-    ratios = np.median(np.asarray(ours)[drawn], axis=1) / np.median(
-        np.asarray(keras)[drawn], axis=1
-    )
-    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
 
 
 def summarize(samples: Sequence[Sample], model: str) -> dict[str, Any]:

@@ -24,7 +24,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.export_time import machine, ratio_interval, ratio_of_medians
+from benchmarks.bootstrap import ratio_interval, ratio_of_medians
+from benchmarks.export_time import machine
 from benchmarks.latency_worker import Block, time_apart
 
 RESULTS = Path(__file__).parent / "results" / "int8_latency.json"
