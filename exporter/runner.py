@@ -33,10 +33,14 @@ class Runner(Protocol):
 
 
 class KerasRunner:
-    """The network as it came, in inference mode, as one compiled ``tf.function``."""
+    """The network as it came, in inference mode, as one compiled ``tf.function``.
 
-    def __init__(self, source: Source) -> None:
+    ``jit_compile`` has XLA compile it, anew for each batch size.
+    """
+
+    def __init__(self, source: Source, *, jit_compile: bool = False) -> None:
         self._source = source
+        self._jit_compile = jit_compile or None  # False would also forbid it inside
 
     def __enter__(self) -> KerasRunner:
         """Prepare the function; it is traced on the first call."""
@@ -45,7 +49,10 @@ class KerasRunner:
         call = self._source.call
         specs = [tf.TensorSpec(port.shape, port.dtype) for port in self._source.inputs]
         self._function = tf.function(
-            lambda *inputs: call(inputs), input_signature=specs, autograph=False
+            lambda *inputs: call(inputs),
+            input_signature=specs,
+            autograph=False,
+            jit_compile=self._jit_compile,
         )
         return self
 

@@ -1,0 +1,372 @@
+"""Latency of engines side by side: same images, batch and threads, each in its own process.
+
+Every round times every engine at every batch size once, in an order drawn anew, so that a machine
+that warms up or slows down favours none; intervals come from whole rounds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from json import JSONDecodeError, loads
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import latency_result, payoff, stability
+from benchmarks.latency_result import Report, Row, Scenario
+from benchmarks.timing_engines import Engine
+from benchmarks.timing_worker import Job
+from exporter import artifact, datasets
+from exporter.artifact import Artifact
+from exporter.errors import ExporterError, WrongUse
+from exporter.preprocessing import preprocess
+from exporter.progress import Progress, silent
+
+ORIGINALS = ("keras", "keras-xla")
+_IMAGES = 64
+# Beside warming up and measuring: TensorFlow takes its time to load, XLA to compile.
+_LOAD_LIMIT_S = 600.0
+
+Sample = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to measure.
+
+    Attributes:
+        batches: images a call; every engine is timed with each.
+        threads: of every engine.
+        rounds: at least two.
+        seconds: of a block, at least.
+        min_duration: seconds of each engine at each batch size over all rounds, at least.
+        warm_up_s: of a block, at most.
+        scenario: what is compared.
+        seed: of the order.
+        data: as :func:`exporter.datasets.load`.
+    """
+
+    batches: tuple[int, ...] = (1, 8, 32)
+    threads: int = 1
+    rounds: int = 5
+    seconds: float = 2.0
+    min_duration: float = 0.0
+    warm_up_s: float = 10.0
+    scenario: Scenario = "sweep"
+    seed: int = 0
+    data: str = "fashion-mnist"
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be measured.
+
+        Raises:
+            WrongUse: names what is wrong.
+        """
+        if self.rounds < 2:
+            raise WrongUse("an interval needs two rounds or more", hint="5 is the default")
+        if not self.batches or min(self.batches) < 1:
+            raise WrongUse(f"batch sizes are 1 or more, not {self.batches}")
+        if self.scenario == "single-stream" and self.batches != (1,):
+            raise WrongUse(
+                "--scenario single-stream sends one image at a time, "
+                f"and --batch is {','.join(map(str, self.batches))}",
+                hint="leave out --batch",
+            )
+
+    @property
+    def block_s(self) -> float:
+        """Seconds to measure in each block."""
+        return max(self.seconds, self.min_duration / self.rounds)
+
+
+def bench(
+    artifacts: Sequence[Artifact],
+    plan: Plan,
+    originals: Sequence[str] = ORIGINALS,
+    *,
+    original: str | None = None,
+    unsafe: bool = False,
+    progress: Progress = silent,
+) -> Report:
+    """Time artefacts of one network, and the Keras original beside them.
+
+    Args:
+        artifacts: those that only imitate an engine here are refused.
+        plan: how.
+        originals: of :data:`ORIGINALS`, those to time too; the first is the baseline. Without
+            any, the first artefact is.
+        original: where the Keras model is, if not where the passport says.
+        unsafe: allow Lambda layers in it.
+        progress: told of every block.
+
+    Returns:
+        A row for each engine and batch size; one that failed carries its error.
+
+    Raises:
+        WrongUse: artefacts of several networks, simulated ones, or one twice; more threads than
+            cores.
+    """
+    check(artifacts)
+    machine = describe_machine()
+    date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    cores = choose_cores(plan.threads)
+    engines = [
+        *(Engine(name, name, artifacts[0].path, original, unsafe) for name in originals),  # type: ignore[arg-type]
+        *(Engine(str(one.path), "artefact", one.path) for one in artifacts),
+    ]
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        images = Path(folder, "images.npy")
+        np.save(images, read_images(artifacts[0], plan, progress))
+        jobs = [
+            Job(engine, images, batch, plan.threads, cores, plan.block_s, plan.warm_up_s)
+            for batch in plan.batches
+            for engine in engines
+        ]
+        rows = summarize(jobs, run(jobs, plan, progress), plan.scenario, engines[0].name)
+    rows = tuple(replace(row, file_bytes=_bytes(artifacts, row.engine)) for row in rows)
+    load = machine["load_average_1min"] / machine["usable_cores"]
+    baseline = engines[0].name
+    return Report(
+        scenario=plan.scenario,
+        baseline=baseline,
+        rows=rows,
+        unstable=stability.reasons(rows, baseline, plan.scenario, load),
+        verdicts=payoff.verdicts(artifacts, rows, plan.scenario),
+        settings={**asdict(plan), "block_s": plan.block_s, "cores": list(cores)},
+        machine=machine,
+        versions=_versions(),
+        date=date,
+    )
+
+
+def check(artifacts: Sequence[Artifact]) -> None:
+    """Refuse artefacts that can't stand beside each other.
+
+    Raises:
+        WrongUse: names which.
+    """
+    paths = [one.path for one in artifacts]
+    if len(set(paths)) != len(paths):
+        raise WrongUse("the same artefact is given twice")
+    for one in artifacts:
+        source, first = one.passport["source"], artifacts[0].passport["source"]
+        if source["sha256"] != first["sha256"]:
+            raise WrongUse(
+                f"{one.path} was made from {source['model']}, "
+                f"{artifacts[0].path} from {first['model']}",
+                hint="time artefacts of one network at a time",
+            )
+        if one.is_simulation:
+            raise WrongUse(
+                f"{one.path} is a {one.passport['precision']} graph for other machines; run here "
+                "it imitates them, and its time says nothing",
+                hint="export it for an engine that runs here: --to ort or openvino",
+            )
+
+
+def choose_cores(threads: int) -> tuple[int, ...]:
+    """Choose as many of the usable cores as there are threads; none where none can be chosen.
+
+    From the last: the first has most of the interrupts.
+
+    Raises:
+        WrongUse: there are fewer.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return ()
+    usable = sorted(os.sched_getaffinity(0))
+    if threads > len(usable):
+        raise WrongUse(f"{threads} threads, and {len(usable)} cores are usable here")
+    return tuple(usable[-threads:])
+
+
+def read_images(one: Artifact, plan: Plan, progress: Progress) -> np.ndarray[Any, Any]:
+    """Read test images as the network takes them.
+
+    Returns:
+        (n, height, width, channels) float32, n at least the largest batch.
+
+    Raises:
+        WrongUse: the artefact does not say how its images are preprocessed.
+    """
+    recorded = one.passport["preprocessing"]
+    if recorded is None:
+        raise WrongUse(
+            f"{one.path} does not say how its images are preprocessed",
+            hint="export it again with --preprocess",
+        )
+    data = datasets.load(plan.data, "test", progress)
+    size = (recorded["resize"]["height"], recorded["resize"]["width"])
+    count = max(_IMAGES, *plan.batches)
+    return preprocess(recorded["name"], data.pixels(np.arange(count) % len(data), size))
+
+
+def run(
+    jobs: Sequence[Job],
+    plan: Plan,
+    progress: Progress,
+    time_one: Callable[[Job], Sample] | None = None,
+) -> dict[Job, list[Sample]]:
+    """Time every job once a round, in an order drawn for each.
+
+    Returns:
+        For each job one sample a round; or, as the last, what it failed with, after which it is
+        not tried again.
+    """
+    order = random.Random(plan.seed)
+    samples: dict[Job, list[Sample]] = {job: [] for job in jobs}
+    total = plan.rounds * len(jobs)
+    done = 0
+    for number in range(plan.rounds):
+        for job in order.sample(list(jobs), len(jobs)):
+            done += 1
+            if samples[job] and "error" in samples[job][-1]:
+                continue
+            samples[job].append((time_one or time_apart)(job))
+            note = f"round {number + 1}: {job.engine.name}, batch {job.batch}"
+            progress("bench", done, total, note)
+    return samples
+
+
+def time_apart(job: Job) -> Sample:
+    """Run a job in a fresh process, which does not outlive this call.
+
+    Returns:
+        As :func:`benchmarks.timing_worker.measure`; ``error`` (and ``hint``) where it failed.
+    """
+    limit_s = job.seconds * 10 + job.warm_up_s * 2 + _LOAD_LIMIT_S
+    command = [sys.executable, "-m", "benchmarks.timing_worker"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(job.threads)}
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as worker:
+        try:
+            out, said = worker.communicate(job.as_json(), timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            return {"error": f"took longer than {limit_s:.0f} s"}
+        finally:  # Ctrl-C too
+            with contextlib.suppress(ProcessLookupError):
+                worker.kill()
+    lines = out.strip().splitlines()
+    try:
+        sample: Sample = loads(lines[-1]) if worker.returncode == 0 else {}
+    except (IndexError, JSONDecodeError):
+        sample = {}
+    if not sample:
+        last = said.strip().splitlines()[-1:] or ["it said nothing"]
+        sample = {"error": f"ended with {worker.returncode}: {last[0][:500]}"}
+    return sample
+
+
+def summarize(
+    jobs: Sequence[Job], samples: dict[Job, list[Sample]], scenario: Scenario, baseline: str
+) -> tuple[Row, ...]:
+    """Turn samples into rows, with ratios to the baseline's at the same batch size."""
+    rows = {job: _row(job, samples[job]) for job in jobs}
+    base = {job.batch: row for job, row in rows.items() if job.engine.name == baseline}
+    return tuple(
+        replace(row, speedup=latency_result.speedup(row, base[row.batch], scenario))
+        if row.blocks and base[row.batch].blocks and row.engine != baseline
+        else row
+        for row in rows.values()
+    )
+
+
+def _row(job: Job, samples: Sequence[Sample]) -> Row:
+    if failed := next((s for s in samples if "error" in s), None):
+        hint = f" ({failed['hint']})" if failed.get("hint") else ""
+        return Row(job.engine.name, job.batch, error=failed["error"] + hint)
+    return Row(
+        job.engine.name,
+        job.batch,
+        tuple(latency_result.block(i, job.batch, s) for i, s in enumerate(samples)),
+        latency_result.quantiles([ms for sample in samples for ms in sample["calls_ms"]]),
+        settings=samples[0]["settings"],
+    )
+
+
+def record(artifacts: Sequence[Artifact], report: Report) -> list[Artifact]:
+    """Write each artefact's rows into its passport, with the settings they hold for."""
+    common = {
+        "scenario": report.scenario,
+        "baseline": report.baseline,
+        "stable": not report.unstable,
+        "unstable": list(report.unstable),
+        "settings": dict(report.settings),
+        "machine": dict(report.machine),
+        "versions": dict(report.versions),
+        "date": report.date,
+    }
+    recorded = []
+    for one in artifacts:
+        rows = [row for row in report.rows if row.engine == str(one.path) and row.blocks]
+        batches = {
+            str(row.batch): {
+                "quantiles_ms": dict(row.quantiles_ms),
+                "mean_ms": row.mean_ms,
+                "throughput": row.throughput,
+                "speedup": row.speedup and asdict(row.speedup),
+                "peak_rss_mib": row.peak_rss_mib,
+            }
+            for row in rows
+        }
+        recorded.append(one.record("latency", {**common, "batches": batches}) if rows else one)
+    return recorded
+
+
+def write(report: Report, file: Path) -> None:
+    """Write a report as JSON, whole or not at all.
+
+    Raises:
+        ExporterError: it can't be written there.
+    """
+    import json
+
+    part = file.with_name(f"{file.name}.part")
+    try:
+        part.write_text(json.dumps(report.as_json(), indent=1) + "\n", encoding="utf-8")
+        part.replace(file)
+    except OSError as error:
+        raise ExporterError(f"can't write {file}: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def describe_machine() -> dict[str, Any]:
+    """Say where this runs, and how busy it is before the first measurement."""
+    from benchmarks.export_time import machine
+
+    return machine()
+
+
+def _versions() -> dict[str, str]:
+    from exporter.passport import versions
+
+    return versions()
+
+
+def _bytes(artifacts: Sequence[Artifact], engine: str) -> int | None:
+    """Return the size of what an artefact deploys: all but its own papers."""
+    papers = (artifact.PASSPORT, artifact.CALIBRATION, "layers.json", "sensitivity.json")
+    for one in artifacts:
+        if str(one.path) == engine:
+            files = one.passport["files"].items()
+            # An engine replaces the graph it was built from.
+            names = {name for name, _ in files if name not in papers}
+            kept = names - {artifact.MODEL} or names
+            return sum(int(file["bytes"]) for name, file in files if name in kept)
+    return None
