@@ -183,6 +183,7 @@ def block(number: int, batch: int, sample: Mapping[str, Any]) -> Block:
         sample["warm_up_s"],
         Load(**sample["load"]),
         sample["peak_rss_mib"],
+        sample["energy_mj"],
     )
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import machine_watch
+from benchmarks import energy, machine_watch
 from benchmarks.timing_engines import Engine, opened
 from exporter.errors import ExporterError
 
@@ -72,7 +72,7 @@ def measure(job: Job) -> dict[str, Any]:
 
     Returns:
         ``calls_ms`` (every call), ``elapsed_s`` around them, ``warm_up_s`` and whether it got
-        ``warm``, ``load``, ``peak_rss_mib``, ``settings``.
+        ``warm``, ``load``, ``peak_rss_mib``, ``energy_mj`` (of a sample, by meter), ``settings``.
     """
     if job.cores:
         os.sched_setaffinity(0, job.cores)  # before any library makes its threads
@@ -90,9 +90,11 @@ def measure(job: Job) -> dict[str, Any]:
         started = time.perf_counter()
         warm = warm_up(call, job.warm_up_s)
         warmed = time.perf_counter()
+        meters = energy.read_counters()
         before = machine_watch.read(job.cores)
         calls_s = repeat(call, job.seconds, LEAST_CALLS)
         after = machine_watch.read(job.cores)
+        joules = energy.spent(meters, energy.read_counters())
         return {
             "calls_ms": [1000 * seconds for seconds in calls_s],
             "elapsed_s": after.wall_s - before.wall_s,
@@ -100,6 +102,9 @@ def measure(job: Job) -> dict[str, Any]:
             "warm_up_s": warmed - started,
             "load": asdict(machine_watch.between(before, after, len(job.cores) or 1)),
             "peak_rss_mib": machine_watch.peak_rss_mib(),
+            "energy_mj": {
+                meter: 1000 * spent / (len(calls_s) * job.batch) for meter, spent in joules.items()
+            },
             "settings": engine.settings,
         }
 

@@ -29,6 +29,7 @@ SAMPLE = {
     "warm_up_s": 0.2,
     "load": dict.fromkeys(("others", "stolen", "throttled_s", "throttle_events", "mhz")),
     "peak_rss_mib": 50.0,
+    "energy_mj": {},
     "settings": {"threads": 1},
 }
 QUICK = Plan(batches=(2,), rounds=2, seconds=0.0, warm_up_s=0.0)

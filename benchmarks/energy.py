@@ -1,0 +1,116 @@
+"""Energy of a block, where the machine tells: RAPL, NVML, a Jetson's power rails.
+
+Each meter covers a whole part of the machine, never one process alone, so each figure carries the
+name of what it covers, and none is put beside another's. NVML and tegrastats NOT RUN here: their
+readers are tested on a stand-in and on recorded lines.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+# Rails as NVIDIA's Jetson Linux Developer Guide (Platform Power and Performance) describes them.
+# The first that a board has is the widest; AGX Orin has none for the whole module, but these three
+# that do not overlap.
+_WHOLE = (("VDD_IN",), ("POM_5V_IN",), ("VIN",), ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"))
+_RAIL = re.compile(r"\b(V[A-Z0-9_]+|POM_[A-Z0-9_]+) (\d+)(?:mW)?/(\d+)(?:mW)?")
+
+
+@dataclass(frozen=True)
+class Counter:
+    """A meter that only counts up.
+
+    Attributes:
+        joules: since some moment.
+        wraps_at: where it starts again from 0; None where it never does.
+    """
+
+    joules: float
+    wraps_at: float | None = None
+
+
+def read_counters(root: Path = Path("/")) -> dict[str, Counter]:
+    """Read every counting meter of this machine, by the name of what it covers."""
+    return {**read_rapl(root), **read_nvml()}
+
+
+def spent(before: Mapping[str, Counter], after: Mapping[str, Counter]) -> dict[str, float]:
+    """Return the joules between two readings, of the meters that are in both.
+
+    A counter that fell has wrapped around once; blocks are far too short for twice.
+    """
+    found = {}
+    for name in before.keys() & after.keys():
+        joules = after[name].joules - before[name].joules
+        if joules < 0:
+            wraps_at = after[name].wraps_at
+            if wraps_at is None:
+                continue
+            joules += wraps_at
+        found[name] = joules
+    return found
+
+
+def read_rapl(root: Path = Path("/")) -> dict[str, Counter]:
+    """Read RAPL's zones as the kernel shows them (Documentation/power/powercap).
+
+    Most systems let only root read them; what can't be read is left out.
+    """
+    found = {}
+    for zone in sorted((root / "sys/class/powercap").glob("intel-rapl:*")):
+        try:
+            name = (zone / "name").read_text().strip()
+            counted = int((zone / "energy_uj").read_text())
+            most = int((zone / "max_energy_range_uj").read_text())
+        except (OSError, ValueError):
+            continue
+        number = zone.name.partition(":")[2]
+        found[f"RAPL {name} ({number}), all processes"] = Counter(counted / 1e6, most / 1e6)
+    return found
+
+
+def read_nvml() -> dict[str, Counter]:
+    """Read each NVIDIA GPU's energy since its driver was loaded (Volta and later)."""
+    try:
+        nvml = importlib.import_module("pynvml")
+        nvml.nvmlInit()
+    except Exception:  # not installed, or no driver under it, which is its own exception
+        return {}
+    found = {}
+    try:
+        for index in range(nvml.nvmlDeviceGetCount()):
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            joules = nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000
+            found[f"NVML GPU {index}, the whole board"] = Counter(joules)
+    except nvml.NVMLError:
+        return found
+    finally:
+        nvml.nvmlShutdown()
+    return found
+
+
+def parse_tegrastats(line: str) -> dict[str, float]:
+    """Return the present power in watts of each rail in a line of ``tegrastats``.
+
+    Each rail reads ``NAME now/average``, in milliwatts; ``mW`` stands behind both from
+    JetPack 5 on, and JetPack 7 adds a third number.
+    """
+    return {name: int(now) / 1000 for name, now, _ in _RAIL.findall(line)}
+
+
+def module_power(lines: Iterable[str]) -> tuple[str, float] | None:
+    """Return which rails cover the module best, and their mean power in watts over the lines.
+
+    None where no line has such rails.
+    """
+    samples = [parse_tegrastats(line) for line in lines]
+    for rails in _WHOLE:
+        watts = [sum(s[rail] for rail in rails) for s in samples if s.keys() >= set(rails)]
+        if watts:
+            return f"tegrastats {' + '.join(rails)}", statistics.fmean(watts)
+    return None
