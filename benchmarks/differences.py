@@ -166,8 +166,8 @@ def size(before: Facts, now: Facts) -> Difference:
         if one != other:
             change = abs(other - one) / one if one else math.inf
             parts.append(Part(change, f"{name}: {one:,} -> {other:,} bytes ({change:.1%})"))
-    totals = [sum(facts.files[name] for name in both) for facts in (before, now)]
-    return Difference(*(f"{total / 1e6:.2f} MB" for total in totals), tuple(parts))
+    old, new = (sum(facts.files[name] for name in both) / 1e6 for facts in (before, now))
+    return Difference(f"{old:.2f} MB", f"{new:.2f} MB", tuple(parts))
 
 
 def _runs(before: Facts, now: Facts) -> tuple[Run, Run] | None:
@@ -193,9 +193,9 @@ def agreement(before: Facts, now: Facts) -> Difference | None:
     runs = _runs(before, now)
     if runs is None:
         return None
-    found = _in_pairs(*(run.predicted == run.keras for run in runs), "agreement with Keras")
-    flips = [f"{(run.predicted != run.keras).sum()} flips" for run in runs]
-    return Difference(*flips, found.parts, found.chance)
+    old, new = (run.predicted == run.keras for run in runs)
+    found = _in_pairs(old, new, "agreement with Keras")
+    return Difference(f"{(~old).sum()} flips", f"{(~new).sum()} flips", found.parts, found.chance)
 
 
 def _in_pairs(before: Any, now: Any, what: str) -> Difference:
@@ -234,8 +234,8 @@ def logit_error(before: Facts, now: Facts) -> Difference | None:
             continue  # float32's own rounding, which each CPU has in its own way
         change = other / one - 1 if one else math.inf
         parts.append(Part(change, f"{name} {one:.3g} -> {other:.3g}"))
-    shown = [f"{run.max_relative_error:.2g} of the largest" for run in runs]
-    return Difference(*shown, tuple(parts))
+    old, new = (f"{run.max_relative_error:.2g} of the largest" for run in runs)
+    return Difference(old, new, tuple(parts))
 
 
 def latency(before: Facts, now: Facts) -> Difference | None:

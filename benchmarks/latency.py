@@ -261,6 +261,7 @@ def time_apart(job: Job) -> Sample:
         finally:  # Ctrl-C too
             with contextlib.suppress(ProcessLookupError):
                 worker.kill()
+                worker.wait()
     lines = out.strip().splitlines()
     try:
         sample: Sample = loads(lines[-1]) if worker.returncode == 0 else {}

@@ -82,6 +82,7 @@ def _names(_: click.Context, __: click.Parameter, text: str) -> tuple[str, ...]:
 @click.pass_context
 def bench(
     ctx: click.Context,
+    /,
     artefacts: tuple[Path, ...],
     batches: tuple[int, ...] | None,
     threads: int | None,

@@ -33,6 +33,7 @@ def run(*args: object) -> dict[str, Any]:
     return found
 
 
+FP16 = ("--to", "onnx", "--precision", "fp16", "--calibration-images", "16")
 INT8 = ("--precision", "int8", "--calibration-images", "16", "--recovery", "equalize")
 
 
@@ -42,7 +43,7 @@ INT8 = ("--precision", "int8", "--calibration-images", "16", "--recovery", "equa
         (("--to", "ort"), ["keras", "onnx", "folded", "engine"]),
         (("--to", "ort", *INT8), ["keras", "onnx", "folded", "simulated", "engine"]),
         (
-            ("--to", "onnx", "--precision", "fp16", "--calibration-images", "16", "--batch", "7"),
+            (*FP16, "--layout", "nchw", "--batch", "7"),
             ["keras", "onnx", "folded", "simulated"],
         ),
         (("--to", "trt"), ["keras", "onnx", "folded", "engine"]),

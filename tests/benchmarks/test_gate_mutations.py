@@ -253,8 +253,9 @@ def test_an_activation_scale_off_by_5_percent(world: Path) -> None:
 
     break_graph(world, "scale", change)
     caught, verdicts = drifts(world, "scale", "--graph-only")
-    # Its integer biases are in units of that scale, and are off with it.
-    assert set(caught) <= {"ranges", "weights"}
+    # Its integer biases are in units of that scale, and are off with it: onnxruntime does not fuse
+    # a convolution whose bias has another scale than its input times its weight.
+    assert set(caught) <= {"ranges", "weights", "fusion"}
     assert caught["ranges"].startswith(f"{names['tensor']}: ")
     assert "(5.0%)" in caught["ranges"]
     assert ";" not in caught["ranges"]
@@ -269,7 +270,7 @@ def test_a_weight_scale_off_by_5_percent(world: Path) -> None:
 
     break_graph(world, "weight-scale", change)
     caught, _ = drifts(world, "weight-scale", "--graph-only")
-    assert set(caught) == {"weights"}
+    assert {"weights"} <= set(caught) <= {"weights", "fusion"}  # fusion: as above
     assert "(Keras layer 'first'): weight moved by 5.00% of its norm" in caught["weights"]
     assert "'second'" not in caught["weights"]
     note("weight scale x1.05", caught)
