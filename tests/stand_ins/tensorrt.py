@@ -181,7 +181,7 @@ def nptype(dtype: str) -> Any:
 
 class Inspector:
     def get_engine_information(self, form: LayerInformationFormat) -> str:
-        return '{"Layers": []}'
+        return '{"Layers": [{"Name": "relu", "LayerType": "PointWise"}]}'
 
 
 class Engine:

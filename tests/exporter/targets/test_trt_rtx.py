@@ -33,7 +33,9 @@ def test_an_int8_plan_is_a_third_of_fp32s_at_most(tmp_path: Path) -> None:
         artifact = pipeline.export(config)
         section = artifact.passport["trt-rtx"]
         assert section["compiled"] is True
-        assert section["warnings"] == []
+        # FP16 is around INT8, and its scales are FP16 too; the builder tells that it widens them.
+        unexpected = [text for text in section["warnings"] if "scales to fp32" not in text]
+        assert unexpected == []
         assert artifact.passport["engine"]["profile"]["input"]["max"] == [16, 96, 96, 1]
         plan_bytes[precision] = artifact.file("engine.plan").stat().st_size
     assert artifact.passport["int8"]["scheme"] == "tensorrt"
