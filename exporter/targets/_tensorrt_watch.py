@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# Said where this process holds another builder: nothing about the graph.
+_OTHER_LOGGER = "logger passed into createInfer"
+
 
 class Phases:
     """How far nested phases are as a whole: each step of a phase holds its inner phases."""
@@ -66,7 +69,11 @@ def make_log(trt: Any) -> Any:
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
                 self.errors.append(message)
-            elif severity == trt.ILogger.WARNING and message not in self.warnings:
+            elif (
+                severity == trt.ILogger.WARNING
+                and message not in self.warnings
+                and _OTHER_LOGGER not in message
+            ):
                 self.warnings.append(message)
 
     return Log()
