@@ -6,6 +6,7 @@ of its modules is imported; ``trt`` is ``tensorrt`` or ``tensorrt_rtx``.
 
 from __future__ import annotations
 
+import functools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from exporter.progress import Progress
 
 T = TypeVar("T")
-
-# Said where this process holds another builder: nothing about the graph.
-_OTHER_LOGGER = "logger passed into createInfer"
 
 
 class Phases:
@@ -58,8 +56,17 @@ class Phases:
 
 
 def make_log(trt: Any) -> Any:
-    """Make a logger that keeps warnings and errors, in order, and drops the rest."""
+    """Return the logger that keeps warnings and errors, in order and emptied, and drops the rest.
 
+    One a process: TensorRT keeps the first that it is given, and would ignore any other.
+    """
+    log = _log_of(trt)
+    log.warnings, log.errors = [], []
+    return log
+
+
+@functools.cache
+def _log_of(trt: Any) -> Any:
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -69,11 +76,7 @@ def make_log(trt: Any) -> Any:
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
                 self.errors.append(message)
-            elif (
-                severity == trt.ILogger.WARNING
-                and message not in self.warnings
-                and _OTHER_LOGGER not in message
-            ):
+            elif severity == trt.ILogger.WARNING and message not in self.warnings:
                 self.warnings.append(message)
 
     return Log()

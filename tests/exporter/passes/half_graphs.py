@@ -64,7 +64,9 @@ def parse_errors(data):
     """What NVIDIA's parser says of a strongly typed network: (node, message); [] if it takes it."""
     import tensorrt_rtx as trt
 
-    logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
+    from exporter.targets._tensorrt_watch import make_log
+
+    logger = make_log(trt)  # the process's one: TensorRT ignores a second
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
