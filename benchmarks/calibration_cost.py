@@ -16,7 +16,6 @@ Run it on an idle machine: ``python -m benchmarks.calibration_cost``.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import io
 import json
 import random
@@ -36,7 +35,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.export_time import machine
+from benchmarks import result_file
 from exporter.models import zoo
 
 if TYPE_CHECKING:
@@ -333,14 +332,8 @@ def main(
         return
     if few >= images:
         raise click.UsageError(f"--few {few} must be less than --images {images}")
-    from exporter.passport import versions
-
     report: dict[str, Any] = {
-        "benchmark": "calibration_cost",
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "benchmarks.calibration_cost", *sys.argv[1:]]),
-        "machine": machine(),
-        "versions": versions(),
+        **result_file.header("calibration_cost"),
         **{"model": model, "data": data, "scheme": "cpu", "seed": seed, "rounds": rounds},
     }
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -350,9 +343,7 @@ def main(
         samples = run(Path(name), few, images, rounds, seed, progress.print)
     report["results"] = summarize(samples, few, images)
     report["samples"] = samples
-    part = output.with_name(f"{output.name}.part")
-    part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    part.replace(output)
+    result_file.write(report, output)
     console = Console()
     console.print(table(report["results"]))
     for what, value in report["results"].items():

@@ -20,7 +20,7 @@ from benchmarks.accuracy import (
 )
 from benchmarks.drift_graphs import Graphs, remake
 from benchmarks.paired import LEVEL
-from calibration.sensitivity import noise_ratio
+from calibration.sensitivity import noise_ratio, sqnr_db
 from exporter import targets
 from exporter.artifact import MODEL, Artifact
 from exporter.errors import Missing
@@ -295,11 +295,6 @@ class Ladder:
                 for index in self.flipped
             ],
         }
-
-
-def sqnr_db(noise: float) -> float:
-    """Return 10 log10(signal / noise) of a noise-to-signal ratio of energies."""
-    return -10 * math.log10(noise) if noise else math.inf
 
 
 def climb(

@@ -21,7 +21,8 @@ import onnx
 import onnx.helper as oh
 
 from benchmarks.accuracy import cut
-from benchmarks.drift import Ladder, Step, sqnr_db
+from benchmarks.drift import Ladder, Step
+from calibration.sensitivity import sqnr_db
 from calibration.tap import tapped
 from exporter.errors import WrongUse
 from exporter.passes import LAYER_KEY

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calibration.sensitivity import sqnr_db
 from exporter import artifact
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def _caption(ladder: Ladder, index: int) -> str:
 
 def _decibels(noise: float) -> float:
     """SQNR; no point (NaN) where there is no noise, or nothing finite."""
-    return -10 * math.log10(noise) if noise and math.isfinite(noise) else math.nan
+    return sqnr_db(noise) if noise and math.isfinite(noise) else math.nan
 
 
 def _short(name: str) -> str:

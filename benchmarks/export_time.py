@@ -12,11 +12,9 @@ Run it on an idle machine: ``python -m benchmarks.export_time``.
 
 from __future__ import annotations
 
-import datetime
 import functools
 import importlib
 import json
-import os
 import random
 import shlex
 import statistics
@@ -35,6 +33,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import result_file
 from benchmarks.bootstrap import ratio_interval, ratio_of_medians
 from exporter.errors import WrongUse
 from exporter.models import zoo
@@ -200,20 +199,6 @@ def run(models: Sequence[str], rounds: int, seed: int, say: Callable[[str], None
     return samples
 
 
-def machine() -> dict[str, Any]:
-    """Say where this ran, and how busy it was before the first measurement."""
-    from exporter.doctor import diagnose
-
-    found = diagnose()
-    return {
-        "cpu": found.cpu.model,
-        "usable_cores": found.cpu.usable_cores,
-        "architecture": found.architecture,
-        "system": found.system,
-        "load_average_1min": os.getloadavg()[0],
-    }
-
-
 def tables(results: Mapping[str, Mapping[str, Any]]) -> list[Table]:
     """Show the comparison, and where our seconds go."""
     compared = Table(title="Export time, medians in seconds", title_justify="left")
@@ -273,14 +258,8 @@ def main(
     if one is not None:
         click.echo(json.dumps(measure(*one)))
         return
-    from exporter.passport import versions
-
     report: dict[str, Any] = {
-        "benchmark": "export_time",
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "benchmarks.export_time", *sys.argv[1:]]),
-        "machine": machine(),
-        "versions": versions(),
+        **result_file.header("export_time"),
         "seed": seed,
         "rounds": rounds,
         "weights": "random, batch-norm statistics too",
@@ -290,9 +269,7 @@ def main(
     samples = run(models, rounds, seed, progress.print)
     report["results"] = {model: summarize(samples, model) for model in models}
     report["samples"] = samples
-    part = output.with_name(f"{output.name}.part")
-    part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    part.replace(output)
+    result_file.write(report, output)
     console = Console()
     for table in tables(report["results"]):
         console.print(table)

@@ -8,10 +8,6 @@ simulation, Q and DQ executed as written, not run on a GPU.
 
 from __future__ import annotations
 
-import datetime
-import json
-import shlex
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +17,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import accuracy
-from benchmarks.export_time import machine
+from benchmarks import accuracy, result_file
 from exporter import console, pipeline
 from exporter.artifact import Artifact
 from exporter.config import Calibrator, ExportConfig, RecoveryName
@@ -138,16 +133,10 @@ def main(
     output: Path | None,
 ) -> None:
     """Measure what INT8 loses on MODEL, a zoo model with shipped weights."""
-    from exporter.passport import versions
-
     output = output or RESULTS / f"int8_{model}.json"
     chosen = [variant for variant in VARIANTS if not names or variant.name in names]
     report: Row = {
-        "benchmark": "int8_accuracy",
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "benchmarks.int8_accuracy", *sys.argv[1:]]),
-        "machine": machine(),
-        "versions": versions(),
+        **result_file.header("int8_accuracy"),
         "model": model,
         "calibration_images": calibration_images,
     }
@@ -160,9 +149,7 @@ def main(
         rows = [row(*each) for each in zip(chosen, made, found, strict=True)]
     report |= {"keras": keras.as_json(), "results": rows}
     output.parent.mkdir(parents=True, exist_ok=True)
-    part = output.with_name(f"{output.name}.part")
-    part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    part.replace(output)
+    result_file.write(report, output)
     Console().print(table(rows, report["keras"]))
     Console().print(f"all figures: {output}", highlight=False, soft_wrap=True)
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from benchmarks import int8_tools
 from benchmarks.accuracy import BATCH, score
+from calibration.sensitivity import noise_ratio, sqnr_db
 from exporter import artifact, datasets
 from exporter.config import ExportConfig
 from exporter.doctor import lacks_vnni
@@ -34,18 +35,6 @@ Logits = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
 _load = functools.cache(datasets.load)
-
-
-def sqnr_db(reference: Logits, got: Logits) -> float:
-    """Return the signal to quantisation noise ratio of logits in decibels.
-
-    Args:
-        reference: (images, classes).
-        got: the same shape.
-    """
-    expected = reference.astype(np.float64)
-    noise = float(((expected - got) ** 2).sum())
-    return float("inf") if noise == 0 else 10 * float(np.log10((expected**2).sum() / noise))
 
 
 def prepare(model: str, folder: Path, images: int, calibration_images: int) -> None:
@@ -184,7 +173,7 @@ def run_cell(folder: Path, model: str, scheme: str, tool: str) -> dict[str, Any]
         make(settings, candidate)
         got = run_graph(candidate, fp32.passport, "train", held_out, simulated)
         flips = int((got.argmax(-1) != expected.argmax(-1)).sum())
-        tried.append({**settings, "flips": flips, "sqnr_db": sqnr_db(expected, got)})
+        tried.append({**settings, "flips": flips, "sqnr_db": sqnr_db(noise_ratio(expected, got))})
         rank = (flips, -tried[-1]["sqnr_db"])
         if best is None or rank < best:
             best, chosen = rank, settings
@@ -198,7 +187,7 @@ def run_cell(folder: Path, model: str, scheme: str, tool: str) -> dict[str, Any]
     row.pop("flips")
     return {
         **row,
-        "sqnr_db": sqnr_db(prepared["keras"], logits),
+        "sqnr_db": sqnr_db(noise_ratio(prepared["keras"], logits)),
         "settings": chosen,
         "tried_on_held_out": tried,
         "simulated": simulated,

@@ -12,7 +12,6 @@ Every cell has a process of its own and is kept; after an interruption ``--resum
 
 from __future__ import annotations
 
-import datetime
 import importlib.util
 import json
 import shlex
@@ -27,8 +26,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import int8_cells
-from benchmarks.export_time import machine
+from benchmarks import int8_cells, result_file
 from benchmarks.int8_cells import PREPARED
 from benchmarks.int8_tools import OURS, RIVALS, TOOLS
 from benchmarks.paired import paired
@@ -310,10 +308,7 @@ def main(
     if importlib.util.find_spec("nncf") is None:
         say.print("NNCF is not installed, its cells will fail: pip install 'exporter[compare]'")
     report: dict[str, Any] = {
-        "benchmark": "int8_comparison",
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "benchmarks.int8_comparison", *sys.argv[1:]]),
-        "machine": machine(),
+        **result_file.header("int8_comparison"),
         "versions": _versions(),
         "images": images,
         "calibration_images": calibration_images,
@@ -326,9 +321,7 @@ def main(
     networks = {Path(name).stem: name for name in names}
     for network, name in networks.items():
         report["results"] += run(runner, network, model_of(name, untuned, say), work)
-        part = output.with_name(f"{output.name}.part")
-        part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        part.replace(output)
+        result_file.write(report, output)
     console = Console()
     for table in tables(report["results"]):
         console.print(table)

@@ -9,13 +9,9 @@ Run it on an idle machine: ``python -m benchmarks.int8_latency``.
 
 from __future__ import annotations
 
-import datetime
-import json
 import os
 import random
-import shlex
 import statistics
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +20,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import result_file
 from benchmarks.bootstrap import ratio_interval, ratio_of_medians
-from benchmarks.export_time import machine
 from benchmarks.latency_worker import Block, time_apart
 
 RESULTS = Path(__file__).parent / "results" / "int8_latency.json"
@@ -136,7 +132,6 @@ def main(
 ) -> None:
     """Time the FP32 graph, our INT8 graph and quantize_static's."""
     from exporter.doctor import lacks_vnni
-    from exporter.passport import versions
 
     graphs = {
         (name, engine): work / name / file
@@ -147,11 +142,8 @@ def main(
         hint = "make them with: python -m benchmarks.int8_comparison"
         raise click.ClickException(f"no such graph: {', '.join(missing)}\n{hint}")
     report: dict[str, Any] = {
-        "benchmark": "int8_latency",
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "benchmarks.int8_latency", *sys.argv[1:]]),
-        "machine": {**machine(), "vnni": not lacks_vnni()},
-        "versions": versions(),
+        **result_file.header("int8_latency"),
+        "machine": {**result_file.machine(), "vnni": not lacks_vnni()},
         "threads": threads,
         "rounds": rounds,
         "seconds": seconds,
@@ -166,9 +158,7 @@ def main(
             report["results"].append({"network": name, "batch": size, **summarize(samples)})
             report["samples"] += [{"network": name, **sample} for sample in samples]
     output.parent.mkdir(parents=True, exist_ok=True)
-    part = output.with_name(f"{output.name}.part")
-    part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    part.replace(output)
+    result_file.write(report, output)
     console = Console()
     console.print(table(report["results"]))
     console.print(f"all samples: {output}", highlight=False, soft_wrap=True)

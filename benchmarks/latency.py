@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import latency_result, payoff, stability
+from benchmarks import latency_result, payoff, result_file, stability
 from benchmarks.latency_result import Report, Row, Scenario
 from benchmarks.timing_engines import Engine
 from benchmarks.timing_worker import Job
@@ -116,7 +116,7 @@ def bench(
             cores.
     """
     check(artifacts)
-    machine = describe_machine()
+    machine = result_file.machine()
     date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     cores = choose_cores(plan.threads)
     engines = [
@@ -335,23 +335,10 @@ def write(report: Report, file: Path) -> None:
     Raises:
         ExporterError: it can't be written there.
     """
-    import json
-
-    part = file.with_name(f"{file.name}.part")
     try:
-        part.write_text(json.dumps(report.as_json(), indent=1) + "\n", encoding="utf-8")
-        part.replace(file)
+        result_file.write(report.as_json(), file)
     except OSError as error:
         raise ExporterError(f"can't write {file}: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def describe_machine() -> dict[str, Any]:
-    """Say where this runs, and how busy it is before the first measurement."""
-    from benchmarks.export_time import machine
-
-    return machine()
 
 
 def _versions() -> dict[str, str]:

@@ -10,10 +10,6 @@ written, not run on a GPU.
 
 from __future__ import annotations
 
-import datetime
-import json
-import shlex
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +24,8 @@ import onnx_ir as ir
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.export_time import machine
+from benchmarks import result_file
+from calibration.sensitivity import noise_ratio, sqnr_db
 from exporter import datasets, pipeline, quantize, serialize, sources
 from exporter.config import ExportConfig, RecoveryName
 from exporter.feeds import image_size, network_input
@@ -54,13 +51,6 @@ class Setup:
     expected: Logits
 
 
-def sqnr_db(reference: Logits, got: Logits) -> float:
-    """10 log10 of the logits' energy over that of their error; infinite where there is none."""
-    wide = reference.astype(np.float64)
-    noise = float(((wide - got) ** 2).sum())
-    return 10 * float(np.log10((wide**2).sum() / noise)) if noise else float("inf")
-
-
 def variants() -> list[tuple[RecoveryName, ...]]:
     """None, each method alone, all together."""
     names: tuple[RecoveryName, ...] = get_args(RecoveryName)
@@ -75,7 +65,7 @@ def score(reference: Logits, got: Logits, labels: npt.NDArray[np.int64]) -> Row:
         "correct": int((best == labels).sum()),
         "label_flips": int((best != expected).sum()),
         "mean_squared_error": float(((reference.astype(np.float64) - got) ** 2).mean()),
-        "sqnr_db": sqnr_db(reference, got),
+        "sqnr_db": sqnr_db(noise_ratio(reference, got)),
     }
 
 
@@ -183,15 +173,9 @@ def main(
     **options: Any,
 ) -> None:
     """Measure what each recovery method gains on MODEL."""
-    from exporter.passport import versions
-
     output = output or RESULTS / f"recovery_{Path(model).stem}.json"
     report: dict[str, Any] = {
-        "benchmark": "recovery",
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "benchmarks.recovery", *sys.argv[1:]]),
-        "machine": machine(),
-        "versions": versions(),
+        **result_file.header("recovery"),
         "model": model,
         "weights": weights or "shipped",
         "data": data,
@@ -204,9 +188,7 @@ def main(
     del report["fp32"]["sqnr_db"]  # infinite, which JSON has no word for
     report["results"] = measure(setup, schemes, Console(stderr=True, highlight=False))
     output.parent.mkdir(parents=True, exist_ok=True)
-    part = output.with_name(f"{output.name}.part")
-    part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    part.replace(output)
+    result_file.write(report, output)
     console = Console()
     console.print(table(report["results"], report["fp32"]))
     console.print(f"all figures: {output}", highlight=False, soft_wrap=True)

@@ -12,10 +12,7 @@ ResNet-18's INT8 plan is over a third of FP32's.
 
 from __future__ import annotations
 
-import datetime
 import gc
-import json
-import shlex
 import sys
 import tempfile
 import time
@@ -27,7 +24,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.export_time import machine
+from benchmarks import result_file
 from exporter import targets
 from exporter.artifact import MODEL
 from exporter.config import Batch, ExportConfig, Precision
@@ -160,8 +157,6 @@ def _names(_: click.Context, option: click.Parameter, text: str | None) -> tuple
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="JSON file.")
 def main(models: tuple[str, ...], wanted: tuple[Precision, ...], output: Path | None) -> None:
     """Build TensorRT-RTX plans of the zoo; exit 1: one is refused, 3: INT8 is too large."""
-    from exporter.passport import versions
-
     targets.lookup(TARGET).load()  # missing: say so before the first conversion
     log = Console(stderr=True, highlight=False)
     rows = []
@@ -172,17 +167,13 @@ def main(models: tuple[str, ...], wanted: tuple[Precision, ...], output: Path | 
     Console().print(table(rows))
     if output is not None:
         report = {
-            "benchmark": "rtx_builds",
-            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            "command": shlex.join(["python", "-m", "benchmarks.rtx_builds", *sys.argv[1:]]),
-            "machine": machine(),
-            "versions": versions(),
+            **result_file.header("rtx_builds"),
             "batch": [_BATCH.minimum, _BATCH.usual, _BATCH.maximum],
             "executed": "built, not run on a GPU",
             "results": rows,
         }
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        result_file.write(report, output)
     if any("error" in row for row in rows):
         raise click.exceptions.Exit(1)
     check_size(rows)

@@ -5,6 +5,7 @@ Knows arrays and callables only: who runs a graph with some layers in integers p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -46,8 +47,12 @@ class LayerCost:
     @property
     def sqnr_db(self) -> float:
         """Signal to quantisation noise of the logits in dB; infinite where nothing changed."""
-        with np.errstate(divide="ignore"):
-            return float(-10 * np.log10(self.noise))
+        return sqnr_db(self.noise)
+
+
+def sqnr_db(noise: float) -> float:
+    """Return 10 log10(signal / noise) of a noise-to-signal ratio of energies."""
+    return -10 * math.log10(noise) if noise else math.inf
 
 
 def noise_ratio(reference: Logits, candidate: Logits) -> float:

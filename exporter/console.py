@@ -145,27 +145,9 @@ def passport_lines(passport: dict[str, Any]) -> list[tuple[str, str]]:
         ),
     ]
     if int8 := passport.get("int8"):
-        width = "7-bit weights, as this CPU has no VNNI" if int8["reduce_range"] else "8 bits"
-        how = f"{int8['calibrator']} on {int8['calibration_images']} training images"
-        how += " (no range moved any more)" if int8.get("stopped_early") else ""
-        lines.append(("int8", f"scheme {int8['scheme']}, {how}, {width}"))
-        lines += _budget_lines(int8["max_drop"]) if int8.get("max_drop") else []
-        touched = (f"{name} ({count} nodes)" for name, count in int8["recovery"].items())
-        lines += [("  recovery", ", ".join(touched))] if int8["recovery"] else []
-        lines += [("  warning", warning) for warning in int8["warnings"]]
+        lines += _int8_lines(int8)
     if fp16 := passport.get("fp16"):
-        kept = passport["passes"]["to_fp16"]["kept"]
-        loss = fp16["simulated_against_untyped"]
-        lines.append(
-            (
-                "fp16",
-                f"inputs and outputs {fp16['io']}, nodes kept FP32: {len(kept)}; simulated: "
-                f"{loss['label_flips']} label flips, largest logit error "
-                f"{loss['max_relative_error']:.1e} of the largest logit",
-            )
-        )
-        lines += [("  kept FP32", f"{each['node']}: {each['reason']}") for each in kept]
-        lines += [("  warning", warning) for warning in fp16["warnings"]]
+        lines += _fp16_lines(fp16, passport["passes"]["to_fp16"]["kept"])
     engine = passport.get(passport["target"], {})
     if "compiled" in engine:
         lines += engine_lines(engine, passport.get("engine"))
@@ -179,6 +161,31 @@ def passport_lines(passport: dict[str, Any]) -> list[tuple[str, str]]:
             shown += f", {tested['change_points']:+.2f} points ({low:+.2f} to {high:+.2f})"
         lines.append(("measured top-1", shown))
     return lines
+
+
+def _int8_lines(int8: dict[str, Any]) -> list[tuple[str, str]]:
+    width = "7-bit weights, as this CPU has no VNNI" if int8["reduce_range"] else "8 bits"
+    how = f"{int8['calibrator']} on {int8['calibration_images']} training images"
+    how += " (no range moved any more)" if int8.get("stopped_early") else ""
+    lines = [("int8", f"scheme {int8['scheme']}, {how}, {width}")]
+    lines += _budget_lines(int8["max_drop"]) if int8.get("max_drop") else []
+    touched = (f"{name} ({count} nodes)" for name, count in int8["recovery"].items())
+    lines += [("  recovery", ", ".join(touched))] if int8["recovery"] else []
+    return lines + [("  warning", warning) for warning in int8["warnings"]]
+
+
+def _fp16_lines(fp16: dict[str, Any], kept: list[dict[str, str]]) -> list[tuple[str, str]]:
+    loss = fp16["simulated_against_untyped"]
+    lines = [
+        (
+            "fp16",
+            f"inputs and outputs {fp16['io']}, nodes kept FP32: {len(kept)}; simulated: "
+            f"{loss['label_flips']} label flips, largest logit error "
+            f"{loss['max_relative_error']:.1e} of the largest logit",
+        )
+    ]
+    lines += [("  kept FP32", f"{each['node']}: {each['reason']}") for each in kept]
+    return lines + [("  warning", warning) for warning in fp16["warnings"]]
 
 
 def _budget_lines(budget: dict[str, Any]) -> list[tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from calibration.sensitivity import sqnr_db
 from exporter.console import say, table
 
 if TYPE_CHECKING:
@@ -125,4 +126,4 @@ def _decibels(noise: float) -> str:
     """SQNR of a noise-to-signal ratio; "exact" without noise, "-" where nothing is finite."""
     if noise == 0:
         return "exact"
-    return f"{-10 * math.log10(noise):.1f}" if math.isfinite(noise) else "-"
+    return f"{sqnr_db(noise):.1f}" if math.isfinite(noise) else "-"

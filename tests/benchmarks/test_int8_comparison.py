@@ -17,6 +17,7 @@ from rich.console import Console
 from benchmarks import int8_cells, int8_comparison, int8_tools
 from benchmarks.int8_comparison import OURS, RIVALS, Runner, default_models, tables, verdict
 from benchmarks.untuned import RECIPES
+from calibration.sensitivity import noise_ratio, sqnr_db
 from exporter.models import checkpoint
 
 
@@ -92,8 +93,8 @@ def test_settings_fit_the_scheme() -> None:
 
 def test_sqnr_worked_by_hand() -> None:
     reference = np.array([[3.0, 4.0]], np.float32)
-    assert int8_cells.sqnr_db(reference, reference + np.float32([[0.5, 0]])) == pytest.approx(20)
-    assert int8_cells.sqnr_db(reference, reference) == float("inf")
+    assert sqnr_db(noise_ratio(reference, reference + np.float32([[0.5, 0]]))) == pytest.approx(20)
+    assert sqnr_db(noise_ratio(reference, reference)) == float("inf")
 
 
 # Records.

@@ -7,15 +7,16 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from benchmarks.recovery import score, sqnr_db, table, variants
+from benchmarks.recovery import score, table, variants
+from calibration.sensitivity import noise_ratio, sqnr_db
 from exporter.config import RecoveryName
 
 
 def test_sqnr_is_ten_decibels_a_factor_of_ten() -> None:
     signal = np.array([[3.0, 4.0]], np.float32)  # energy 25
-    assert sqnr_db(signal, signal + np.float32([[0.5, 0]])) == pytest.approx(20)
-    assert sqnr_db(signal, signal + np.float32([[5, 0]])) == pytest.approx(0)
-    assert sqnr_db(signal, signal) == float("inf")
+    assert sqnr_db(noise_ratio(signal, signal + np.float32([[0.5, 0]]))) == pytest.approx(20)
+    assert sqnr_db(noise_ratio(signal, signal + np.float32([[5, 0]]))) == pytest.approx(0)
+    assert sqnr_db(noise_ratio(signal, signal)) == float("inf")
 
 
 def test_score_counts() -> None:

@@ -1,0 +1,52 @@
+"""What every benchmark's result file begins with, and how it is written."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def header(benchmark: str) -> dict[str, Any]:
+    """Return what makes a figure traceable: benchmark, date, command, machine, versions.
+
+    Args:
+        benchmark: the module's name under ``benchmarks``.
+    """
+    from exporter.passport import versions
+
+    return {
+        "benchmark": benchmark,
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", "-m", f"benchmarks.{benchmark}", *sys.argv[1:]]),
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Say where this ran, and how busy it was before the first measurement."""
+    from exporter.doctor import diagnose
+
+    found = diagnose()
+    return {
+        "cpu": found.cpu.model,
+        "usable_cores": found.cpu.usable_cores,
+        "architecture": found.architecture,
+        "system": found.system,
+        "load_average_1min": os.getloadavg()[0],
+    }
+
+
+def write(report: dict[str, Any], output: Path) -> None:
+    """Write a report as JSON into a folder that is there, whole or not at all."""
+    part = output.with_name(f"{output.name}.part")
+    try:
+        part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        part.replace(output)
+    finally:
+        part.unlink(missing_ok=True)
