@@ -20,9 +20,7 @@ import io
 import json
 import random
 import resource
-import shlex
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -36,6 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import result_file
+from benchmarks.apart import run_apart
 from exporter.models import zoo
 
 if TYPE_CHECKING:
@@ -182,24 +181,13 @@ def _onnxruntime(folder: Path, images: int) -> Callable[[], object]:
 # All measurements.
 
 
-def apart(*arguments: str) -> str:
-    """Run this module in a fresh process and return the last line it printed.
+def measure_apart(tool: str, folder: Path, images: int) -> Sample:
+    """Run :func:`measure` in a fresh process.
 
     This process stays small: Linux counts its memory in the peak of what it starts.
-
-    Raises:
-        click.ClickException: it failed; shows the end of what it said.
     """
-    command = [sys.executable, "-m", "benchmarks.calibration_cost", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise click.ClickException(f"{shlex.join(command)} failed:\n{done.stderr[-3000:]}")
-    return done.stdout.splitlines()[-1] if done.stdout else ""
-
-
-def measure_apart(tool: str, folder: Path, images: int) -> Sample:
-    """Run :func:`measure` in a fresh process."""
-    found: Sample = json.loads(apart("--measure", tool, str(folder), str(images)))
+    line = run_apart("calibration_cost", "--measure", tool, str(folder), str(images))
+    found: Sample = json.loads(line)
     return {"tool": tool, "images": images, **found}
 
 
@@ -339,7 +327,8 @@ def main(
     output.parent.mkdir(parents=True, exist_ok=True)
     progress = Console(stderr=True, highlight=False)
     with tempfile.TemporaryDirectory(prefix="calibration-cost-") as name:
-        apart("--prepare", name, "--model", model, "--data", data, "--images", str(images))
+        options = ("--model", model, "--data", data, "--images", str(images))
+        run_apart("calibration_cost", "--prepare", name, *options)
         samples = run(Path(name), few, images, rounds, seed, progress.print)
     report["results"] = summarize(samples, few, images)
     report["samples"] = samples

@@ -16,10 +16,7 @@ import functools
 import importlib
 import json
 import random
-import shlex
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import result_file
+from benchmarks.apart import run_apart
 from benchmarks.bootstrap import ratio_interval, ratio_of_medians
 from exporter.errors import WrongUse
 from exporter.models import zoo
@@ -172,16 +170,8 @@ def _clocked(module: ModuleType, name: str, steps: dict[str, float]) -> Iterator
 
 
 def measure_apart(tool: str, model: str) -> Sample:
-    """Run :func:`measure` in a fresh process.
-
-    Raises:
-        click.ClickException: it failed; shows the end of what it said.
-    """
-    command = [sys.executable, "-m", "benchmarks.export_time", "--measure", tool, model]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise click.ClickException(f"{shlex.join(command)} failed:\n{done.stderr[-3000:]}")
-    sample: Sample = json.loads(done.stdout.splitlines()[-1])
+    """Run :func:`measure` in a fresh process."""
+    sample: Sample = json.loads(run_apart("export_time", "--measure", tool, model))
     return sample
 
 

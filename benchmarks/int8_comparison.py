@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import int8_cells, result_file
+from benchmarks.apart import run_apart
 from benchmarks.int8_cells import PREPARED
 from benchmarks.int8_tools import OURS, RIVALS, TOOLS
 from benchmarks.paired import paired
@@ -176,11 +177,10 @@ class Runner:
     def _run(self, network: str, model: str, scheme: str, tool: str) -> Cell:
         what = [str(self._work / network), model, scheme or "-", tool]
         sizes = ["--images", str(self._sizes[0]), "--calibration-images", str(self._sizes[1])]
-        command = [sys.executable, "-m", "benchmarks.int8_comparison", *sizes, "--cell", *what]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            return {"failed": done.stderr[-2000:].strip() or f"exit code {done.returncode}"}
-        cell: Cell = json.loads(done.stdout.splitlines()[-1])
+        try:
+            cell: Cell = json.loads(run_apart("int8_comparison", *sizes, "--cell", *what))
+        except click.ClickException as error:
+            return {"failed": error.message}
         return cell
 
     @staticmethod

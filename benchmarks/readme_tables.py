@@ -1,0 +1,94 @@
+"""The README's tables of measurements, generated from the files they come from.
+
+``python -m benchmarks.readme_tables`` writes each between its two marks; a test fails where
+README and files differ.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+RESULTS = ROOT / "benchmarks" / "results"
+
+Report = dict[str, Any]
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1) -> str:
+    """Write a table whose first so many columns are words, and the others numbers."""
+    rule = ["---" if column < words else "--:" for column in range(len(header))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
+
+
+def export_time(report: Report) -> str:
+    """Ours against keras.Model.export, medians and their ratio."""
+    rows = []
+    for model, found in report["results"].items():
+        low, high = found["ratio_interval_95"]
+        ratio = f"{found['ratio']:.2f} ({low:.2f} to {high:.2f})"
+        rows.append((f"`{model}`", f"{found['ours_s']:.1f}", f"{found['keras_s']:.1f}", ratio))
+    return markdown(("network", "ours, s", "Keras, s", "ours / Keras"), rows)
+
+
+def int8_accuracy(report: Report) -> str:
+    """What INT8 loses, by target, calibrator and recovery."""
+    rows = []
+    for row in report["results"]:
+        paired = row["paired"]
+        low, high = paired["interval_points"]
+        how = ", simulated" if row["simulated"] else ", 7-bit weights" * row["reduce_range"]
+        rows.append(
+            (
+                f"{row['scheme']} (`{row['target']}`{how})",
+                row["calibrator"],
+                ", ".join(row["recovery"]) or "none",
+                f"{row['correct']:,}",
+                f"{paired['change_points']:+.2f} ({low:+.2f} to {high:+.2f})",
+                f"{paired['p_value']:.2g}",
+                str(row["against_keras"]["label_flips"]),
+            )
+        )
+    header = ("scheme", "calibrator", "recovery", "right", "change, points", "p", "label flips")
+    return markdown(header, rows, words=3)
+
+
+# By mark in the README: the file under results/, and what makes a table of it.
+TABLES: dict[str, tuple[str, Callable[[Report], str]]] = {
+    "export_time": ("export_time.json", export_time),
+    "int8_resnet18": ("int8_resnet18.json", int8_accuracy),
+    "int8_resnext26_16x4d": ("int8_resnext26_16x4d.json", int8_accuracy),
+}
+
+
+def rewrite(text: str) -> str:
+    """Return the README with every table made anew.
+
+    Raises:
+        ValueError: a table's marks are not there exactly once.
+    """
+    for name, (file, table) in TABLES.items():
+        report = json.loads((RESULTS / file).read_text(encoding="utf-8"))
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        made = f"{begin}\n{table(report)}\n{end}"
+        pattern = re.compile(f"{re.escape(begin)}\n.*?{re.escape(end)}", re.DOTALL)
+        text, found = pattern.subn(lambda _, made=made: made, text)  # type: ignore[misc]
+        if found != 1:
+            raise ValueError(f"README.md has {found} tables between {begin} and {end}")
+    return text
+
+
+@click.command()
+def main() -> None:
+    """Write the README's tables from benchmarks/results."""
+    README.write_text(rewrite(README.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
