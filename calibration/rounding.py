@@ -51,11 +51,17 @@ def round_rows(scaled: Matrix, moments: Matrix, largest: int) -> Rounded:
     Args:
         scaled: weight / scale, (channels, n).
         moments: of what the channels read, (n, n), symmetric.
-        largest: integers are within +-largest; a weight beyond is clipped.
+        largest: integers are within +-largest; a weight beyond is clipped. The largest weight
+            of a channel is rounded to nearest, whatever that costs.
     """
     gram = moments + np.eye(len(moments)) * (DAMPING * moments.trace() / len(moments))
     chosen = np.clip(np.rint(scaled), -largest, largest)
     other = np.clip(np.floor(scaled) + np.ceil(scaled) - np.rint(scaled), -largest, largest)
+    # A channel's scale is that of its largest weight. A float32 scale leaves that weight just
+    # beside the grid; were it to step down, the scale would follow, and no weight be on the grid.
+    magnitudes = np.abs(scaled)
+    sets_scale = magnitudes == magnitudes.max(axis=1, keepdims=True)
+    other[sets_scale] = chosen[sets_scale]
     slope = (chosen - scaled) @ gram  # half the gradient
     nearest_error = _error(chosen - scaled, moments)
     for _ in range(_SWEEPS):
