@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from calibration.errors import NotFinite
+from calibration.power import alike, image_powers
 from calibration.tap import Feeds, Model, OpenSession, stream
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ChannelMeans:
+    """One tensor on some images.
+
+    Attributes:
+        means: float64 (images, channels), over all other axes.
+        powers: float64 (images,), mean squares.
+    """
+
+    means: Floats
+    powers: Floats
 
 
 def channel_means(
@@ -17,34 +34,43 @@ def channel_means(
     batches: Iterable[Feeds],
     *,
     open_session: OpenSession,
-) -> dict[str, npt.NDArray[np.float64]]:
-    """Average tensors over all axes but that of their channels, over all images.
+) -> dict[str, ChannelMeans]:
+    """Average tensors over all axes but those of the images and of their channels.
 
-    Sums are float64, so neither the order of the images nor how they are cut into batches matters
-    beyond its rounding. Memory holds one batch of the tensors.
+    Sums are float64, so it does not matter how the images are cut into batches. Memory holds one
+    batch of the tensors, and a number for each image and channel.
 
     Args:
         model: left as it is.
-        axes: the channels' axis by tensor.
+        axes: the channels' axis by tensor; not the first, which is the images'.
         batches: feeds by input name, images along the first axis.
         open_session: makes a session of a serialised graph.
-
-    Returns:
-        float64 (channels,) by tensor.
 
     Raises:
         NoData: no batch came.
         NotFinite: a mean is NaN or infinite; names the tensor.
     """
-    sums: dict[str, npt.NDArray[np.float64]] = {}
-    counts = dict.fromkeys(axes, 0)
+    means: dict[str, list[Floats]] = {name: [] for name in axes}
+    powers: dict[str, list[Floats]] = {name: [] for name in axes}
     for _, _, values in stream(model, list(axes), batches, open_session):
         for name, axis in axes.items():
-            array = np.moveaxis(values[name], axis, 0)
-            total = array.reshape(len(array), -1).sum(axis=1, dtype=np.float64)
-            sums[name] = sums.get(name, 0) + total
-            counts[name] += array.size // len(array)
-    for name, total in sums.items():
-        if not np.isfinite(total).all():
-            raise NotFinite(f"tensor {name!r} is not finite on the calibration images")
-    return {name: total / counts[name] for name, total in sums.items()}
+            array = np.moveaxis(values[name], axis, 1)
+            means[name].append(array.reshape(*array.shape[:2], -1).mean(axis=2, dtype=np.float64))
+            powers[name].append(image_powers(values[name]))
+            if not np.isfinite(means[name][-1]).all():
+                raise NotFinite(f"tensor {name!r} is not finite on the calibration images")
+    return {
+        name: ChannelMeans(np.concatenate(means[name]), np.concatenate(powers[name]))
+        for name in axes
+    }
+
+
+def mean_error(expected: ChannelMeans, got: ChannelMeans) -> Floats:
+    """Return what to add to each channel, float64 (channels,): the mean of expected - got.
+
+    It minimises the squared error of the images' means, each relative to the image's power in
+    what was expected, so that a few images of large activations don't decide for all.
+    """
+    weights = alike(expected.powers)
+    error: Floats = weights @ (expected.means - got.means) / weights.sum()
+    return error

@@ -5,7 +5,8 @@ A layer gives W x for each window x of its input, so changing its weights by dW 
     sum over x of ||dW x||^2 = tr(dW G dW^T),  G = sum of x x^T
 
 and once G is known no image is needed any more. G has the size of the weights' input side,
-however many images there are.
+however many images there are. Windows are taken relative to their image's root mean square, for
+all images to count alike (`calibration.power`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from calibration.collect import Progress, silent
 from calibration.errors import NotFinite
+from calibration.power import alike, image_powers
 from calibration.tap import Feeds, Model, OpenSession, stream
 
 Matrix = npt.NDArray[np.float64]
@@ -115,7 +117,8 @@ def second_moments(
         progress: called after each batch.
 
     Returns:
-        float64 (groups, n, n) by layer, n = channels / groups * kernel: the mean over windows.
+        float64 (groups, n, n) by layer, n = channels / groups * kernel: the mean over windows of
+        images with a mean square of 1.
 
     Raises:
         NoData: no batch came.
@@ -126,12 +129,18 @@ def second_moments(
     tensors = list(dict.fromkeys(tensor for tensor, _ in layers.values()))
     for done, size, values in stream(model, tensors, batches, open_session):
         for name, (tensor, window) in layers.items():
-            rows = windows(values[tensor], window, done)
             with np.errstate(over="ignore", invalid="ignore"):  # told below
+                rows = windows(_relative(values[tensor]), window, done)
                 sums[name] = sums.get(name, 0) + (rows.swapaxes(1, 2) @ rows).astype(np.float64)
             counts[name] += rows.shape[1]
         progress(STAGE, done + size, images)
     for name, total in sums.items():
         if not np.isfinite(total).all():
-            raise NotFinite(f"tensor {layers[name][0]!r} is too large to square, or not finite")
+            raise NotFinite(f"tensor {layers[name][0]!r} is not finite")
     return {name: total / counts[name] for name, total in sums.items()}
+
+
+def _relative(x: npt.NDArray[np.floating]) -> Rows:
+    """Divide each image by its root mean square; one of zeros stays."""
+    weights = np.sqrt(alike(image_powers(x)))
+    return np.asarray(x * weights.reshape(-1, *(1,) * (x.ndim - 1)), np.float32)

@@ -99,12 +99,22 @@ def moments_of(x, sizes):
 
 def test_mean_of_outer_products_whatever_the_batches():
     found = moments_of(X, [3])
-    rows = X.reshape(-1, 6).astype(np.float64)
+    wide = X.astype(np.float64)
+    relative = wide / np.sqrt((wide**2).mean(axis=(1, 2, 3), keepdims=True))
+    rows = relative.reshape(-1, 6)
     np.testing.assert_allclose(found["dense"][0], rows.T @ rows / len(rows), rtol=1e-5)
     assert found["conv"].shape == (4, 9, 9)
     again = moments_of(X, [1, 2])
     for name, matrix in found.items():
         np.testing.assert_allclose(again[name], matrix, rtol=1e-5, atol=1e-6)
+
+
+def test_images_count_alike_whatever_their_size():
+    loud = X * np.float32([1, 1000, 1e-30])[:, None, None, None]
+    for name, matrix in moments_of(loud, [2, 1]).items():
+        np.testing.assert_allclose(matrix, moments_of(X, [3])[name], rtol=1e-4, atol=1e-5)
+    silent = moments_of(X * np.float32([1, 0, 1])[:, None, None, None], [3])
+    assert all(np.isfinite(matrix).all() for matrix in silent.values())
 
 
 def test_refuses_nothing_and_nonsense():

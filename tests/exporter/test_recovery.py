@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -11,7 +12,7 @@ import onnx_ir as ir
 import pytest
 from click.testing import CliRunner
 
-from calibration.channel_means import channel_means
+from calibration.channel_means import channel_means, mean_error
 from exporter import recovery
 from exporter.calibration_images import open_session
 from exporter.cli import main
@@ -51,7 +52,7 @@ def setting(model: Any, scheme: schemes.Scheme) -> recovery.Setting:
 
 
 def mean_errors(model: Any, graph: ir.Model, given: recovery.Setting) -> dict[str, float]:
-    """The largest difference of a channel's mean from the float graph's, by linear node."""
+    """The largest mean error of a channel, by linear node."""
     quantized = graph.clone()
     InsertQdq(given.scheme, given.ranges)(quantized)
     expected = channel_means(model, LINEARS, batches(12), open_session=open_session)
@@ -60,7 +61,9 @@ def mean_errors(model: Any, graph: ir.Model, given: recovery.Setting) -> dict[st
         name: channel_means(quantized, {name: axis}, batches(12), open_session=given.open_int8)
         for name, axis in LINEARS.items()
     }
-    return {name: float(np.abs(expected[name] - got[name][name]).max()) for name in LINEARS}
+    return {
+        name: float(np.abs(mean_error(expected[name], got[name][name])).max()) for name in LINEARS
+    }
 
 
 def bias_steps(graph: ir.Model, given: recovery.Setting) -> dict[str, float]:
@@ -99,6 +102,33 @@ def test_bias_correction_restores_every_layers_means(
     for name in LINEARS:
         assert after[name] < 1e-5 + steps[name], (before, after, steps)
     assert max(before.values()) > 1e-3, "there was something to correct"
+
+
+@pytest.mark.parametrize("method", [recovery.round_weights, recovery.correct_biases])
+def test_one_loud_image_does_not_cost_the_others(method: Any) -> None:
+    """With plain means over images, bias correction cost a trained ResNeXt 5 points of top-1."""
+    scheme, model = SCHEMES[0], net(BODY, outputs="float[a,b] y")
+    loud = np.concatenate([IMAGES, 100 * IMAGES[:1]])
+    given = replace(
+        setting(model, scheme),
+        ranges=ranges_of(model, scheme, x=IMAGES),  # clips the loud one, as least error may
+        batches=lambda limit: ({"x": loud[i : i + 4]} for i in range(0, limit, 4)),
+        images=len(loud),
+    )
+    graph = ir.from_proto(model)
+
+    def error() -> float:
+        quantized = graph.clone()
+        InsertQdq(scheme, given.ranges)(quantized)
+        expected, got = (
+            open_session(proto.SerializeToString(), as_written=True).run(None, {"x": IMAGES})[0]
+            for proto in (model, ir.to_proto(quantized))
+        )
+        return float(((expected - got) ** 2).sum())
+
+    before = error()
+    method(graph, given)
+    assert error() < before
 
 
 def test_moments_that_do_not_fit_at_once_take_more_passes(monkeypatch: pytest.MonkeyPatch) -> None:
