@@ -5,17 +5,22 @@ and the widest value seen decides the width. When one falls outside, bins merge 
 width doubles. ``trunc(trunc(v) / 2) == trunc(v / 2)`` and a division by a power of two is exact,
 so merging gives the very counts that the wider bins would have counted: the state depends on the
 multiset of values alone, not on the order or on how they were cut into batches.
+
+Values are counted apart by the octave of their image's root mean square (`calibration.power`): a
+method may then let all images count alike. That too depends on the images alone.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from calibration.errors import NoData, NotFinite
+from calibration.power import image_powers
 
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -24,45 +29,82 @@ BINS = 8192
 """Bins on each side of zero. The widest value lies in the upper half of them."""
 
 CHUNK = 131072  # values: a few thousand bins are cleared and added for each, whatever its size
-LARGEST_FINITE = 0x7F7FFFFF  # float32 bits; non-negative floats order as their bits do
+_SIGN = 0x80000000  # of float32 bits; non-negative floats order as their bits do
 NARROWEST = -126  # 2**126, the factor for this width, is still a normal float32
+
+
+_WHOLE = 2**20  # a weight of 1, as an integer: sums of integers don't depend on their order
+
+
+@dataclass
+class Octave:
+    """Images whose root mean square has the same floor(log2).
+
+    Attributes:
+        counts: int64 of shape (2 * BINS,). ``counts[BINS + i]`` counts the values whose
+            ``trunc(value / width)`` is i; i = 0 spans (-width, width).
+        images: how many.
+        weights: sum of 4**octave / power over them, each in (1/4, 1], in units of 2**-20; 1 for an
+            image of zeros, which no range gets wrong.
+    """
+
+    counts: Counts = field(default_factory=lambda: np.zeros(2 * BINS, np.int64))
+    images: int = 0
+    weights: int = 0
 
 
 class Histogram:
     """Counts of a tensor's values, and their exact minimum and maximum.
 
     Attributes:
-        counts: int64 of shape (2 * BINS,). ``counts[BINS + i]`` counts the values whose
-            ``trunc(value / width)`` is i; i = 0 spans (-width, width).
+        octaves: counts and images, by floor(log2) of the image's root mean square.
         exponent: log2 of the bin width. Values under ``2**-126`` in a tensor that has no
             larger ones all count as zero.
         count: how many values were observed.
     """
 
     def __init__(self) -> None:
-        self.counts: Counts = np.zeros(2 * BINS, np.int64)
+        self.octaves: dict[int, Octave] = {}
         self.exponent = NARROWEST
         self.count = 0
         self._low = math.inf
         self._high = -math.inf
 
     def observe(self, values: npt.NDArray[Any]) -> None:
-        """Count the values of an array of any shape; anything but float32 is cast to it.
+        """Count the values of an array; anything but float32 is cast to it.
+
+        Args:
+            values: (images, ...); an array of one axis or none is one image.
 
         Raises:
             NotFinite: a value is NaN or infinite, or is not finite as float32. The histogram
                 is then of no further use.
         """
         with np.errstate(over="ignore"):  # an overflow becomes an infinity, refused below
-            flat = np.ascontiguousarray(values, np.float32).reshape(-1)
-        indices = np.empty(min(CHUNK, flat.size), np.int16)
-        for start in range(0, flat.size, CHUNK):
-            self._observe_chunk(flat[start : start + CHUNK], indices, start)
+            array = np.ascontiguousarray(values, np.float32)
+        if not array.size:
+            return
+        images = array.reshape(len(array) if array.ndim > 1 else 1, -1)
+        powers = image_powers(images)
+        if not np.isfinite(powers).all():
+            index = int(np.argmin(np.isfinite(images.reshape(-1))))
+            raise NotFinite(f"value {index} is not finite", index=index)
+        of_images = np.where(powers > 0, np.frexp(np.sqrt(powers))[1] - 1, NARROWEST)
+        scratch = np.empty(min(CHUNK, array.size), np.int16)
+        for number in np.unique(of_images):
+            chosen = of_images == number
+            octave = self.octaves.setdefault(int(number), Octave())
+            octave.images += int(chosen.sum())
+            relative = np.where(powers > 0, powers / 4.0 ** int(number), 1)[chosen]
+            octave.weights += int(np.rint(_WHOLE / relative).astype(np.int64).sum())
+            flat = (images if chosen.all() else images[chosen]).reshape(-1)
+            for start in range(0, flat.size, CHUNK):
+                self._observe_chunk(flat[start : start + CHUNK], scratch, octave)
 
     def _observe_chunk(
-        self, chunk: npt.NDArray[np.float32], scratch: npt.NDArray[np.int16], start: int
+        self, chunk: npt.NDArray[np.float32], scratch: npt.NDArray[np.int16], octave: Octave
     ) -> None:
-        low, high = self._extent(chunk, start)
+        low, high = self._extent(chunk)
         self._low, self._high = min(self._low, low), max(self._high, high)
         self._widen(max(-low, high))
         indices = scratch[: chunk.size]
@@ -73,41 +115,51 @@ class Histogram:
             indices += BINS
             first = 0
         found = np.bincount(indices)
-        self.counts[first : first + found.size] += found
+        octave.counts[first : first + found.size] += found
         self.count += chunk.size
 
-    def _extent(self, chunk: npt.NDArray[np.float32], start: int) -> tuple[float, float]:
+    def _extent(self, chunk: npt.NDArray[np.float32]) -> tuple[float, float]:
         """Return (low, high); one pass over what a ReLU left instead of two.
 
         There the low end may be given as zero though it is more, once zero was seen.
         """
         bits = chunk.view(np.uint32).max()
-        if bits <= LARGEST_FINITE:
+        if bits < _SIGN:
             low = 0.0 if self._low <= 0 else float(chunk.min())
             return low, float(bits.view(np.float32))
-        low, high = float(chunk.min()), float(chunk.max())
-        if not (math.isfinite(low) and math.isfinite(high)):
-            index = start + int(np.argmin(np.isfinite(chunk)))
-            raise NotFinite(f"value {index} is not finite", index=index)
-        return low, high
+        return float(chunk.min()), float(chunk.max())
 
     def _widen(self, amax: float) -> None:
         needed = math.frexp(amax)[1] - (BINS.bit_length() - 1)
         if amax == 0 or needed <= self.exponent:
             return
-        for _ in range(min(needed - self.exponent, BINS.bit_length()) if self.count else 0):
-            self._merge_pairs()
+        for _ in range(min(needed - self.exponent, BINS.bit_length())):
+            for octave in self.octaves.values():
+                octave.counts = _merged(octave.counts)
         self.exponent = needed
 
-    def _merge_pairs(self) -> None:
-        merged = np.zeros_like(self.counts)
-        merged[BINS : BINS + BINS // 2] = self.counts[BINS:].reshape(-1, 2).sum(axis=1)
-        negative = self.counts[BINS:0:-1].copy()  # by magnitude
-        negative[0] = 0  # the zero bin, merged above
-        pairs = negative.reshape(-1, 2).sum(axis=1)
-        merged[BINS] += pairs[0]  # trunc takes (-2 * width, 0) to zero
-        merged[BINS - 1 : BINS - BINS // 2 : -1] += pairs[1:]
-        self.counts = merged
+    @property
+    def counts(self) -> Counts:
+        """Counts over all images, int64 of shape (2 * BINS,)."""
+        total = np.zeros(2 * BINS, np.int64)
+        for octave in self.octaves.values():
+            total += octave.counts
+        return total
+
+    def relative_weights(self) -> Floats:
+        """Return counts over which all images have the same say, float64 (2 * BINS,).
+
+        A value counts by 1 / the power of its image, or rather by the mean of that over the
+        images of the octave. An error summed by these weights is relative to the images' power.
+        """
+        self._need_data()
+        most = max(self.octaves)
+        weights: Floats = np.zeros(2 * BINS)
+        for number in sorted(self.octaves):  # a sum of floats depends on its order
+            octave = self.octaves[number]
+            mean = octave.weights / (octave.images * _WHOLE)
+            weights += octave.counts * (mean * 4.0 ** (most - number))
+        return weights
 
     @property
     def width(self) -> float:
@@ -135,8 +187,9 @@ class Histogram:
     def mean(self) -> float:
         """The mean to within one bin width: bins count as their middle, the zero bin as zero."""
         self._need_data()
-        used = np.flatnonzero(self.counts)
-        return float(self.counts[used] @ self.middles()[used] / self.count)
+        counts = self.counts
+        used = np.flatnonzero(counts)
+        return float(counts[used] @ self.middles()[used] / self.count)
 
     def edges(self) -> tuple[Floats, Floats]:
         """Return each bin's lower and upper edge, float64 of shape (2 * BINS,)."""
@@ -156,8 +209,9 @@ class Histogram:
         Its length is more than BINS / 2 and at most BINS, unless all values are under 2**-126.
         """
         self._need_data()
-        folded: Counts = self.counts[BINS:].copy()
-        folded[1:] += self.counts[BINS - 1 : 0 : -1]
+        counts = self.counts
+        folded: Counts = counts[BINS:].copy()
+        folded[1:] += counts[BINS - 1 : 0 : -1]
         last = int(np.flatnonzero(folded)[-1])
         return np.asarray(folded[: last + 1])
 
@@ -171,3 +225,15 @@ class Histogram:
     def _need_data(self) -> None:
         if not self.count:
             raise NoData("nothing was observed, so there is no range")
+
+
+def _merged(counts: Counts) -> Counts:
+    """Counts in bins of twice the width."""
+    merged = np.zeros_like(counts)
+    merged[BINS : BINS + BINS // 2] = counts[BINS:].reshape(-1, 2).sum(axis=1)
+    negative = counts[BINS:0:-1].copy()  # by magnitude
+    negative[0] = 0  # the zero bin, merged above
+    pairs = negative.reshape(-1, 2).sum(axis=1)
+    merged[BINS] += pairs[0]  # trunc takes (-2 * width, 0) to zero
+    merged[BINS - 1 : BINS - BINS // 2 : -1] += pairs[1:]
+    return merged

@@ -2,7 +2,10 @@
 
 Clipping trades the error of a few large values against a finer step for all others; Sung et al.
 2015 (arXiv 1511.06488) choose by L2 error, as NVIDIA's "mse" calibrator does (Wu et al. 2020,
-arXiv 2004.09602, section 3.2). Each bin counts as its middle, the zero bin as zero.
+arXiv 2004.09602, section 3.2). Theirs sums over values; here an image's error is relative to the
+image's own power, so that a few images of large activations don't set the step for all others
+(see `calibration.power`; where images are alike in power the two are the same). Each bin counts
+as its middle, the zero bin as zero.
 """
 
 from __future__ import annotations
@@ -57,9 +60,10 @@ def mse_range(histogram: Histogram) -> tuple[float, float]:
 
 
 def _bins(histogram: Histogram) -> tuple[Floats, Floats]:
-    used = np.flatnonzero(histogram.counts)
+    weights = histogram.relative_weights()
+    used = np.flatnonzero(weights)
     values = np.clip(histogram.middles()[used], histogram.low, histogram.high)
-    return values, histogram.counts[used] / histogram.count
+    return values, weights[used] / weights.sum()
 
 
 def _search(error: Callable[[float], float], widest: float) -> float:

@@ -13,6 +13,7 @@ from calibration.histogram import BINS, CHUNK, Histogram
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 ARRAYS = hnp.arrays(np.float32, st.integers(1, 40), elements=FINITE)
+IMAGES = hnp.arrays(np.float32, st.tuples(st.integers(1, 20), st.integers(1, 5)), elements=FINITE)
 
 
 def observed(*arrays: np.ndarray) -> Histogram:
@@ -23,18 +24,40 @@ def observed(*arrays: np.ndarray) -> Histogram:
 
 
 def state(histogram: Histogram) -> tuple[object, ...]:
-    counts = histogram.counts.tobytes()
-    return counts, histogram.exponent, histogram.count, histogram.low, histogram.high
+    octaves = {
+        number: (octave.counts.tobytes(), octave.images, octave.weights)
+        for number, octave in histogram.octaves.items()
+    }
+    return octaves, histogram.exponent, histogram.count, histogram.low, histogram.high
 
 
 @settings(max_examples=60, deadline=None)
-@given(ARRAYS, st.randoms(use_true_random=False), st.integers(1, 7))
-def test_state_depends_on_neither_order_nor_batches(values: np.ndarray, random, pieces) -> None:
-    shuffled = values.copy()
-    random.shuffle(shuffled)
-    one_by_one = observed(*np.split(values, values.size))
-    in_pieces = observed(*(part for part in np.array_split(shuffled, pieces) if part.size))
-    assert state(observed(values)) == state(one_by_one) == state(in_pieces)
+@given(IMAGES, st.randoms(use_true_random=False), st.integers(1, 7))
+def test_state_depends_on_neither_order_nor_batches(images: np.ndarray, random, pieces) -> None:
+    order = list(range(len(images)))
+    random.shuffle(order)
+    one_by_one = observed(*images)
+    in_pieces = observed(*(part for part in np.array_split(images[order], pieces) if part.size))
+    assert state(observed(images)) == state(one_by_one) == state(in_pieces)
+
+
+@settings(max_examples=60, deadline=None)
+@given(IMAGES)
+def test_relative_weights_are_counts_over_the_mean_power(images: np.ndarray) -> None:
+    histogram = observed(images)
+    indices = np.trunc(images.astype(np.float64) / histogram.width).astype(np.int64) + BINS
+    np.testing.assert_array_equal(
+        histogram.counts, np.bincount(indices.ravel(), minlength=2 * BINS)
+    )
+    powers = (images.astype(np.float64) ** 2).mean(axis=1)
+    octaves = [np.floor(np.log2(power) / 2) if power else -126 for power in powers]
+    expected = np.zeros(2 * BINS)
+    for octave in set(octaves):
+        alike = [i for i, each in enumerate(octaves) if each == octave]
+        weight = np.mean([1 / powers[i] if powers[i] else 4.0**126 for i in alike])
+        expected += np.bincount(indices[alike].ravel(), minlength=2 * BINS) * weight
+    got = histogram.relative_weights() / 4.0 ** max(octaves)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)  # a weight has 20 bits
 
 
 @settings(max_examples=60, deadline=None)
@@ -59,17 +82,19 @@ def test_mean_is_within_a_bin(values: np.ndarray) -> None:
 
 def test_merging_takes_values_near_zero_to_the_zero_bin() -> None:
     # -0.3 lies in bin -4915 at first and in (-width, 0) once 1e4 was seen: zero's bin.
-    assert state(observed(np.float32([-0.3]), np.float32([1e4]))) == state(
-        observed(np.float32([1e4, -0.3]))
-    )
+    both = np.float32([[1e4], [-0.3]])
+    assert state(observed(both[1:], both[:1])) == state(observed(both))
     assert observed(np.float32([-0.3]), np.float32([1e4])).counts[BINS] == 1
 
 
 def test_chunks_do_not_show() -> None:
     values = np.random.default_rng(0).normal(size=3 * CHUNK + 17).astype(np.float32)
     whole = observed(values.reshape(-1, 1))
-    assert state(whole) == state(observed(values[::-1][:CHUNK], values[::-1][CHUNK:]))
+    reversed_ = values[::-1].reshape(-1, 1)
+    assert state(whole) == state(observed(reversed_[:CHUNK], reversed_[CHUNK:]))
     assert whole.count == values.size
+    long = np.stack([values, values])
+    assert state(observed(long)) == state(observed(values, values))
 
 
 def test_a_relu_s_exact_minimum_is_kept_until_zero_is_seen() -> None:

@@ -209,3 +209,21 @@ def test_refusals() -> None:
     for method in CALIBRATORS:
         with pytest.raises(NoData):
             find_range(Histogram(), method, "symmetric")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mse_lets_images_count_alike(kind: Kind) -> None:
+    """One image in thirty, 32 times as large, does not alone set the step of the others."""
+    images = np.random.default_rng(3).normal(size=(30, 4000)).astype(np.float32)
+    images[0] *= 32  # whole octaves: weights by octave are then exact
+    found = find_range(of(images), "mse", kind).amax
+    plain = find_range(of(images.reshape(-1)), "mse", kind).amax  # as if all were one image
+
+    def error(amax: float) -> float:
+        """Mean over images of the relative squared error, by hand."""
+        scale = amax / (127 if kind == "symmetric" else 127.5)
+        rounded = np.clip(np.rint(images / scale), -128, 127) * scale
+        return float((((rounded - images) ** 2).sum(axis=1) / (images**2).sum(axis=1)).mean())
+
+    assert error(found) < 1.01 * min(map(error, np.geomspace(2, plain, 60)))
+    assert error(found) < 0.5 * error(plain)

@@ -10,6 +10,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from exporter import pipeline
+from exporter.config import ExportConfig
 from exporter.passes.insert_qdq import InsertQdq
 from exporter.targets import ort
 from tests.exporter import sensitive
@@ -65,3 +67,20 @@ def test_a_whole_int8_graph_fuses_wholly(optimised: Any, bare: bool) -> None:
     assert (found["QLinearConv"], found["QGemm"]) == (3, 1)
     assert not {"Conv", "FusedConv", "Gemm", "Relu", "DequantizeLinear"} & set(found), found
     assert found["QuantizeLinear"] == 1, "the input's"
+
+
+@pytest.mark.tf
+@pytest.mark.data
+@pytest.mark.parametrize(("name", "convolutions"), [("resnet18", 20), ("resnext26_16x4d", 29)])
+def test_the_shipped_networks_run_in_integers_throughout(
+    optimised: Any, tmp_path: Path, name: str, convolutions: int
+) -> None:
+    """By hand: a stem; 8 blocks of 2 or 3 convolutions; a shortcut's where the shape changes."""
+    config = ExportConfig(
+        name, "onnx", tmp_path / "int8", precision="int8", scheme="cpu", calibration_images=16
+    )
+    found = optimised(pipeline.export(config).file("model.onnx").read_bytes())
+    assert found["QLinearConv"] == convolutions
+    assert (found["QLinearAdd"], found["QGemm"]) == (8, 1)
+    assert found["QuantizeLinear"] == 1, "the input's"
+    assert not {"Conv", "FusedConv", "Gemm", "Relu", "Add", "DequantizeLinear"} & set(found), found
