@@ -44,7 +44,7 @@ $(STAMP): pyproject.toml
 	  "$(PYTHON)" -m venv --clear $(VENV); \
 	fi
 	@echo "Installing into $(VENV); the first time takes some minutes."
-	@$(BIN)/python -m pip install $(if $(CI),-qq) --editable '.[cpu,openvino,rtx,dev]'
+	@$(BIN)/python -m pip install $(if $(CI),-qq --no-compile) --editable '.[cpu,openvino,rtx,dev]'
 	@touch $@
 
 data: setup  ## get Fashion-MNIST, unless it is here

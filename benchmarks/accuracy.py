@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.original import original_logits
 from benchmarks.paired import Paired, paired
 from exporter import datasets, sources, targets
 from exporter.agreement import Agreement, compare
@@ -16,7 +17,7 @@ from exporter.artifact import Artifact
 from exporter.errors import WrongUse
 from exporter.feeds import image_size, in_layout, network_input
 from exporter.progress import Progress, silent
-from exporter.runner import Feeds, KerasRunner, Runner
+from exporter.runner import Feeds, Runner
 from exporter.sources import Source
 
 if TYPE_CHECKING:
@@ -105,8 +106,7 @@ def evaluate(
     """
     source = load_original(artifacts, original, unsafe)
     images = Images.load(source, data_spec, limit, progress)
-    with KerasRunner(source) as keras:
-        expected = images.logits(keras, images.feeds(), source.batch, "keras", progress)
+    expected = original_logits(images, progress)
     rows = [score("keras", expected, images.labels)]
     for artifact in artifacts:
         with opened(artifact) as runner:

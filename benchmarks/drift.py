@@ -19,6 +19,7 @@ from benchmarks.accuracy import (
     score,
 )
 from benchmarks.drift_graphs import Graphs, remake
+from benchmarks.original import original_logits
 from benchmarks.paired import LEVEL
 from calibration.sensitivity import noise_ratio, sqnr_db
 from exporter import targets
@@ -329,9 +330,7 @@ def climb(
     before: Logits | None = None
     for step in made.steps:
         try:
-            with step.open(made) as runner:
-                feeds = images.feeds(step.layout(made))
-                logits = images.logits(runner, feeds, step.batch(made), step.name, progress)
+            logits = _logits(step, made, images, progress)
         except Missing as error:
             rungs.append(Rung(step.name, step.what, not_run=_why(artifact, error.message)))
             continue
@@ -340,6 +339,14 @@ def climb(
         predictions.append(logits.argmax(-1))
         before = logits
     return Ladder(made, images, tuple(rungs), np.stack(predictions))
+
+
+def _logits(step: Step, made: Made, images: Images, progress: Progress) -> Logits:
+    if step is KERAS:
+        return original_logits(images, progress)
+    with step.open(made) as runner:
+        feeds = images.feeds(step.layout(made))
+        return images.logits(runner, feeds, step.batch(made), step.name, progress)
 
 
 def _why(artifact: Artifact, message: str) -> str:
@@ -355,12 +362,13 @@ def _measured(
     scored = score(step.name, logits, labels)
     if before is None:
         return Rung(step.name, step.what, scored, correct)
-    against_keras = _change(step.name, keras, logits, labels)
-    against_before = _change(step.name, before, logits, labels)
+    against_keras = changed(step.name, keras, logits, labels)
+    against_before = changed(step.name, before, logits, labels)
     return Rung(step.name, step.what, scored, correct, against_keras, against_before)
 
 
-def _change(name: str, reference: Logits, logits: Logits, labels: Labels) -> Change:
+def changed(name: str, reference: Logits, logits: Logits, labels: Labels) -> Change:
+    """Compare one engine's logits with another's, both (images, classes)."""
     was, now = reference.argmax(-1) == labels, logits.argmax(-1) == labels
     classes = logits.shape[-1]
     return Change(

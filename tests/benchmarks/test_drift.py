@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 from onnx import helper as oh
 
-from benchmarks import drift, drift_layers, drift_pictures
+from benchmarks import drift, drift_layers, drift_pictures, original
 from benchmarks.drift_graphs import Graphs
 from exporter import artifact, console_drift
 from exporter.cli import main
@@ -110,23 +110,29 @@ def pixels() -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (COUNT, SIDE, SIDE, 1), np.uint8)
 
 
-@pytest.fixture
-def climb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Climb:
-    """Climb a ladder whose Keras is the honest graph, and whose other graphs are given."""
-    converted = network(folded=False)
+def tiny() -> tuple[Source, np.ndarray]:
+    """The honest graph as a source, and labels of which it has most right."""
     port, out = Port("x", (None, SIDE, SIDE, 1), "float32"), Port("y", (None, CLASSES), "float32")
+    graph = network(folded=False)
     source = Source(
-        "tiny", "keras", "", "", _unused, _unused, (port,), (out,), converted, (), "unit", ()
+        "tiny", "keras", "", "", _unused, _unused, (port,), (out,), graph, (), "unit", ()
     )
     with OnnxAsKeras(source) as keras:
         labels = keras.infer({"x": pixels().astype(np.float32) / 255})["y"].argmax(-1)
     labels[::5] = np.arange(len(labels[::5])) % CLASSES  # not all right
+    return source, labels
+
+
+@pytest.fixture
+def climb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Climb:
+    """Climb a ladder whose Keras is the honest graph, and whose other graphs are given."""
+    source, labels = tiny()
     np.savez(tmp_path / "data.npz", images=pixels(), labels=labels)
     monkeypatch.setattr(drift, "load_original", lambda *_: source)
-    monkeypatch.setattr(drift, "KerasRunner", OnnxAsKeras)
+    monkeypatch.setattr(original, "KerasRunner", OnnxAsKeras)
 
     def run(folded: bytes, written: bytes, target: str = "ort", **passport: Any) -> drift.Ladder:
-        graphs = Graphs(converted, folded, True, "the same as the artefact's, by hand")
+        graphs = Graphs(source.model, folded, True, "the same as the artefact's, by hand")
         monkeypatch.setattr(drift, "remake", lambda *_: graphs)
         folder = tmp_path / "artefact"
         folder.mkdir(exist_ok=True)
@@ -234,7 +240,7 @@ def test_an_engine_that_is_not_here_is_said_not_run(
 
 def test_sqnr_by_hand() -> None:
     labels = np.array([0, 1])
-    change = drift._change("one", np.array([[3.0, 4.0]] * 2), np.array([[3.0, 5.0]] * 2), labels)
+    change = drift.changed("one", np.array([[3.0, 4.0]] * 2), np.array([[3.0, 5.0]] * 2), labels)
     assert change.sqnr_db == pytest.approx(13.9794, abs=1e-4)  # 10 log10(25 / 1)
     assert drift.sqnr_db(0.0) == math.inf
 

@@ -305,8 +305,12 @@ def test_a_damaged_baseline(work: Path, change: Any, words: str) -> None:
 def test_a_baseline_cut_short(work: Path) -> None:
     assert check("one", "--update", "--graph-only").exit_code == 0
     text = (work / "base.json").read_text()
-    (work / "base.json").write_text(text[: len(text) // 2])
-    assert check("one").exit_code == 1
+    for left in (len(text) // 2, 0):
+        (work / "base.json").write_text(text[:left])
+        done = check("one")
+        assert done.exit_code == 1
+        assert "base.json" in done.stderr
+        assert len(done.stderr.splitlines()) <= 3, "one message, no trace"
 
 
 # --- the file

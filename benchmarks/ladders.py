@@ -1,0 +1,107 @@
+"""The drift ladders of the shipped networks and of one that is not of the zoo, as result files.
+
+``python -m benchmarks.ladders`` exports each to onnxruntime's INT8, climbs its ladder on all test
+images, walks the layers of the noisiest rung, and writes ``results/ladder_NETWORK.json`` with its
+pictures beside it: rungs, layers, and the images whose class changes. MobileNetV2 is trained first
+where it isn't there yet (``benchmarks.untuned``); it is loaded as any user's ``.keras`` file is.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from benchmarks import drift, drift_layers, drift_pictures, result_file
+from benchmarks.drift import Ladder
+from benchmarks.drift_layers import Walk
+from benchmarks.int8_comparison import model_of
+from exporter import console, pipeline
+from exporter.artifact import Artifact
+from exporter.config import ExportConfig
+from exporter.console_drift import show_ladder, show_walk
+from exporter.errors import ExporterError
+from exporter.models import zoo
+from exporter.progress import Progress
+
+RESULTS = Path(__file__).parent / "results"
+DATA = "fashion-mnist"
+USERS = "mobilenetv2"
+
+
+def networks() -> tuple[str, ...]:
+    """Return all shipped networks, and the one that is not of the zoo."""
+    return (*(row.name for row in zoo.ZOO.values() if row.checkpoint), USERS)
+
+
+def export(model: str, output: Path, progress: Progress) -> Artifact:
+    """Export a network to onnxruntime's INT8, as the defaults have it."""
+    config = ExportConfig(
+        model, target="ort", precision="int8", data=DATA, output=output, force=True
+    )
+    return pipeline.export(config, progress)
+
+
+def write(ladder: Ladder, walk: Walk, name: str, folder: Path) -> Path:
+    """Write a ladder's figures and pictures into a folder that is there."""
+    passport = ladder.made.artifact.passport
+    int8 = {key: passport["int8"][key] for key in ("scheme", "reduce_range", "calibrator")}
+    output = folder / f"ladder_{name}.json"
+    header = {**result_file.header("ladders"), "int8": int8}
+    result_file.write({**header, **drift_pictures.report(ladder, walk)}, output)
+    drift_pictures.draw_rungs(ladder, output.with_suffix(".png"))
+    drift_pictures.draw_layers(walk, folder / f"ladder_{name}_layers.png")
+    if len(ladder.flipped):
+        drift_pictures.draw_flips(ladder, folder / f"ladder_{name}_flips.png")
+    return output
+
+
+@click.command()
+@click.argument("names", type=click.Choice(networks()), nargs=-1)
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many images.")
+@click.option(
+    "--work",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("build/ladders"),
+    show_default=True,
+    help="Where the artefacts go.",
+)
+@click.option(
+    "--untuned",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("build/untuned"),
+    show_default=True,
+    help=f"Where {USERS}.keras is, or is trained.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=RESULTS,
+    help="Folder; default: benchmarks/results.",
+)
+def main(names: Sequence[str], limit: int | None, work: Path, untuned: Path, output: Path) -> None:
+    """Climb the ladders of NAMES; default: all."""
+    say = Console(stderr=True, highlight=False)
+    for folder in (work, output):
+        folder.mkdir(parents=True, exist_ok=True)
+    for name in names or networks():
+        model = model_of(name, untuned, say)
+        with console.progress_bars(quiet=False) as progress:
+            artifact = export(model, work / f"{name}-ort-int8", progress)
+            ladder = drift.climb(artifact, DATA, limit=limit, progress=progress)
+            walk = drift_layers.walk(ladder, progress=progress)
+        show_ladder(ladder)
+        show_walk(walk)
+        say.print(f"all figures: {write(ladder, walk, name, output)}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ExporterError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
