@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
@@ -19,6 +20,7 @@ _BLUE, _ORANGE = "#0072b2", "#e69f00"  # told apart in every form of colour blin
 _INCHES_A_LAYER, _MARGIN_INCHES = 0.19, 1.3
 _COLUMNS, _MOST_IMAGES = 6, 48
 _LONGEST_NAME = 40
+_DPI = 120
 
 
 def report(ladder: Ladder, walk: Walk | None) -> dict[str, Any]:
@@ -53,8 +55,8 @@ def draw_rungs(ladder: Ladder, path: Path) -> None:
     changes = [one.change_points for one in pairs]
     below = [one.change_points - one.interval_points[0] for one in pairs]
     above = [one.interval_points[1] - one.change_points for one in pairs]
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    top1, flips = figure.subplots(1, 2, width_ratios=(3, 2))
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    top1, flips = figure.subplots(1, 2)
     top1.errorbar(names, changes, yerr=[below, above], fmt="o", color=_BLUE, capsize=4)
     top1.axhline(0, color="black", linewidth=0.8)
     top1.set(ylabel="top-1 against Keras (points, 95% interval)", xlabel="rung")
@@ -73,11 +75,13 @@ def draw_rungs(ladder: Ladder, path: Path) -> None:
         places = [place + offset for place in range(len(names))]
         flips.bar(places, [both[column] for both in counts], 0.4, color=color, label=label)
     flips.set_xticks(range(len(names)), names)
-    flips.set(ylabel=f"label flips of {ladder.images.count}", xlabel="rung")
+    flips.set(ylabel=f"label flips of {ladder.images.count:,}", xlabel="rung")
+    most = max(count for both in counts for count in both)
+    flips.set_ylim(0, max(1.25 * most, 1))  # room for the legend; whole images on the axis
     flips.yaxis.get_major_locator().set_params(integer=True)
     flips.legend(frameon=False, fontsize=8)
-    _finish(figure, (top1, flips), "y", f"{ladder.made.source.name}: from Keras to the engine")
-    figure.savefig(path, dpi=120)
+    title = f"{_named(ladder)}: from Keras to the engine, {ladder.images.count:,} images"
+    _finish(figure, (top1, flips), "y", title, path)
 
 
 def draw_layers(walk: Walk, path: Path) -> None:
@@ -97,8 +101,8 @@ def draw_layers(walk: Walk, path: Path) -> None:
     axes.set(xlabel="SQNR (dB): further left is worse", ylabel="layer, in graph order")
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.legend(frameon=False, fontsize=8)
-    _finish(figure, (axes,), "both", f"{walk.before} to {walk.after}, {walk.images} images")
-    figure.savefig(path, dpi=120)
+    title = f"Where noise enters, {walk.before} to {walk.after}, {walk.images} images"
+    _finish(figure, (axes,), "both", title, path)
 
 
 def draw_flips(ladder: Ladder, path: Path) -> None:
@@ -117,9 +121,9 @@ def draw_flips(ladder: Ladder, path: Path) -> None:
         axes.set_title(_caption(ladder, int(index)), fontsize=7)
     figure.suptitle(
         f"{len(flipped)} of {len(ladder.flipped)} images whose class changes, "
-        f"of {ladder.images.count}"
+        f"of {ladder.images.count:,}: label, and the class where it changes"
     )
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def _caption(ladder: Ladder, index: int) -> str:
@@ -142,9 +146,26 @@ def _short(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else f"...{name[3 - _LONGEST_NAME :]}"
 
 
-def _finish(figure: Any, all_axes: tuple[Any, ...], grid: str, title: str) -> None:
+def _named(ladder: Ladder) -> str:
+    one = ladder.made.artifact
+    source = Path(ladder.made.source.name).name
+    return f"{source}, {one.passport['precision']} for {one.target}"
+
+
+def _finish(figure: Any, all_axes: tuple[Any, ...], grid: str, title: str, path: Path) -> None:
     for axes in all_axes:
         axes.grid(axis=grid, alpha=0.3)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    """Write a PNG of 256 colours, a third of the bytes: pictures of results are committed."""
+    from PIL import Image
+
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=_DPI)
+    with Image.open(drawn) as picture:
+        picture.convert("RGB").quantize(256).save(path, optimize=True)

@@ -19,7 +19,7 @@ from benchmarks import drift, drift_layers, drift_pictures, result_file
 from benchmarks.drift import Ladder
 from benchmarks.drift_layers import Walk
 from benchmarks.int8_comparison import model_of
-from exporter import console, pipeline
+from exporter import artifact, console, pipeline
 from exporter.artifact import Artifact
 from exporter.config import ExportConfig
 from exporter.console_drift import show_ladder, show_walk
@@ -38,10 +38,13 @@ def networks() -> tuple[str, ...]:
 
 
 def export(model: str, output: Path, progress: Progress) -> Artifact:
-    """Export a network to onnxruntime's INT8, as the defaults have it."""
-    config = ExportConfig(
-        model, target="ort", precision="int8", data=DATA, output=output, force=True
-    )
+    """Export a network to onnxruntime's INT8, as the defaults have it, unless that was done.
+
+    The ladder says whether what is there is what would be exported now.
+    """
+    if output.exists():
+        return artifact.read(output)
+    config = ExportConfig(model, target="ort", precision="int8", data=DATA, output=output)
     return pipeline.export(config, progress)
 
 
@@ -67,7 +70,7 @@ def write(ladder: Ladder, walk: Walk, name: str, folder: Path) -> Path:
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("build/ladders"),
     show_default=True,
-    help="Where the artefacts go.",
+    help="Where the artefacts are, or go.",
 )
 @click.option(
     "--untuned",
@@ -91,8 +94,8 @@ def main(names: Sequence[str], limit: int | None, work: Path, untuned: Path, out
     for name in names or networks():
         model = model_of(name, untuned, say)
         with console.progress_bars(quiet=False) as progress:
-            artifact = export(model, work / f"{name}-ort-int8", progress)
-            ladder = drift.climb(artifact, DATA, limit=limit, progress=progress)
+            made = export(model, work / f"{name}-ort-int8", progress)
+            ladder = drift.climb(made, DATA, limit=limit, progress=progress)
             walk = drift_layers.walk(ladder, progress=progress)
         show_ladder(ladder)
         show_walk(walk)

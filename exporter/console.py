@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _FLIPS_SHOWN = 20
 _LINE_EVERY_S = 30.0
+_WHOLE_NAME = 12
 
 
 @contextmanager
@@ -67,10 +68,12 @@ class _Lines:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; the first column left-aligned, the others right-aligned."""
+    """Print a table; the first column left-aligned, its short names whole, the others right."""
     shown = Table(title=title, title_justify="left")
-    for index, column in enumerate(columns):
-        shown.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    whole = min(_WHOLE_NAME, max((len(row[0]) for row in rows), default=0))
+    shown.add_column(columns[0], overflow="fold", min_width=whole)
+    for column in columns[1:]:
+        shown.add_column(column, justify="right", overflow="fold")
     for row in rows:
         shown.add_row(*row)
     Console().print(shown)

@@ -1,10 +1,15 @@
-"""FP16 and INT8 with FP16 around it, for every model of the zoo: valid, taken by NVIDIA, close."""
+"""Every model of the zoo: the same network as Keras, and close to it in FP16 and INT8.
+
+Each is converted once, which is most of the time, and all tests of it run before the next.
+"""
 
 from __future__ import annotations
 
 import gc
 import importlib.util
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from types import ModuleType
 
 import numpy as np
@@ -17,8 +22,9 @@ from calibration.tap import tapped
 from exporter import pipeline, serialize, sources
 from exporter.half import Measured, compare_simulated, to_half
 from exporter.models import zoo
-from exporter.passes import schemes
+from exporter.passes import PassReport, schemes
 from exporter.passes.dense_to_gemm import DenseToGemm
+from exporter.passes.fold_batch_norm import count_batch_norms
 from exporter.passes.insert_qdq import InsertQdq, tensors_to_calibrate
 from exporter.passes.lint_qdq import lint_qdq
 from exporter.passes.mean_to_pool import MeanToPool
@@ -27,8 +33,52 @@ from tests.exporter import networks
 from tests.exporter.passes.half_graphs import parse_errors
 
 pytestmark = pytest.mark.tf
-SIDE = 32
-SMALL = ("resnet18",)
+QUICK = ("resnet18",)
+IMAGES = np.random.default_rng(0).random((4, 96, 96, 1), np.float32)
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A zoo model of the default size whose batch norms do something, and its folded graph."""
+
+    source: sources.Source
+    batch_norms: int
+    graph: ir.Model
+    data: bytes
+    reports: dict[str, PassReport]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in zoo.ZOO],
+)
+def converted(keras: ModuleType, request: pytest.FixtureRequest) -> Iterator[Converted]:
+    from exporter import frontend
+
+    keras.utils.set_random_seed(1)
+    model = networks.shake_statistics(zoo.build(request.param))
+    batch_norms = sum(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers)
+    source = sources.from_model(model, request.param)
+    graph = frontend.to_onnx(source)
+    reports = {report.name: report for report in pipeline.run_passes(graph, "nhwc")}
+    yield Converted(source, batch_norms, graph, serialize.checked_bytes(graph), reports)
+    keras.backend.clear_session()
+    gc.collect()
+
+
+def test_it_is_the_same_network_with_all_batch_norms_folded(converted: Converted) -> None:
+    """Within 1e-4 of the largest logit."""
+    feeds = [{"input": IMAGES}]
+    agreement = pipeline.prove_equal(converted.source, converted.data, feeds, "nhwc")
+    assert agreement.label_flips == 0
+    assert agreement.max_relative_error <= 1e-4
+    folded = converted.reports["fold_batch_norm"]
+    assert len(folded.applied) == converted.batch_norms > 0
+    assert folded.kept == []
+    assert count_batch_norms(converted.graph) == 0
+    ops = [node.op_type for node in converted.graph.graph]
+    assert ops.count("Transpose") == 1, "only the one at the NHWC input is left"
+    assert set(ops) == {"Transpose", "Conv", "Relu", "Add", "MaxPool", "ReduceMean", "MatMul"}
 
 
 def measured(model: ir.Model, names: list[str], x: np.ndarray) -> dict[str, float]:
@@ -48,19 +98,10 @@ def check(model: ir.Model, before: bytes, amax: dict[str, float], x: np.ndarray)
     return compare_simulated(before, data, [{"input": x}]).max_relative_error
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in SMALL else pytest.param(n, marks=pytest.mark.slow) for n in zoo.ZOO]
-)
-def test_every_zoo_model_in_fp16(keras: ModuleType, name: str) -> None:
-    from exporter import frontend
-
-    keras.utils.set_random_seed(1)
-    model = networks.shake_statistics(zoo.build(name, image_size=SIDE))
-    graph = frontend.to_onnx(sources.from_model(model, name))
-    pipeline.run_passes(graph, "nhwc")
-    x = np.random.default_rng(0).random((4, SIDE, SIDE, 1), np.float32)
-    plain = serialize.checked_bytes(graph)
-    convolutions = sum(node.op_type == "Conv" for node in graph.graph)
+def test_fp16_and_int8_with_fp16_around_it(converted: Converted) -> None:
+    """Valid, taken by NVIDIA's parser, and close."""
+    plain, x = converted.data, IMAGES
+    convolutions = sum(node.op_type == "Conv" for node in converted.graph.graph)
     graph = prepared(plain)
     amax = measured(graph, tensors_to_measure(graph), x)
     # A rounding of 2**-11 a layer, of random sign: they add as a walk does. Four times that.
@@ -75,8 +116,6 @@ def test_every_zoo_model_in_fp16(keras: ModuleType, name: str) -> None:
     # Rounding moves some values to the next of 127 steps: as far as INT8 itself is from FP32.
     assert check(graph, int8, amax, x) < 0.1
     assert not [each for each in lint_qdq(graph, scheme) if each.severity == "error"]
-    keras.backend.clear_session()
-    gc.collect()
 
 
 def prepared(data: bytes) -> ir.Model:
