@@ -223,7 +223,7 @@ def test_every_rung_runs_as_the_ladder_runs_it(world: Source) -> None:
     assert written is not None
     assert executed is not None
     assert written["Conv"] == 2
-    assert executed["QLinearConv"] == 2
+    assert executed["com.microsoft::QLinearConv"] == 2
     assert "Conv" not in executed
 
 
