@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,14 +22,14 @@ from rich.console import Console
 
 from benchmarks import environments, result_file, versions_run
 from benchmarks.accuracy import Images, load_original
-from benchmarks.drift import Made
+from benchmarks.drift import LADDERS, Made
 from benchmarks.drift_graphs import remake
 from benchmarks.original import original_logits
 from benchmarks.versions_cells import Cell, compare, drifts, report, table
 from benchmarks.versions_run import Answer, Job, Runtime
 from exporter import artifact
 from exporter.artifact import Artifact
-from exporter.errors import ExporterError, GateRefused
+from exporter.errors import ExporterError, GateRefused, WrongUse
 from exporter.progress import Progress
 from exporter.runner import usable_cores
 
@@ -43,6 +43,7 @@ def measure(
     limit: int | None,
     threads: int,
     progress: Progress,
+    rungs: Collection[str] = (),
 ) -> list[Cell]:
     """Run every rung of artefacts of one network in every version, one at a time.
 
@@ -53,6 +54,7 @@ def measure(
         limit: only the first so many images.
         threads: of onnxruntime, the same everywhere: sums depend on how they are split.
         progress: one bar a rung.
+        rungs: only these; none: all that onnxruntime runs.
 
     Raises:
         WrongUse: as :func:`benchmarks.accuracy.evaluate`.
@@ -64,7 +66,7 @@ def measure(
     for one in artifacts:
         made = Made(one, source, remake(one, source))
         with tempfile.TemporaryDirectory(prefix="versions-matrix-") as folder:
-            for job in versions_run.jobs(made, images, Path(folder), threads):
+            for job in versions_run.jobs(made, images, Path(folder), threads, rungs):
                 answers = _ask(runtimes, job, f"{one.path.name}, {job.rung}", progress)
                 cells += compare(str(one.path), job.rung, answers, keras, images.labels)
     return cells
@@ -85,6 +87,13 @@ def _ask(
 @click.option("--onnxruntime", "versions", required=True, help="Two or more, comma between.")
 @click.option("--data", default="fashion-mnist", show_default=True)
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many images.")
+@click.option(
+    "--rung",
+    "rungs",
+    type=click.Choice([step.name for step in LADDERS[True, False][1:]]),
+    multiple=True,
+    help="Only these; default: all that onnxruntime runs.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Default: all cores.")
 @click.option("--strict", is_flag=True, help="Exit 3 for one label or one executed op, too.")
 @click.option(
@@ -107,6 +116,7 @@ def main(
     versions: str,
     data: str,
     limit: int | None,
+    rungs: tuple[str, ...],
     threads: int | None,
     strict: bool,
     folder: Path,
@@ -126,7 +136,12 @@ def main(
     cells: list[Cell] = []
     with console.progress_bars(quiet=False) as progress:
         for artifacts in networks.values():
-            cells += measure(artifacts, runtimes, data, limit, cores, progress)
+            cells += measure(artifacts, runtimes, data, limit, cores, progress, rungs)
+    if not cells:
+        raise WrongUse(
+            f"onnxruntime runs none of {', '.join(rungs) or 'their rungs'}",
+            hint="name artefacts for ort or onnx, and rungs that they have",
+        )
     failures = drifts(cells, strict=strict)
     output.parent.mkdir(parents=True, exist_ok=True)
     asked = {"data": data, "limit": limit, "threads": cores, "strict": strict}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -65,15 +65,20 @@ class Answer:
 Runtime = Callable[[Job], Answer]
 
 
-def jobs(made: Made, images: Images, folder: Path, threads: int) -> list[Job]:
-    """Write the graphs of all rungs that onnxruntime runs, and the images, into a folder.
+def jobs(
+    made: Made, images: Images, folder: Path, threads: int, rungs: Collection[str] = ()
+) -> list[Job]:
+    """Write the graphs of the rungs that onnxruntime runs, and the images, into a folder.
 
-    Every version reads the same bytes, so what differs is the runtime's.
+    Every version reads the same bytes, so what differs is the runtime's. ``rungs``: only these,
+    where there are any.
     """
     from exporter.targets.ort import NOT_THESE, PROVIDERS, OrtRunner
 
     found = []
     for step in made.steps:
+        if rungs and step.name not in rungs:
+            continue
         try:
             runner = step.open(made)
         except Missing:  # a TensorRT engine that is not compiled

@@ -256,10 +256,12 @@ def test_a_runtime_that_swaps_two_classes_ends_the_command_with_3(
 
     monkeypatch.setattr(environments, "prepare", lambda version, _: version)
     monkeypatch.setattr(versions_run, "run_with", run_with)
-    done = run()
+    done = run("--rung", "engine", "--rung", "simulated")
     assert isinstance(done.exception, GateRefused)
     assert done.exception.exit_code == 3
-    (said,) = json.loads(Path("out.json").read_text())["drifted"]
+    content = json.loads(Path("out.json").read_text())
+    assert [row["rung"] for row in content["results"]] == ["simulated", "engine"]
+    (said,) = content["drifted"]
     assert said.startswith("art, engine, onnxruntime 2.0: top-1 -")
 
 
