@@ -265,6 +265,17 @@ def test_a_runtime_that_swaps_two_classes_ends_the_command_with_3(
     assert said.startswith("art, engine, onnxruntime 2.0: top-1 -")
 
 
+def test_rungs_that_the_artefact_has_not_are_wrong_use(
+    world: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environments, "prepare", lambda *_: Path(sys.executable))
+    monkeypatch.setattr(versions_run, "jobs", lambda *_: [])
+    done = run("--rung", "simulated")
+    assert isinstance(done.exception, WrongUse)
+    assert "none of simulated" in str(done.exception)
+    assert not Path("out.json").exists()
+
+
 def test_a_graph_that_the_runtime_refuses_is_an_answer(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"no graph")
     np.save(tmp_path / "x.npy", np.zeros((3, 2), np.float32))
