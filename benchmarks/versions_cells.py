@@ -145,17 +145,25 @@ def _ops_text(moved: Mapping[str, tuple[int, int]]) -> str:
     return ", ".join([*said, *(["..."] if len(moved) > _OPS_SHOWN else [])])
 
 
-def table(cells: Sequence[Cell]) -> Table:
-    """Show a line for each rung and version."""
-    shown = Table(title="Each version against the first", title_justify="left")
-    for column in ("artefact", "rung", "onnxruntime"):
-        shown.add_column(column, overflow="fold")
-    for column in ("top-1", "flips", "change", "p", "max error", "SQNR, dB"):
-        shown.add_column(column, justify="right")
-    shown.add_column("executed ops", overflow="fold")
+def tables(cells: Sequence[Cell]) -> Iterator[Table]:
+    """Yield a table for each artefact and rung, with a line for each version."""
+    for (artefact, rung), found in _by_rung(cells).items():
+        title = f"{artefact}, {rung}: each version against the first"
+        shown = Table(title=title, title_justify="left")
+        shown.add_column("onnxruntime", no_wrap=True)
+        for column in ("top-1", "flips", "change", "p", "max error", "dB"):
+            shown.add_column(column, justify="right", no_wrap=True)
+        shown.add_column("executed ops", overflow="fold")
+        for cell in found:
+            shown.add_row(cell.version, *_row(cell))
+        yield shown
+
+
+def _by_rung(cells: Sequence[Cell]) -> dict[tuple[str, str], list[Cell]]:
+    found: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
-        shown.add_row(cell.artefact, cell.rung, cell.version, *_row(cell))
-    return shown
+        found.setdefault((cell.artefact, cell.rung), []).append(cell)
+    return found
 
 
 def _row(cell: Cell) -> list[str]:
@@ -180,13 +188,10 @@ def _row(cell: Cell) -> list[str]:
 
 def report(cells: Sequence[Cell]) -> dict[str, Any]:
     """Return all figures as JSON values, by artefact and rung."""
-    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for cell in cells:
-        rows.setdefault((cell.artefact, cell.rung), []).append(cell.as_json())
     return {
         "environments": {cell.version: cell.answer.versions for cell in cells},
         "results": [
-            {"artefact": artefact, "rung": rung, "versions": found}
-            for (artefact, rung), found in rows.items()
+            {"artefact": artefact, "rung": rung, "versions": [cell.as_json() for cell in found]}
+            for (artefact, rung), found in _by_rung(cells).items()
         ],
     }

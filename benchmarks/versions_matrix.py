@@ -25,7 +25,7 @@ from benchmarks.accuracy import Images, load_original
 from benchmarks.drift import LADDERS, Made
 from benchmarks.drift_graphs import remake
 from benchmarks.original import original_logits
-from benchmarks.versions_cells import Cell, compare, drifts, report, table
+from benchmarks.versions_cells import Cell, compare, drifts, report, tables
 from benchmarks.versions_run import Answer, Job, Runtime
 from exporter import artifact
 from exporter.artifact import Artifact
@@ -147,7 +147,9 @@ def main(
     asked = {"data": data, "limit": limit, "threads": cores, "strict": strict}
     found = {**asked, "drifted": failures, **report(cells)}
     result_file.write({**result_file.header("versions_matrix"), **found}, output)
-    Console().print(table(cells))
+    for table in tables(cells):
+        Console().print(table)
+    Console().print("flips, max error (of a logit), dB (SQNR): against the first", highlight=False)
     Console().print(f"all figures: {output}", highlight=False, soft_wrap=True)
     if failures:
         raise GateRefused(f"{len(failures)} drifted from {names[0]}", hint="\n".join(failures))

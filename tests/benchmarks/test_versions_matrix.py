@@ -17,7 +17,7 @@ from rich.console import Console
 
 from benchmarks import environments, original, versions_matrix, versions_run
 from benchmarks.drift_graphs import Graphs
-from benchmarks.versions_cells import Cell, compare, drifts, report, table
+from benchmarks.versions_cells import Cell, compare, drifts, report, tables
 from benchmarks.versions_run import Answer, Job
 from exporter import artifact
 from exporter.errors import GateRefused, Missing, WrongUse
@@ -99,14 +99,17 @@ def test_where_the_first_refuses_nothing_is_held_against_it() -> None:
     assert [said.rpartition(": ")[2] for said in drifts(found, strict=True)] == ["no"]
 
 
-def test_the_table_shows_every_cell() -> None:
-    console = Console(width=200)
+def test_a_table_shows_every_version_and_fits_a_terminal() -> None:
+    console = Console(width=80)
+    found = cells(answer(Conv=2), answer(3, Conv=1), Answer({}, refused="no"))
     with console.capture() as shown:
-        console.print(table(cells(answer(Conv=2), answer(3, Conv=1), Answer({}, refused="no"))))
+        for table in tables(found):
+            console.print(table)
     lines = shown.get().splitlines()
-    assert sum("engine" in line for line in lines) == 3
-    assert any("0.9970" in line and "-0.30" in line and "Conv 2 -> 1" in line for line in lines)
-    assert any("failed" in line for line in lines)
+    assert "art, engine" in lines[0]
+    assert sum("1." in line[:8] for line in lines) == 3
+    assert any("0.9970" in line and "-0.30" in line and "Conv 2 ->" in line for line in lines)
+    assert any("1.2" in line and "failed" in line for line in lines)
 
 
 # --- environments
