@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 REPORT, RUNGS, LAYERS, FLIPS = "ladder.json", "ladder.png", "layers.png", "flips.png"
 _BLUE, _ORANGE = "#0072b2", "#e69f00"  # told apart in every form of colour blindness (Okabe, Ito)
 _INCHES_A_LAYER, _MARGIN_INCHES = 0.19, 1.3
-_COLUMNS, _MOST_IMAGES = 6, 48
+_COLUMNS, _FEWEST_COLUMNS, _MOST_IMAGES = 6, 4, 48  # four are as wide as the title
 _LONGEST_NAME = 40
 _DPI = 120
 
@@ -111,9 +111,10 @@ def draw_flips(ladder: Ladder, path: Path) -> None:
 
     flipped = ladder.flipped[:_MOST_IMAGES]
     pixels = ladder.images.data.pixels(flipped, ladder.images.size)
-    rows = math.ceil(len(flipped) / _COLUMNS)
-    figure = Figure(figsize=(2 * _COLUMNS, 2.5 * rows + 0.6), layout="constrained")
-    grid = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
+    columns = min(_COLUMNS, max(_FEWEST_COLUMNS, len(flipped)))
+    rows = math.ceil(len(flipped) / columns)
+    figure = Figure(figsize=(2 * columns, 2.5 * rows + 0.4), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.axis("off")
     for axes, index, image in zip(grid, flipped, pixels, strict=False):
