@@ -84,9 +84,9 @@ def markdown(results: Sequence[Checked], baseline: Path) -> str:
     bad = sum(len(one.drifted) for one in results)
     lines = [f"## exporter check: {_headline(bad)}", "", f"Baseline: `{baseline}`", ""]
     for one in results:
-        lines += [f"### `{_cell(one.key)}`", ""]
+        lines += [f"### `{cell(one.key)}`", ""]
         if one.missing is not None:
-            lines += [f"Not compared: {_cell(one.missing)}", ""]
+            lines += [f"Not compared: {cell(one.missing)}", ""]
             continue
         lines += ["| figure | at | verdict | baseline | now | where |", "|---|---|---|---|---|---|"]
         for finding in one.findings:
@@ -99,7 +99,7 @@ def markdown(results: Sequence[Checked], baseline: Path) -> str:
                 finding.now,
                 finding.detail,
             ]
-            lines.append(f"| {' | '.join(map(_cell, shown))} |")
+            lines.append(f"| {' | '.join(map(cell, shown))} |")
         lines.append("")
     return "\n".join(lines) + "\n"
 
@@ -108,7 +108,7 @@ def _headline(count: int) -> str:
     return f"{count} figure{'' if count == 1 else 's'} drifted" if count else "nothing drifted"
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Keep a cell in its cell: names of layers come from strangers' files."""
     flat = " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
     return flat.replace("<", "&lt;").replace("`", "'")

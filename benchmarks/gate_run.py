@@ -175,6 +175,11 @@ def open_here(artifact: Artifact) -> Runner:
     """Open an artefact's engine, or its graph as it is written where the engine can't run here."""
     if kind_of_run(artifact) == "engine" or artifact.is_simulation:
         return targets.open_artifact(artifact)
+    return open_simulated(artifact)
+
+
+def open_simulated(artifact: Artifact) -> Runner:
+    """Open an artefact's graph as it is written, whatever engine there is."""
     as_graph = Artifact(artifact.path, {**artifact.passport, "target": "onnx"})
     return targets.open_artifact(as_graph)
 

@@ -69,14 +69,19 @@ def opened(engine: Engine, threads: int) -> Iterator[Opened]:
 
 def _artefact(engine: Engine, threads: int) -> Opened:
     one = artifact.read(engine.path)
+    settings = {"target": one.target, "threads": threads}
+    return Opened(targets.open_artifact(one, threads), feeder(one), settings)
+
+
+def feeder(one: artifact.Artifact) -> Callable[[npt.NDArray[np.float32]], Feeds]:
+    """Return what turns preprocessed images into an artefact's feeds, by its passport."""
     port, layout = one.passport["graph"]["inputs"][0], one.passport["layout"]
     dtype = numpy_type(port["dtype"])
 
     def feed(images: npt.NDArray[np.float32]) -> Feeds:
         return in_layout({port["name"]: images.astype(dtype)}, layout)
 
-    settings = {"target": one.target, "threads": threads}
-    return Opened(targets.open_artifact(one, threads), feed, settings)
+    return feed
 
 
 def _keras(engine: Engine, threads: int) -> Opened:

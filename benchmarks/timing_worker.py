@@ -23,6 +23,7 @@ import numpy as np
 from benchmarks import energy, machine_watch
 from benchmarks.timing_engines import Engine, opened
 from exporter.errors import ExporterError
+from exporter.runner import Runner
 
 LEAST_CALLS = 10
 # Warm: the medians of three successive groups of calls lie within 5% of each other.
@@ -105,8 +106,14 @@ def measure(job: Job) -> dict[str, Any]:
             "energy_mj": {
                 meter: 1000 * spent / (len(calls_s) * job.batch) for meter, spent in joules.items()
             },
-            "settings": engine.settings,
+            "settings": {**engine.settings, **_cuda_graph(engine.runner)},
         }
+
+
+def _cuda_graph(runner: Runner) -> dict[str, bool]:
+    """Say whether the calls were replayed as a CUDA graph, where the runner makes any."""
+    used = getattr(runner, "uses_cuda_graph", None)
+    return {} if used is None else {"cuda_graph": used}
 
 
 def warm_up(call: Callable[[], None], longest_s: float) -> bool:

@@ -57,7 +57,7 @@ class EngineRunner:
             Missing: cuda-python or a GPU is not here.
             ExporterError: the engine does not load; carries TensorRT's reason.
         """
-        self._cuda = _load_cuda()
+        self._cuda = load_cuda()
         self._allocated: list[int] = []
         self._stream: Any = None
         self._graph: Any = None
@@ -220,7 +220,12 @@ class EngineRunner:
         return results[0] if results else None
 
 
-def _load_cuda() -> Any:
+def load_cuda() -> Any:
+    """Import cuda-python.
+
+    Raises:
+        Missing: it is not installed.
+    """
     if importlib.util.find_spec("cuda") is None or importlib.util.find_spec(_CUDA) is None:
         raise Missing("running an engine needs cuda-python", hint="pip install 'exporter[target]'")
     return importlib.import_module(_CUDA)

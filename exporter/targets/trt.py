@@ -36,12 +36,12 @@ def compile(folder: Path, build: Build) -> Compiled:
     Raises:
         Missing: ``build.here`` is set, and TensorRT or a GPU is not here.
     """
-    lacking = _lacking()
-    if lacking is None:
+    missing = lacking()
+    if missing is None:
         return _build_here(folder, build)
     if build.here:
-        raise lacking
-    return _hand_over(folder, build, lacking.message)
+        raise missing
+    return _hand_over(folder, build, missing.message)
 
 
 def open(artifact: Artifact, threads: int | None = None) -> Runner:
@@ -56,15 +56,15 @@ def open(artifact: Artifact, threads: int | None = None) -> Runner:
             f"{artifact.path} is not compiled yet",
             hint=f"on the machine it is for: exporter compile {artifact.path}",
         )
-    lacking = _lacking()
-    if lacking is not None:
-        raise lacking
+    missing = lacking()
+    if missing is not None:
+        raise missing
     from exporter.targets._tensorrt_runner import EngineRunner
 
     return EngineRunner(importlib.import_module(MODULE), artifact.file(ENGINE))
 
 
-def _lacking() -> Missing | None:
+def lacking() -> Missing | None:
     """Return what keeps an engine from being built here, as the error to raise."""
     if importlib.util.find_spec(MODULE) is None:
         return Missing(

@@ -1,0 +1,7 @@
+"""Does what was promised of TensorRT hold on a GPU: one command, one JSON and one page.
+
+``python -m benchmarks.gpu_acceptance`` where Keras and the GPU are on one machine. Where they
+are not, as with a Jetson: ``--prepare DIR`` where Keras is, copy the folder, ``--run DIR`` where
+the GPU is, which takes the extra ``target`` alone. No engine of this project has run on a GPU:
+until somebody sends a page back, every expectation here is on paper.
+"""

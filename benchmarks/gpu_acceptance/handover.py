@@ -1,0 +1,195 @@
+"""The folder between the two stages: artefacts, test images, and what Keras and a CPU made of them.
+
+It is made where Keras is and read where the GPU is, perhaps by somebody else, so nothing in it is
+trusted: names are checked, arrays are read without pickle, every file is held to its SHA-256.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.accuracy import Logits
+from exporter import artifact, datasets
+from exporter.artifact import MODEL, Artifact
+from exporter.config import Precision
+from exporter.errors import ExporterError, WrongUse
+from exporter.untrusted import read_json_file
+
+PREPARED = "prepared.json"
+IMAGES = "test.npz"
+PRECISIONS: tuple[Precision, ...] = ("fp16", "int8")
+KERAS = "keras"
+FORMAT = 1
+_MOST_BYTES = 4_000_000
+_FIELDS = {
+    "date": str,
+    "machine": dict,
+    "versions": dict,
+    "images": dict,
+    "models": list,
+    "files": dict,
+}
+_NAME = re.compile(r"\w[\w.-]*")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network.
+
+    Attributes:
+        model: its name.
+        artefacts: by precision, each verified.
+        logits: (images, classes) by :data:`PRECISIONS`, simulated, and by :data:`KERAS`.
+    """
+
+    model: str
+    artefacts: Mapping[str, Artifact]
+    logits: Mapping[str, Logits]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the second stage starts from.
+
+    Attributes:
+        folder: where it lies.
+        images: the test images, at the size they were published in.
+        test_images: how many the whole test set has.
+        cases: the networks.
+        about: the whole record: date, machine and versions among it.
+    """
+
+    folder: Path
+    images: datasets.ArrayDataset
+    test_images: int
+    cases: tuple[Case, ...]
+    about: Mapping[str, Any]
+
+    @property
+    def spec(self) -> str:
+        """The images as a data set's name."""
+        return f"npz:{self.folder / IMAGES}"
+
+
+def artefact_folder(folder: Path, model: str, precision: str) -> Path:
+    """Name the folder of one artefact."""
+    return folder / f"{model}-{precision}"
+
+
+def logits_file(folder: Path, model: str) -> Path:
+    """Name the file of a network's logits."""
+    return folder / f"{model}.logits.npz"
+
+
+def seal(folder: Path, models: Sequence[str], about: Mapping[str, Any]) -> None:
+    """Write the record, with the hash of all that the second stage reads.
+
+    An artefact goes by its passport's hash, and the passport by this one: neither can be exchanged
+    for another whose simulation these logits are not.
+    """
+    passports = [
+        artefact_folder(folder, model, precision) / artifact.PASSPORT
+        for model in models
+        for precision in PRECISIONS
+    ]
+    files = [folder / IMAGES, *(logits_file(folder, model) for model in models), *passports]
+    hashes = {path.relative_to(folder).as_posix(): artifact.sha256(path) for path in files}
+    record = {"format": FORMAT, **about, "models": list(models), "files": hashes}
+    (folder / PREPARED).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def read(folder: Path) -> Prepared:
+    """Open a prepared folder, every file of it verified.
+
+    Raises:
+        WrongUse: it is none.
+        ExporterError: something in it is damaged, or not what its record describes.
+    """
+    what = "what --prepare wrote"
+    about = read_json_file(folder / PREPARED, what, most_bytes=_MOST_BYTES)
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise ExporterError(f"{folder / PREPARED} is not {what}, or of another version")
+    wrong = [name for name, kind in _FIELDS.items() if not isinstance(about.get(name), kind)]
+    if wrong or not _are_names(about["models"]):
+        raise ExporterError(
+            f"{folder / PREPARED} is damaged: {', '.join(wrong) or 'models'}",
+            hint="prepare it again",
+        )
+
+    models, hashes, counts = about["models"], about["files"], about["images"]
+
+    def file(path: Path) -> Path:
+        _verify(path, hashes.get(path.relative_to(folder).as_posix()))
+        return path
+
+    images = datasets.load(f"npz:{file(folder / IMAGES)}", "test")
+    assert isinstance(images, datasets.ArrayDataset)
+    whole = counts.get("of")
+    if type(whole) is not int or whole < len(images) or counts.get("count") != len(images):
+        raise ExporterError(f"{folder / PREPARED} is damaged: its count of images is not theirs")
+    cases = tuple(
+        Case(
+            model,
+            {name: _artefact(file, folder, model, name) for name in PRECISIONS},
+            _logits(file(logits_file(folder, model)), len(images)),
+        )
+        for model in models
+    )
+    return Prepared(folder, images, whole, cases, about)
+
+
+def _are_names(models: list[Any]) -> bool:
+    """Whether these are networks' names, none of which leads out of the folder."""
+    return (
+        bool(models)
+        and all(isinstance(name, str) and _NAME.fullmatch(name) for name in models)
+        and len(set(models)) == len(models)
+    )
+
+
+def _verify(path: Path, sha256: Any) -> None:
+    if not path.is_file():
+        raise WrongUse(f"no such file: {path}", hint="copy the whole folder")
+    if sha256 != artifact.sha256(path):
+        raise ExporterError(
+            f"{path} is not the file its record describes (SHA-256 differs)",
+            hint="it was changed or damaged on the way; copy or prepare it again",
+        )
+
+
+def _artefact(file: Any, folder: Path, model: str, precision: str) -> Artifact:
+    place = artefact_folder(folder, model, precision)
+    file(place / artifact.PASSPORT)
+    found = artifact.read(place)
+    own = found.passport["precision"]
+    if (found.target, own) != ("trt", precision):
+        raise ExporterError(f"{place} is {found.target} in {own}, not trt in {precision}")
+    found.file(MODEL)
+    return found
+
+
+def _logits(path: Path, images: int) -> dict[str, Logits]:
+    """Read a network's logits.
+
+    Raises:
+        ExporterError: damaged, or not of these images.
+    """
+    names = (KERAS, *PRECISIONS)
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
+            found = {name: np.asarray(archive[name]) for name in names}
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise ExporterError(f"{path} is damaged: {error}", hint="prepare it again") from error
+    shapes = {array.shape for array in found.values()}
+    types = {array.dtype for array in found.values()}
+    if len(shapes) != 1 or types != {np.dtype(np.float32)} or next(iter(shapes))[:1] != (images,):
+        raise ExporterError(f"{path} is not of these {images} images: {shapes}, {types}")
+    return found

@@ -1,0 +1,115 @@
+"""The first stage, where Keras is and no GPU need be: artefacts, and what they should come to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import accuracy, gate_run, result_file
+from benchmarks.accuracy import Images, Logits
+from benchmarks.gpu_acceptance import handover
+from benchmarks.gpu_acceptance.handover import KERAS, PRECISIONS
+from exporter import artifact, datasets, pipeline
+from exporter.artifact import Artifact
+from exporter.config import Batch, ExportConfig
+from exporter.errors import WrongUse
+from exporter.models import zoo
+from exporter.progress import Progress, silent
+from exporter.runner import KerasRunner
+
+DATA = "fashion-mnist"
+_BATCH = Batch(1, 8, 32)
+SHIPPED = tuple(name for name, row in zoo.ZOO.items() if row.checkpoint)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to prepare.
+
+    Attributes:
+        models: zoo names, or ``.keras`` files that carry their preprocessing.
+        images: only the first so many test images; None: all.
+        calibration_images: for INT8.
+    """
+
+    models: tuple[str, ...] = SHIPPED
+    images: int | None = None
+    calibration_images: int = 512
+
+    def __post_init__(self) -> None:
+        """Refuse two models of one name.
+
+        Raises:
+            WrongUse: names them.
+        """
+        if len(set(self.names)) != len(self.models):
+            raise WrongUse(f"two models have one name: {', '.join(self.models)}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the models are called in the folder."""
+        return tuple(Path(model).stem for model in self.models)
+
+
+def prepare(wanted: Wanted, folder: Path, progress: Progress = silent) -> None:
+    """Write a prepared folder, whole or not at all.
+
+    Raises:
+        As `exporter.pipeline.export` and `benchmarks.accuracy.evaluate`.
+    """
+    with artifact.writing(folder, force=False) as aside:
+        data = datasets.load(DATA, "test", progress)
+        assert isinstance(data, datasets.ArrayDataset)
+        count = min(wanted.images or len(data), len(data))
+        np.savez_compressed(
+            aside / handover.IMAGES, images=data.images[:count], labels=data.labels[:count]
+        )
+        for model, name in zip(wanted.models, wanted.names, strict=True):
+            _prepare(model, name, wanted, aside, progress)
+        about: dict[str, Any] = {
+            **result_file.header("gpu_acceptance"),
+            "images": {"data": DATA, "count": count, "of": len(data)},
+            "executed": "simulated on a CPU, not run on a GPU",
+        }
+        handover.seal(aside, wanted.names, about)
+
+
+def _prepare(model: str, name: str, wanted: Wanted, folder: Path, progress: Progress) -> None:
+    """Export one network; keep what Keras and the simulations say of the images."""
+    made = {
+        precision: pipeline.export(
+            ExportConfig(
+                model,
+                "trt",
+                handover.artefact_folder(folder, name, precision),
+                precision=precision,
+                rest="fp16" if precision == "int8" else None,
+                batch=_BATCH,
+                calibration_images=wanted.calibration_images,
+            ),
+            progress,
+        )
+        for precision in PRECISIONS
+    }
+    logits = _logits(list(made.values()), wanted.images, progress)
+    np.savez_compressed(handover.logits_file(folder, name), allow_pickle=False, **logits)
+
+
+def _logits(made: Sequence[Artifact], limit: int | None, progress: Progress) -> dict[str, Logits]:
+    """Run Keras, and each graph's simulation, on the test images."""
+    source = accuracy.load_original(made)
+    images = Images.load(source, DATA, limit, progress)
+    with KerasRunner(source) as keras:
+        found = {KERAS: images.logits(keras, images.feeds(), source.batch, KERAS, progress)}
+    for one in made:
+        precision, layout = one.passport["precision"], one.passport["layout"]
+        with gate_run.open_simulated(one) as runner:
+            feeds = images.feeds(layout)
+            found[precision] = images.logits(
+                runner, feeds, None, f"{precision} simulated", progress
+            )
+    return found
