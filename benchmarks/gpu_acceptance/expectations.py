@@ -33,6 +33,7 @@ class Figures:
         paired: its top-1 tested against Keras', image by image.
         simulation: agreement with the graph's simulation on a CPU.
         audit: of its layers.
+        no_audit: why there is none.
         speedup: over the FP16 engine, by batch size.
         no_speedup: why there is none, by batch size.
         unstable: why its latencies can't be trusted.
@@ -47,6 +48,7 @@ class Figures:
     paired: Paired | None = None
     simulation: Agreement | None = None
     audit: Audit | None = None
+    no_audit: str = "there is no record of the engine's layers"
     speedup: Mapping[int, Ratio] = field(default_factory=dict)
     no_speedup: Mapping[int, str] = field(default_factory=dict)
     unstable: tuple[str, ...] = ()
@@ -138,7 +140,7 @@ def _on_all_images(figures: Figures, look: Look) -> Look:
 def _fusion(figures: Figures, _: float) -> Iterable[Look]:
     audit = figures.audit
     if audit is None:
-        yield Look("-", None, "there is no record of the engine's layers")
+        yield Look("-", None, figures.no_audit)
         return
     found = ", ".join(f"{count} {name}" for name, count in audit.precisions().items()) or "none"
     hidden = figures.graph_convolutions - len(audit.convolutions)

@@ -33,12 +33,10 @@ class Wanted:
     Attributes:
         models: zoo names, or ``.keras`` files that carry their preprocessing.
         images: only the first so many test images; None: all.
-        calibration_images: for INT8.
     """
 
     models: tuple[str, ...] = SHIPPED
     images: int | None = None
-    calibration_images: int = 512
 
     def __post_init__(self) -> None:
         """Refuse two models of one name.
@@ -89,7 +87,6 @@ def _prepare(model: str, name: str, wanted: Wanted, folder: Path, progress: Prog
                 precision=precision,
                 rest="fp16" if precision == "int8" else None,
                 batch=_BATCH,
-                calibration_images=wanted.calibration_images,
             ),
             progress,
         )

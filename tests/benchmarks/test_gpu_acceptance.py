@@ -144,6 +144,7 @@ def refuse(path: Path, progress: Any) -> Artifact:
             {f"{p} {e}": "not met" for p in PRECISIONS for e in ("top-1", "agreement")},
         ),
         ({"audit": lambda one: None}, {"int8 fusion": "not judged"}),
+        ({"audit": lambda one: read_layers(ROOT / "LICENSE")}, {"int8 fusion": "not judged"}),
         (
             {"build": refuse},
             {
@@ -205,10 +206,10 @@ def small_checkpoint(keras: ModuleType, path: Path) -> str:
 @pytest.mark.data
 def test_both_stages_on_a_small_network(keras: ModuleType, quiet: None, tmp_path: Path) -> None:
     """The real first stage; then its own simulations in the engines' place."""
-    from benchmarks.gpu_acceptance.prepare import Wanted, prepare
-
     net = small_checkpoint(keras, tmp_path / "net.keras")
-    prepare(Wanted((net,), images=50, calibration_images=32), tmp_path / "prepared")
+    done = invoke("--prepare", tmp_path / "prepared", "--model", net, "--images", 50)
+    assert done.exit_code == 0, done.output
+    assert f"--run {tmp_path / 'prepared'}" in done.stdout
     prepared = handover.read(tmp_path / "prepared")
     (case,) = prepared.cases
     assert (len(prepared.images), prepared.test_images) == (50, 10_000)
@@ -236,6 +237,8 @@ def invoke(*given: object) -> Any:
 def test_stages_that_contradict_each_other(tmp_path: Path) -> None:
     for given in (["--prepare", "a", "--run", "b"], ["--run", "b", "--images", "3"]):
         assert isinstance(invoke(*given).exception, WrongUse)
+    same = ["--model", "a/net.keras", "--model", "b/net.keras"]
+    assert isinstance(invoke("--prepare", tmp_path / "p", *same).exception, WrongUse)
     with pytest.raises(WrongUse, match="not empty"):
         command.new_folder(ROOT)
 
