@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from click.testing import CliRunner
 
 from benchmarks import rtx_builds
+from exporter import pipeline, sources
+from exporter.artifact import MODEL
+from exporter.config import ExportConfig
 from exporter.errors import GateRefused
 from exporter.models import zoo
+from tests.exporter import networks
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -21,12 +29,14 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     def build_all(models: tuple[str, ...], wanted: tuple[str, ...]) -> list[rtx_builds.Row]:
         asked.extend((model, precision) for model in models for precision in wanted)
         done = {"onnx_bytes": 1, "build_seconds": 0.5, "cpu_seconds": 9.0, "warnings": []}
+        done["kept_fp32"] = 0
         rows = []
         for model, precision in asked:
             refused = (model, precision) == ("resnet34", "int8")
             size = 1_000_000 if precision == "int8" else 4_000_000
             rest = {"error": "no"} if refused else {**done, "plan_bytes": size}
-            rows.append({"model": model, "precision": precision, **rest})
+            row = {"model": model, "precision": precision, "conversion_cpu_seconds": 2.0}
+            rows.append({**row, **rest})
         return rows
 
     monkeypatch.setattr(rtx_builds, "build_all", build_all)
@@ -42,6 +52,31 @@ def test_all_of_the_zoo_in_all_precisions(recorded: list[tuple[str, str]], tmp_p
     report = json.loads((tmp_path / "out.json").read_text())
     assert len(report["results"]) == len(recorded), "a refusal does not end the run"
     assert report["executed"] == "built, not run on a GPU"
+    assert report["cpu_seconds"] == 9 * (2 + 3 * 9) - (9 + 0), "a conversion counts once"
+
+
+def test_an_interrupted_run_leaves_what_it_has(
+    recorded: list[tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*given: tuple[str, ...]) -> Iterator[rtx_builds.Row]:
+        yield from rows
+        raise KeyboardInterrupt
+
+    rows = rtx_builds.build_all(("resnet18",), ("fp32", "fp16"))
+    monkeypatch.setattr(rtx_builds, "build_all", interrupted)
+    CliRunner().invoke(rtx_builds.main, ["--output", str(tmp_path / "out.json")])
+    assert json.loads((tmp_path / "out.json").read_text())["results"] == rows
+
+
+def test_the_readmes_table() -> None:
+    rows = [
+        {"model": "net", "precision": precision, "plan_bytes": size, "cpu_seconds": 1.0}
+        for precision, size in (("fp32", 4_040_000), ("fp16", 2_020_000), ("int8", 1_010_000))
+    ]
+    assert rtx_builds.markdown(rows) == (
+        "| model | fp32, MB | fp16, MB | int8, MB | INT8 of FP32 |\n|---|---|---|---|---|\n"
+        "| `net` | 4.0 | 2.0 | 1.0 | 0.25 |\n"
+    )
 
 
 def test_a_selection_and_its_shares(recorded: list[tuple[str, str]]) -> None:
@@ -69,12 +104,72 @@ def test_the_int8_plan_is_held_to_a_third(int8: int, refused: bool) -> None:
     assert caught.value.exit_code == 3
 
 
+@pytest.mark.parametrize(
+    ("precision", "rounding", "refused"),
+    [
+        ("fp16", 0.0078, False),  # 4 * sqrt(16) / 2048 = 0.0078125
+        ("fp16", 0.0079, True),
+        ("fp16", float("nan"), True),
+        ("int8", 0.09, False),
+        ("int8", 0.11, True),
+        ("fp32", None, False),
+    ],
+)
+def test_fp16_is_held_to_its_roundings(precision: str, rounding: float, refused: bool) -> None:
+    row = {"model": "m", "precision": precision, "convolutions": 16, "rounding": rounding}
+    if refused:
+        with pytest.raises(GateRefused, match="where 0"):
+            rtx_builds.check_rounding([row])
+    else:
+        rtx_builds.check_rounding([row, {"model": "m", "precision": "fp16", "error": "no"}])
+
+
 def test_a_refused_plan_is_no_small_one() -> None:
     rtx_builds.check_size([{"model": "resnet18", "precision": "int8", "error": "no"}])
 
 
 def test_every_precision_is_built() -> None:
     assert rtx_builds.precisions() == ("fp32", "fp16", "int8")
+
+
+def test_readme_shows_the_recorded_builds() -> None:
+    recorded = ROOT / "benchmarks/results/rtx_builds.json"
+    if not recorded.exists():
+        pytest.skip(f"not recorded yet: python -m benchmarks.rtx_builds -o {recorded}")
+    rows = json.loads(recorded.read_text())["results"]
+    assert {row["model"] for row in rows} == set(zoo.ZOO)
+    assert rtx_builds.markdown(rows) in (ROOT / "README.md").read_text()
+    rtx_builds.check_size(rows)
+    rtx_builds.check_rounding(rows)
+
+
+@pytest.mark.tf
+@pytest.mark.data
+def test_its_graphs_are_those_of_an_export(
+    keras: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the comparison with Keras is left out, so the same bytes reach NVIDIA's parser."""
+    pytest.importorskip("tensorrt_rtx", reason="pip install 'exporter[rtx]'")
+    monkeypatch.setattr(zoo, "build", lambda name: networks.plain(keras))
+    (tmp_path / "images").mkdir()
+    images = rtx_builds.few_images(tmp_path / "images")
+    converted = rtx_builds.convert(sources.load("resnet34", weights="random"))
+    for precision in ("fp16", "int8"):
+        row = rtx_builds.build(converted, precision, images, tmp_path)
+        assert row["plan_bytes"] > 1000, row
+        config = ExportConfig(
+            "resnet34",
+            "trt-rtx",
+            tmp_path / precision,
+            precision,
+            weights="random",
+            data=images,
+            calibrator="minmax",
+            calibration_images=2,
+            check_images=1,
+        )
+        exported = pipeline.export(config).file(MODEL).read_bytes()
+        assert exported == (tmp_path / MODEL).read_bytes()
 
 
 def test_unknown_names_are_refused(recorded: list[tuple[str, str]]) -> None:
