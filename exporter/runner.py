@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,41 @@ class Runner(Protocol):
 
     def infer(self, feeds: Feeds) -> Feeds:
         """Run one batch; arrays by input name to arrays by output name."""
+
+
+@dataclass(frozen=True)
+class DeviceTimes:
+    """One batch on a GPU, in milliseconds: by CUDA events, but for the host's own part.
+
+    Attributes:
+        copy_in: of the inputs.
+        compute: of the kernels.
+        copy_out: of the outputs.
+        enqueue: of the host, to hand the kernels over.
+    """
+
+    copy_in: float
+    compute: float
+    copy_out: float
+    enqueue: float
+
+
+@runtime_checkable
+class DeviceRunner(Protocol):
+    """A runner that can time itself on its GPU.
+
+    Attributes:
+        times: of each batch since :meth:`time_batches` was called or the list emptied.
+    """
+
+    times: list[DeviceTimes]
+
+    def time_batches(self, *, cuda_graph: bool) -> None:
+        """Time every batch from now on, with a CUDA graph or without; before the engine opens."""
+
+    @property
+    def device_settings(self) -> dict[str, Any]:
+        """Return all that its times depend on, for the record."""
 
 
 class KerasRunner:

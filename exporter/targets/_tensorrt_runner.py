@@ -10,13 +10,16 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
+import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from exporter.errors import ExporterError, Missing, WrongUse
+from exporter.runner import DeviceTimes
 from exporter.targets._tensorrt_watch import make_log
 
 if TYPE_CHECKING:
@@ -49,6 +52,14 @@ class EngineRunner:
         self._trt = trt
         self._plan = plan
         self._wants_graph = cuda_graph
+        self._timed = False
+        self._events: list[Any] = []
+        self._graph: Any = None
+        self.times: list[DeviceTimes] = []
+
+    def time_batches(self, *, cuda_graph: bool) -> None:
+        """Time every batch by CUDA events from now on; before the engine opens."""
+        self._timed, self._wants_graph = True, cuda_graph
 
     def __enter__(self) -> EngineRunner:
         """Load the engine and allocate for its largest batch.
@@ -60,7 +71,7 @@ class EngineRunner:
         self._cuda = load_cuda()
         self._allocated: list[int] = []
         self._stream: Any = None
-        self._graph: Any = None
+        self._graph = None
         self._seen: tuple[tuple[int, ...], ...] = ()
         try:
             self._load()
@@ -85,6 +96,9 @@ class EngineRunner:
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         inputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
         self._stream = self._call("cudaStreamCreate")
+        if self._timed:
+            for _ in range(4):
+                self._events.append(self._call("cudaEventCreate"))
         self._ranges = {name: self._range(name) for name in inputs}
         for name in inputs:
             context.set_input_shape(name, self._ranges[name][1])
@@ -114,7 +128,10 @@ class EngineRunner:
         self._drop_graph()
         if self._stream is not None:
             self._call("cudaStreamSynchronize", self._stream)
+            for event in self._events:
+                self._call("cudaEventDestroy", event)
             self._call("cudaStreamDestroy", self._stream)
+        self._events = []
         for address in self._allocated:
             self._call("cudaFree", address)
         self._allocated, self._stream = [], None
@@ -130,16 +147,44 @@ class EngineRunner:
         """
         arrays = [self._fitted(port, feeds) for port in self._inputs]
         kind = self._cuda.cudaMemcpyKind
+        self._mark(0)
         for port, array in zip(self._inputs, arrays, strict=True):
             self._copy(port.address, array.ctypes.data, array.nbytes, kind.cudaMemcpyHostToDevice)
+        self._mark(1)
+        started = time.perf_counter()
         self._execute(tuple(array.shape for array in arrays))
+        enqueued_s = time.perf_counter() - started
+        self._mark(2)
         results = {}
         for port in self._outputs:
             got = np.empty(tuple(self._context.get_tensor_shape(port.name)), port.dtype)
             self._copy(got.ctypes.data, port.address, got.nbytes, kind.cudaMemcpyDeviceToHost)
             results[port.name] = got
+        self._mark(3)
         self._call("cudaStreamSynchronize", self._stream)
+        if self._timed:
+            copy_in, compute, copy_out = (
+                float(self._call("cudaEventElapsedTime", *pair)) for pair in pairwise(self._events)
+            )
+            self.times.append(DeviceTimes(copy_in, compute, copy_out, 1000 * enqueued_s))
         return results
+
+    def _mark(self, event: int) -> None:
+        """Have the stream note the time when it gets here."""
+        if self._timed:
+            self._call("cudaEventRecord", self._events[event], self._stream)
+
+    @property
+    def device_settings(self) -> dict[str, Any]:
+        """Return all that times depend on; trtexec's defaults differ from release to release."""
+        return {
+            "library": f"{self._trt.__name__} {self._trt.__version__}",
+            "cuda_graph": self.uses_cuda_graph,
+            "transfers": True,
+            "host_memory": "pageable",
+            "spin_wait": False,
+            "streams": 1,
+        }
 
     def _copy(self, to: int, source: int, size: int, kind: Any) -> None:
         self._call("cudaMemcpyAsync", to, source, size, kind, self._stream)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from exporter.errors import ExporterError, Missing, WrongUse
+from exporter.runner import DeviceRunner
 from exporter.targets import _tensorrt_runner
 from exporter.targets._tensorrt_runner import EngineRunner
 
@@ -72,6 +73,23 @@ def test_without_graphs_on_request_and_where_recording_fails(
             got = runner.infer({"x": batch(2, number)})["doubled"]
             np.testing.assert_array_equal(got, 2 * batch(2, number))
     assert cuda.launched == ["enqueue"] * 5
+
+
+@pytest.mark.parametrize("cuda_graph", [True, False])
+def test_events_stand_around_copies_and_kernels(
+    stand_ins: Any, cuda: Any, tmp_path: Path, cuda_graph: bool
+) -> None:
+    runner = EngineRunner(stand_ins, plan(tmp_path / "p"))
+    assert isinstance(runner, DeviceRunner)
+    runner.time_batches(cuda_graph=cuda_graph)
+    with runner:
+        for _ in range(3):
+            runner.infer({"x": batch(2)})
+        assert runner.device_settings["cuda_graph"] is cuda_graph
+        assert runner.device_settings["transfers"]
+    # The stand-in's clock goes 1 at every record and 100 at every launch.
+    assert [(t.copy_in, t.compute, t.copy_out) for t in runner.times] == [(1, 101, 1)] * 3
+    assert all(t.enqueue > 0 for t in runner.times)
 
 
 def test_feeds_become_what_the_engine_takes(stand_ins: Any, cuda: Any, tmp_path: Path) -> None:

@@ -5,12 +5,15 @@ what was allocated must be freed (:data:`live` shows what was not).
 """
 
 import ctypes
+import itertools
 from enum import Enum
 from typing import Any
 
 live: dict[int, Any] = {}
 launched: list[str] = []
 capturing: "list[Any] | None" = None
+recorded: dict[int, float] = {}
+ticks = itertools.count()
 
 
 class cudaError_t(Enum):
@@ -70,6 +73,27 @@ def cudaStreamSynchronize(stream: int) -> tuple[cudaError_t]:
 
 def cudaStreamDestroy(stream: int) -> tuple[cudaError_t]:
     del live[stream]
+    return (OK,)
+
+
+def cudaEventCreate() -> tuple[cudaError_t, int]:
+    return OK, keep(bytearray(8))
+
+
+def cudaEventRecord(event: int, stream: int) -> tuple[cudaError_t]:
+    if stream not in live or capturing is not None:
+        return (cudaError_t.cudaErrorInvalidValue,)
+    recorded[event] = 100.0 * len(launched) + next(ticks)
+    return (OK,)
+
+
+def cudaEventElapsedTime(start: int, end: int) -> tuple[cudaError_t, float]:
+    """Ticks of records in between, and 100 for every launch."""
+    return OK, recorded[end] - recorded[start]
+
+
+def cudaEventDestroy(event: int) -> tuple[cudaError_t]:
+    del live[event]
     return (OK,)
 
 
