@@ -2,17 +2,24 @@
 
 Each meter covers a whole part of the machine, never one process alone, so each figure carries the
 name of what it covers, and none is put beside another's. NVML and tegrastats NOT RUN here: their
-readers are tested on a stand-in and on recorded lines.
+readers are tested on stand-ins and on recorded lines.
 """
 
 from __future__ import annotations
 
 import importlib
 import re
+import shutil
 import statistics
+import subprocess
+import tempfile
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
+
+_INTERVAL_MS = 100
 
 # Rails as NVIDIA's Jetson Linux Developer Guide (Platform Power and Performance) describes them.
 # The first that a board has is the widest; AGX Orin has none for the whole module, but these three
@@ -32,6 +39,45 @@ class Counter:
 
     joules: float
     wraps_at: float | None = None
+
+
+class Meters:
+    """Joules of what happens inside the ``with``, by the name of what each meter covers.
+
+    Counters are read before and after; ``tegrastats``, where there is one, runs meanwhile.
+    """
+
+    def __enter__(self) -> Meters:
+        """Begin."""
+        self._watts = tempfile.TemporaryFile("w+")  # a pipe would fill up
+        self._tegrastats = _start_tegrastats(self._watts)
+        self._before = read_counters()
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End; :attr:`joules` is there from now on."""
+        elapsed_s = time.perf_counter() - self._started
+        self.joules = spent(self._before, read_counters())
+        with self._watts as said:
+            if self._tegrastats is not None:
+                self._tegrastats.terminate()
+                self._tegrastats.wait()
+                said.seek(0)
+                if (found := module_power(said)) is not None:
+                    name, watts = found
+                    self.joules[name] = watts * elapsed_s
+
+
+def _start_tegrastats(output: IO[str]) -> subprocess.Popen[str] | None:
+    program = shutil.which("tegrastats")
+    if program is None:
+        return None
+    command = [program, "--interval", str(_INTERVAL_MS)]
+    try:
+        return subprocess.Popen(command, stdout=output, stderr=subprocess.DEVNULL, text=True)
+    except OSError:
+        return None
 
 
 def read_counters(root: Path = Path("/")) -> dict[str, Counter]:

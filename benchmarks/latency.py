@@ -6,37 +6,44 @@ that warms up or slows down favours none; intervals come from whole rounds.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import os
 import random
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from json import JSONDecodeError, loads
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from benchmarks import latency_result, payoff, result_file, stability
+from benchmarks import (
+    latency_result,
+    machine_watch,
+    payoff,
+    peers,
+    result_file,
+    stability,
+    worker,
+)
 from benchmarks.latency_result import Report, Row, Scenario
-from benchmarks.timing_engines import Engine
+from benchmarks.peers import Original
+from benchmarks.timing_engines import Engine, Kind
 from benchmarks.timing_worker import Job
-from exporter import artifact, datasets
+from exporter import artifact, datasets, engine_record
 from exporter.artifact import Artifact
 from exporter.errors import ExporterError, WrongUse
 from exporter.preprocessing import preprocess
 from exporter.progress import Progress, silent
 
 ORIGINALS = ("keras", "keras-xla")
+AGAINST = (*ORIGINALS, *peers.PEERS)
 _IMAGES = 64
+_LISTEN_S = 1.0  # before the start
 # Beside warming up and measuring: TensorFlow takes its time to load, XLA to compile.
 _LOAD_LIMIT_S = 600.0
 
-Sample = dict[str, Any]
+Sample = worker.Answer
 
 
 @dataclass(frozen=True)
@@ -91,18 +98,18 @@ class Plan:
 def bench(
     artifacts: Sequence[Artifact],
     plan: Plan,
-    originals: Sequence[str] = ORIGINALS,
+    against: Sequence[str] = ORIGINALS,
     *,
     original: str | None = None,
     unsafe: bool = False,
     progress: Progress = silent,
 ) -> Report:
-    """Time artefacts of one network, and the Keras original beside them.
+    """Time artefacts of one network, and beside them the Keras original and other tools' INT8.
 
     Args:
         artifacts: those that only imitate an engine here are refused.
         plan: how.
-        originals: of :data:`ORIGINALS`, those to time too; the first is the baseline. Without
+        against: of :data:`AGAINST`, those to time too; the first is the baseline. Without
             any, the first artefact is.
         original: where the Keras model is, if not where the passport says.
         unsafe: allow Lambda layers in it.
@@ -114,38 +121,79 @@ def bench(
     Raises:
         WrongUse: artefacts of several networks, simulated ones, or one twice; more threads than
             cores.
+        Missing: what another tool needs is not installed.
     """
     check(artifacts)
+    peers.check([name for name in against if name in peers.PEERS])
     machine = result_file.machine()
     date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     cores = choose_cores(plan.threads)
-    engines = [
-        *(Engine(name, name, artifacts[0].path, original, unsafe) for name in originals),  # type: ignore[arg-type]
-        *(Engine(str(one.path), "artefact", one.path) for one in artifacts),
-    ]
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        images = Path(folder, "images.npy")
-        np.save(images, read_images(artifacts[0], plan, progress))
-        jobs = [
-            Job(engine, images, batch, plan.threads, cores, plan.block_s, plan.warm_up_s)
-            for batch in plan.batches
-            for engine in engines
-        ]
-        rows = summarize(jobs, run(jobs, plan, progress), plan.scenario, engines[0].name)
-    rows = tuple(replace(row, file_bytes=_bytes(artifacts, row.engine)) for row in rows)
-    load = machine["load_average_1min"] / machine["usable_cores"]
-    baseline = engines[0].name
+    busy_before = machine_watch.listen(cores, _LISTEN_S)
+    rows = measure(artifacts, plan, against, Original(original, unsafe), cores, progress)
+    baseline = rows[0].engine
     return Report(
         scenario=plan.scenario,
         baseline=baseline,
         rows=rows,
-        unstable=stability.reasons(rows, baseline, plan.scenario, load),
-        verdicts=payoff.verdicts(artifacts, rows, plan.scenario),
+        unstable=stability.reasons(rows, baseline, plan.scenario, busy_before),
+        verdicts=payoff.verdicts(artifacts, rows, plan.scenario)
+        + payoff.beside_peers(artifacts, rows, plan.scenario),
         settings={**asdict(plan), "block_s": plan.block_s, "cores": list(cores)},
         machine=machine,
         versions=_versions(),
         date=date,
     )
+
+
+def measure(
+    artifacts: Sequence[Artifact],
+    plan: Plan,
+    against: Sequence[str],
+    where: Original,
+    cores: tuple[int, ...],
+    progress: Progress,
+) -> tuple[Row, ...]:
+    """Have the peers made, then time all engines; the baseline's row comes first."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        folder = Path(name)
+        images = folder / "images.npy"
+        np.save(images, read_images(artifacts[0], plan, progress))
+        rivals = [name for name in against if name in peers.PEERS]
+        made = peers.make_all(rivals, artifacts[0], folder, plan.data, where, progress)
+        failed = {rival: answer for rival, answer in made.items() if "error" in answer}
+        engines = line_up(artifacts, against, folder, where)
+        jobs = [
+            Job(engine, images, batch, plan.threads, cores, plan.block_s, plan.warm_up_s)
+            for batch in plan.batches
+            for engine in engines
+        ]
+        samples = run(
+            jobs, plan, progress, lambda job: failed.get(job.engine.name) or time_apart(job)
+        )
+        rows = summarize(jobs, samples, plan.scenario, engines[0].name)
+        sizes = {rival: peers.file_bytes(rival, folder / rival) for rival in made.keys() - failed}
+    sizes |= {str(one.path): deployed_bytes(one) for one in artifacts}
+    return tuple(replace(row, file_bytes=sizes.get(row.engine)) for row in rows)
+
+
+def line_up(
+    artifacts: Sequence[Artifact], against: Sequence[str], folder: Path, where: Original
+) -> list[Engine]:
+    """Return the engines to time, the baseline first; those of peers are in ``folder/NAME``.
+
+    A TensorRT engine comes twice, with a CUDA graph and without.
+    """
+    first = artifacts[0].path
+    kinds = cast("tuple[Kind, ...]", tuple(against))
+    engines = [
+        Engine(kind, kind, folder / kind if kind in peers.PEERS else first, where) for kind in kinds
+    ]
+    for one in artifacts:
+        engines.append(Engine(str(one.path), "artefact", one.path))
+        if engine_record.FIELD in one.passport:
+            name = f"{one.path} (no CUDA graph)"
+            engines.append(Engine(name, "artefact", one.path, cuda_graph=False))
+    return engines
 
 
 def check(artifacts: Sequence[Artifact]) -> None:
@@ -244,33 +292,8 @@ def time_apart(job: Job) -> Sample:
         As :func:`benchmarks.timing_worker.measure`; ``error`` (and ``hint``) where it failed.
     """
     limit_s = job.seconds * 10 + job.warm_up_s * 2 + _LOAD_LIMIT_S
-    command = [sys.executable, "-m", "benchmarks.timing_worker"]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(job.threads)}
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    ) as worker:
-        try:
-            out, said = worker.communicate(job.as_json(), timeout=limit_s)
-        except subprocess.TimeoutExpired:
-            return {"error": f"took longer than {limit_s:.0f} s"}
-        finally:  # Ctrl-C too
-            with contextlib.suppress(ProcessLookupError):
-                worker.kill()
-                worker.wait()
-    lines = out.strip().splitlines()
-    try:
-        sample: Sample = loads(lines[-1]) if worker.returncode == 0 else {}
-    except (IndexError, JSONDecodeError):
-        sample = {}
-    if not sample:
-        last = said.strip().splitlines()[-1:] or ["it said nothing"]
-        sample = {"error": f"ended with {worker.returncode}: {last[0][:500]}"}
-    return sample
+    threads = {"OMP_NUM_THREADS": str(job.threads)}
+    return worker.ask("benchmarks.timing_worker", job.as_json(), limit_s, threads)
 
 
 def summarize(
@@ -313,8 +336,10 @@ def record(artifacts: Sequence[Artifact], report: Report) -> list[Artifact]:
         "date": report.date,
     }
     recorded = []
+    from_original = report.baseline == ORIGINALS[0]
     for one in artifacts:
         rows = [row for row in report.rows if row.engine == str(one.path) and row.blocks]
+        rows.sort(key=lambda row: row.batch)
         batches = {
             str(row.batch): {
                 "quantiles_ms": dict(row.quantiles_ms),
@@ -325,7 +350,11 @@ def record(artifacts: Sequence[Artifact], report: Report) -> list[Artifact]:
             }
             for row in rows
         }
-        recorded.append(one.record("latency", {**common, "batches": batches}) if rows else one)
+        ratios = [row.speedup.ratio for row in rows if row.speedup is not None and from_original]
+        # For `exporter check`, which holds it to a baseline: of the smallest batch.
+        ratio = 1 / ratios[0] if ratios else None
+        value = {**common, "batches": batches, "ratio_to_original": ratio}
+        recorded.append(one.record("latency", value) if rows else one)
     return recorded
 
 
@@ -347,14 +376,11 @@ def _versions() -> dict[str, str]:
     return versions()
 
 
-def _bytes(artifacts: Sequence[Artifact], engine: str) -> int | None:
+def deployed_bytes(one: Artifact) -> int:
     """Return the size of what an artefact deploys: all but its own papers."""
     papers = (artifact.PASSPORT, artifact.CALIBRATION, "layers.json", "sensitivity.json")
-    for one in artifacts:
-        if str(one.path) == engine:
-            files = one.passport["files"].items()
-            # An engine replaces the graph it was built from.
-            names = {name for name, _ in files if name not in papers}
-            kept = names - {artifact.MODEL} or names
-            return sum(int(file["bytes"]) for name, file in files if name in kept)
-    return None
+    files = one.passport["files"].items()
+    # An engine replaces the graph it was built from.
+    names = {name for name, _ in files if name not in papers}
+    kept = names - {artifact.MODEL} or names
+    return sum(int(file["bytes"]) for name, file in files if name in kept)

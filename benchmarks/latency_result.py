@@ -36,6 +36,8 @@ class Block:
         load: what else the machine did.
         peak_rss_mib: of the process, Python and its libraries included.
         energy_mj: millijoules a sample by meter; empty where the machine does not tell.
+        device_ms: on a GPU, ``p50``, ``p90``, ``p99`` and ``mean`` of a call by part, as
+            :class:`exporter.runner.DeviceTimes` has them; empty for a CPU's engine.
     """
 
     round: int
@@ -50,6 +52,7 @@ class Block:
     load: Load
     peak_rss_mib: float | None
     energy_mj: Mapping[str, float] = field(default_factory=dict)
+    device_ms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def cost(self, scenario: Scenario, batch: int) -> float:
         """Return what the scenario ranks by, as milliseconds: less is better."""
@@ -111,6 +114,14 @@ class Row:
         """The largest of any round's process."""
         return max((b.peak_rss_mib for b in self.blocks if b.peak_rss_mib), default=None)
 
+    @property
+    def energy_mj(self) -> dict[str, float]:
+        """Millijoules a sample by meter, medians of the rounds."""
+        return {
+            meter: statistics.median(b.energy_mj[meter] for b in self.blocks)
+            for meter in sorted(set.intersection(*(set(b.energy_mj) for b in self.blocks)))
+        }
+
     def costs(self, scenario: Scenario) -> list[float]:
         """Return what the scenario ranks by, round by round."""
         return [block.cost(scenario, self.batch) for block in self.blocks]
@@ -119,8 +130,8 @@ class Row:
         """Return the fields, and what follows from them, as JSON values."""
         found: dict[str, Any] = {**asdict(self), "blocks": [asdict(b) for b in self.blocks]}
         if self.blocks:
-            summary = {"mean_ms": self.mean_ms, "throughput": self.throughput}
-            found |= {**summary, "peak_rss_mib": self.peak_rss_mib}
+            for name in ("mean_ms", "throughput", "peak_rss_mib", "energy_mj"):
+                found[name] = getattr(self, name)
         return found
 
 
@@ -170,21 +181,28 @@ def block(number: int, batch: int, sample: Mapping[str, Any]) -> Block:
         sample: as :func:`benchmarks.timing_worker.measure` returns it.
     """
     calls = sample["calls_ms"]
-    p50, p90, p99 = (float(x) for x in np.percentile(calls, [50, 90, 99]))
+    whole = summary(calls)
     return Block(
         number,
         len(calls),
-        statistics.fmean(calls),
-        p50,
-        p90,
-        p99,
+        whole["mean"],
+        whole["p50"],
+        whole["p90"],
+        whole["p99"],
         batch * len(calls) / sample["elapsed_s"],
         sample["warm"],
         sample["warm_up_s"],
         Load(**sample["load"]),
         sample["peak_rss_mib"],
         sample["energy_mj"],
+        {part: summary(values) for part, values in sample["device"].items()},
     )
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """Return ``mean``, ``p50``, ``p90`` and ``p99``."""
+    p50, p90, p99 = (float(x) for x in np.percentile(values, [50, 90, 99]))
+    return {"mean": statistics.fmean(values), "p50": p50, "p90": p90, "p99": p99}
 
 
 def quantiles(calls_ms: Sequence[float]) -> dict[str, float]:

@@ -11,9 +11,10 @@ import os
 import re
 import statistics
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
@@ -51,6 +52,7 @@ class Load:
         throttled_s: time held back by a CPU quota.
         throttle_events: slow-downs for heat.
         mhz: mean clock before and after.
+        gpus: at the end; as :class:`benchmarks.gpu_watch.GpuState` has them.
     """
 
     others: float | None
@@ -58,6 +60,7 @@ class Load:
     throttled_s: float | None
     throttle_events: int | None
     mhz: float | None
+    gpus: Sequence[Mapping[str, Any]] = ()
 
 
 def read(cores: Collection[int], root: Path = Path("/")) -> Reading:
@@ -77,6 +80,13 @@ def read(cores: Collection[int], root: Path = Path("/")) -> Reading:
         throttle_events=_throttle_events(cores, root),
         mhz=_mhz(cores, root),
     )
+
+
+def listen(cores: Collection[int], seconds: float) -> float | None:
+    """Return the share of some cores' time that others take while this process rests."""
+    before = read(cores)
+    time.sleep(seconds)
+    return between(before, read(cores), len(cores) or 1).others
 
 
 def between(before: Reading, after: Reading, cores: int) -> Load:

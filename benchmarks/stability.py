@@ -26,7 +26,7 @@ class Limits:
         spread: between an engine's block costs, interquartile range by median.
         drift: over the whole run, by Theil and Sen's slope of the baseline.
         p_value: below which Kendall's test calls that slope a trend.
-        idle_load: load average before the start, by core.
+        before: share of the pinned cores that was busy before the start.
     """
 
     others: float = 0.05
@@ -35,7 +35,7 @@ class Limits:
     spread: float = 0.10
     drift: float = 0.03
     p_value: float = 0.05
-    idle_load: float = 0.25
+    before: float = 0.10
 
 
 LIMITS = Limits()
@@ -45,7 +45,7 @@ def reasons(
     rows: Sequence[Row],
     baseline: str,
     scenario: Scenario,
-    load_by_core: float,
+    busy_before: float | None,
     limits: Limits = LIMITS,
 ) -> tuple[str, ...]:
     """Say why a measurement can't be trusted.
@@ -54,11 +54,12 @@ def reasons(
         rows: of all engines and batch sizes.
         baseline: the engine whose drift is looked at.
         scenario: what costs are of.
-        load_by_core: load average before the start over the count of cores.
+        busy_before: share of the pinned cores before the start; the load average would count
+            an earlier measurement too. None where the machine does not tell.
         limits: what is still quiet.
     """
     measured = [row for row in rows if row.blocks]
-    found = [*_before(load_by_core, limits)]
+    found = [*_before(busy_before, limits)]
     found += _beside([block for row in measured for block in row.blocks], limits)
     for row in measured:
         found += _scattered(row, scenario, limits)
@@ -67,9 +68,9 @@ def reasons(
     return tuple(found)
 
 
-def _before(load_by_core: float, limits: Limits) -> Iterable[str]:
-    if load_by_core > limits.idle_load:
-        yield f"the machine was busy before the start: load average {load_by_core:.2f} a core"
+def _before(busy: float | None, limits: Limits) -> Iterable[str]:
+    if busy is not None and busy > limits.before:
+        yield f"the machine was busy before the start: {busy:.0%} of the cores' time"
 
 
 def _beside(blocks: Sequence[Block], limits: Limits) -> Iterable[str]:
@@ -82,6 +83,11 @@ def _beside(blocks: Sequence[Block], limits: Limits) -> Iterable[str]:
     hot = sum(b.load.throttle_events or 0 for b in blocks)
     if hot:
         yield f"cores slowed down for heat {hot} times"
+    held_gpus = [b for b in blocks if any(gpu["held_back_by"] for gpu in b.load.gpus)]
+    if held_gpus:
+        by = {reason for b in held_gpus for gpu in b.load.gpus for reason in gpu["held_back_by"]}
+        share = f"{len(held_gpus)} of {len(blocks)} blocks"
+        yield f"a GPU was slowed down in {share}: {', '.join(sorted(by))}"
     clocks = [b.load.mhz for b in blocks if b.load.mhz is not None]
     if clocks and min(clocks) < (usual := statistics.median(clocks)) * (1 - limits.clock):
         yield f"the clock fell to {min(clocks):.0f} MHz from its usual {usual:.0f} MHz"

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks import peers
+from benchmarks.peers import AS_RECORDED, Original
 from exporter import artifact, targets
 from exporter.feeds import in_layout
+from exporter.runner import DeviceRunner
 
 if TYPE_CHECKING:
     from exporter.runner import Feeds, Runner
 
-Kind = Literal["artefact", "keras", "keras-xla"]
+Kind = Literal["artefact", "keras", "keras-xla", "quantize-static", "nncf", "tflite"]
 
 
 @dataclass(frozen=True)
@@ -27,16 +31,23 @@ class Engine:
     Attributes:
         name: what tables call it.
         kind: how it is opened.
-        path: the artefact, or for Keras an artefact that says which network it was made from.
-        original: where the Keras model is, if not where the passport says.
-        unsafe: allow Lambda layers in the original.
+        path: the artefact; for Keras an artefact that says which network it was made from; for a
+            peer the folder of its model.
+        original: for Keras, where that is.
+        cuda_graph: for an engine on a GPU, replay its kernels as one graph.
     """
 
     name: str
     kind: Kind
     path: Path
-    original: str | None = None
-    unsafe: bool = False
+    original: Original = AS_RECORDED
+    cuda_graph: bool = True
+
+    @classmethod
+    def from_json(cls, given: dict[str, Any]) -> Engine:
+        """Read what ``dataclasses.asdict`` gave, its path as text."""
+        original = Original(**given["original"])
+        return cls(**{**given, "path": Path(given["path"]), "original": original})
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,23 @@ class Opened:
     feed: Callable[[npt.NDArray[np.float32]], Feeds]
     settings: dict[str, Any]
 
+    def forget(self) -> None:
+        """Drop what was timed on a device so far."""
+        if isinstance(self.runner, DeviceRunner):
+            self.runner.times.clear()
+
+    def device(self) -> dict[str, list[float]]:
+        """Return the milliseconds of each call on a device, by part; empty for a CPU's engine."""
+        if not isinstance(self.runner, DeviceRunner):
+            return {}
+        times = [asdict(each) for each in self.runner.times]
+        return {f"{part}_ms": [each[part] for each in times] for part in (times or [{}])[0]}
+
+    def all_settings(self) -> dict[str, Any]:
+        """Return the settings, those among them that only a run decides."""
+        found = self.runner.device_settings if isinstance(self.runner, DeviceRunner) else {}
+        return {**self.settings, **found}
+
 
 @contextlib.contextmanager
 def opened(engine: Engine, threads: int) -> Iterator[Opened]:
@@ -61,16 +89,17 @@ def opened(engine: Engine, threads: int) -> Iterator[Opened]:
     Raises:
         ExporterError: it does not open here.
     """
-    make = {"artefact": _artefact, "keras": _keras, "keras-xla": _keras}[engine.kind]
-    ready = make(engine, threads)
+    ready = _OPENERS[engine.kind](engine, threads)
     with ready.runner:
         yield ready
 
 
 def _artefact(engine: Engine, threads: int) -> Opened:
     one = artifact.read(engine.path)
-    settings = {"target": one.target, "threads": threads}
-    return Opened(targets.open_artifact(one, threads), feeder(one), settings)
+    runner = targets.open_artifact(one, threads)
+    if isinstance(runner, DeviceRunner):
+        runner.time_batches(cuda_graph=engine.cuda_graph)
+    return Opened(runner, feeder(one), {"target": one.target, "threads": threads})
 
 
 def feeder(one: artifact.Artifact) -> Callable[[npt.NDArray[np.float32]], Feeds]:
@@ -90,7 +119,8 @@ def _keras(engine: Engine, threads: int) -> Opened:
     from exporter.runner import KerasRunner
 
     limit_tensorflow(threads)
-    source = load_original([artifact.read(engine.path)], engine.original, engine.unsafe)
+    where = engine.original
+    source = load_original([artifact.read(engine.path)], where.place, where.unsafe)
     port = source.inputs[0]
 
     def feed(images: npt.NDArray[np.float32]) -> Feeds:
@@ -99,6 +129,53 @@ def _keras(engine: Engine, threads: int) -> Opened:
     xla = engine.kind == "keras-xla"
     settings = {"jit_compile": xla, "intra_op_threads": threads, "inter_op_threads": threads}
     return Opened(KerasRunner(source, jit_compile=xla), feed, settings)
+
+
+def _peer(engine: Engine, threads: int) -> Opened:
+    """Open a model that :mod:`benchmarks.peers` made, in the engine of its maker."""
+    description = json.loads((engine.path / peers.DESCRIPTION).read_text())
+    port = description["inputs"][0]
+
+    def feed(images: npt.NDArray[np.float32]) -> Feeds:
+        return {port["name"]: images.astype(port["dtype"])}
+
+    model = engine.path / peers.PEERS[engine.kind].file
+    runner = _PEER_RUNNERS[engine.kind](model, description, threads)
+    return Opened(runner, feed, {**description["settings"], "threads": threads})
+
+
+def _in_onnxruntime(model: Path, _: dict[str, Any], threads: int) -> Runner:
+    from exporter.targets.ort import OrtRunner
+
+    return OrtRunner(model, threads)
+
+
+def _in_openvino(model: Path, description: dict[str, Any], threads: int) -> Runner:
+    from exporter.targets.openvino import OpenVinoRunner
+
+    return OpenVinoRunner((model, model.with_suffix(".bin")), "int8", description, threads)
+
+
+def _in_tflite(model: Path, _: dict[str, Any], threads: int) -> Runner:
+    from benchmarks.tflite_int8 import TfliteRunner
+
+    limit_tensorflow(threads)
+    return TfliteRunner(model, threads)
+
+
+_PEER_RUNNERS: dict[str, Callable[[Path, dict[str, Any], int], Runner]] = {
+    "quantize-static": _in_onnxruntime,
+    "nncf": _in_openvino,
+    "tflite": _in_tflite,
+}
+_OPENERS: dict[Kind, Callable[[Engine, int], Opened]] = {
+    "artefact": _artefact,
+    "keras": _keras,
+    "keras-xla": _keras,
+    "quantize-static": _peer,
+    "nncf": _peer,
+    "tflite": _peer,
+}
 
 
 def limit_tensorflow(threads: int) -> None:

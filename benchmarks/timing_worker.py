@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,10 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import energy, machine_watch
+from benchmarks import energy, gpu_watch, machine_watch, worker
 from benchmarks.timing_engines import Engine, opened
-from exporter.errors import ExporterError
-from exporter.runner import Runner
 
 LEAST_CALLS = 10
 # Warm: the medians of three successive groups of calls lie within 5% of each other.
@@ -63,7 +60,7 @@ class Job:
     def from_json(cls, line: str) -> Job:
         """Read what :meth:`as_json` wrote."""
         given = json.loads(line)
-        engine = Engine(**{**given["engine"], "path": Path(given["engine"]["path"])})
+        engine = Engine.from_json(given["engine"])
         changed = {"engine": engine, "images": Path(given["images"])}
         return cls(**{**given, **changed, "cores": tuple(given["cores"])})
 
@@ -73,7 +70,8 @@ def measure(job: Job) -> dict[str, Any]:
 
     Returns:
         ``calls_ms`` (every call), ``elapsed_s`` around them, ``warm_up_s`` and whether it got
-        ``warm``, ``load``, ``peak_rss_mib``, ``energy_mj`` (of a sample, by meter), ``settings``.
+        ``warm``, ``load``, ``peak_rss_mib``, ``energy_mj`` (of a sample, by meter), ``device``
+        (milliseconds of each call on a GPU, by part), ``settings``.
     """
     if job.cores:
         os.sched_setaffinity(0, job.cores)  # before any library makes its threads
@@ -91,29 +89,27 @@ def measure(job: Job) -> dict[str, Any]:
         started = time.perf_counter()
         warm = warm_up(call, job.warm_up_s)
         warmed = time.perf_counter()
-        meters = energy.read_counters()
-        before = machine_watch.read(job.cores)
-        calls_s = repeat(call, job.seconds, LEAST_CALLS)
-        after = machine_watch.read(job.cores)
-        joules = energy.spent(meters, energy.read_counters())
+        engine.forget()
+        with energy.Meters() as meters:
+            before = machine_watch.read(job.cores)
+            calls_s = repeat(call, job.seconds, LEAST_CALLS)
+            after = machine_watch.read(job.cores)
+        gpus = [asdict(gpu) for gpu in gpu_watch.read_gpus()]
+        load = machine_watch.between(before, after, len(job.cores) or 1)
         return {
             "calls_ms": [1000 * seconds for seconds in calls_s],
             "elapsed_s": after.wall_s - before.wall_s,
             "warm": warm,
             "warm_up_s": warmed - started,
-            "load": asdict(machine_watch.between(before, after, len(job.cores) or 1)),
+            "load": {**asdict(load), "gpus": gpus},
             "peak_rss_mib": machine_watch.peak_rss_mib(),
             "energy_mj": {
-                meter: 1000 * spent / (len(calls_s) * job.batch) for meter, spent in joules.items()
+                meter: 1000 * spent / (len(calls_s) * job.batch)
+                for meter, spent in meters.joules.items()
             },
-            "settings": {**engine.settings, **_cuda_graph(engine.runner)},
+            "device": engine.device(),
+            "settings": engine.all_settings(),
         }
-
-
-def _cuda_graph(runner: Runner) -> dict[str, bool]:
-    """Say whether the calls were replayed as a CUDA graph, where the runner makes any."""
-    used = getattr(runner, "uses_cuda_graph", None)
-    return {} if used is None else {"cuda_graph": used}
 
 
 def warm_up(call: Callable[[], None], longest_s: float) -> bool:
@@ -144,14 +140,5 @@ def repeat(call: Callable[[], None], seconds: float, least: int) -> list[float]:
     return times
 
 
-def main() -> None:
-    """Serve one job; a refusal goes out as ``error`` and ``hint``."""
-    try:
-        result = measure(Job.from_json(sys.stdin.read()))
-    except ExporterError as error:
-        result = {"error": error.message, "hint": error.hint}
-    print("\n" + json.dumps(result))
-
-
 if __name__ == "__main__":
-    main()
+    worker.serve(lambda line: measure(Job.from_json(line)))

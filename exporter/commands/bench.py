@@ -12,7 +12,8 @@ from exporter.options import data_help, folder_type, json_option
 if TYPE_CHECKING:
     from exporter.artifact import Artifact
 
-_AGAINST = ("keras", "keras-xla")
+# As benchmarks.latency.AGAINST, which a --help need not load.
+_AGAINST = ("keras", "keras-xla", "quantize-static", "nncf", "tflite")
 
 
 def _sizes(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, ...] | None:
@@ -100,7 +101,9 @@ def bench(
     Same images, same batch, same threads. Every block is a process of its own, pinned, warmed up
     until its time settles; blocks come in an order drawn anew each round, and ratios carry a 95%
     bootstrap interval over rounds. The baseline is the original as one compiled tf.function in
-    inference mode; XLA is shown too.
+    inference mode; XLA is shown too. quantize-static (onnxruntime), nncf (OpenVINO) and tflite
+    are INT8 as those tools make it of the same network from the same training images; they need
+    the extra `compare`.
 
     Other processes' work, CPU quotas, heat, falling clocks and drift are looked for: where one is
     found, the result says "unstable" and why. The result goes into the passports.

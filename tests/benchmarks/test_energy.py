@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
-from benchmarks.energy import Counter, module_power, parse_tegrastats, read_rapl, spent
+from benchmarks import energy
+from benchmarks.energy import Counter, Meters, module_power, parse_tegrastats, read_rapl, spent
+from benchmarks.gpu_watch import parse_tegrastats_clock
 
 # Recorded on Jetson boards. Orin Nano with JetPack 6: published log of an idle board under
 # `jetson_clocks`; AGX Orin with JetPack 7.2: the line that jetson-stats' own tests carry.
@@ -64,3 +67,34 @@ def test_a_counter_may_wrap_once() -> None:
     before = {"a": Counter(90.0, 100.0), "b": Counter(5.0), "c": Counter(9.0), "gone": Counter(1.0)}
     after = {"a": Counter(15.0, 100.0), "b": Counter(7.5), "c": Counter(1.0)}
     assert spent(before, after) == {"a": 25.0, "b": 2.5}
+
+
+def test_a_block_is_metered_by_counters_and_by_tegrastats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "tegrastats"
+    program.write_text(f"#!/bin/sh\nwhile true; do echo '{ORIN_NANO}'; sleep 0.01; done\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    counted = iter([{"RAPL": Counter(1.0)}, {"RAPL": Counter(3.5)}])
+    monkeypatch.setattr(energy, "read_counters", lambda: next(counted))
+    with Meters() as meters:
+        started = time.perf_counter()
+        time.sleep(0.3)
+        least = time.perf_counter() - started
+    assert meters.joules["RAPL"] == 2.5
+    assert meters.joules["tegrastats VDD_IN"] == pytest.approx(6.626 * least, rel=0.5)
+
+
+def test_a_machine_without_meters_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(energy, "read_counters", dict)
+    with Meters() as meters:
+        pass
+    assert meters.joules == {}
+
+
+def test_clock_of_a_jetsons_gpu() -> None:
+    assert parse_tegrastats_clock(AGX_ORIN) == 1300.0
+    assert parse_tegrastats_clock("GR3D_FREQ 12%@1134 VDD_IN 1/2") == 1134.0
+    assert parse_tegrastats_clock(ORIN_NANO) is None

@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import latency, latency_result, payoff, timing_worker
+from benchmarks import latency, latency_result, payoff, timing_worker, worker
 from benchmarks.latency import Plan, run, summarize, time_apart
+from benchmarks.latency_result import Report
+from benchmarks.peers import AS_RECORDED
 from benchmarks.timing_engines import Engine
 from benchmarks.timing_worker import Job, warm_up
 from exporter import artifact
 from exporter.cli import main
+from exporter.commands import bench_table
 from exporter.errors import WrongUse
 from tests.benchmarks.latency import row, tiny
 
@@ -30,6 +33,7 @@ SAMPLE = {
     "load": dict.fromkeys(("others", "stolen", "throttled_s", "throttle_events", "mhz")),
     "peak_rss_mib": 50.0,
     "energy_mj": {},
+    "device": {},
     "settings": {"threads": 1},
 }
 QUICK = Plan(batches=(2,), rounds=2, seconds=0.0, warm_up_s=0.0)
@@ -97,12 +101,12 @@ def test_an_interrupt_takes_the_worker_along(
 ) -> None:
     workers: list[Any] = []
 
-    class Interrupted(latency.subprocess.Popen):  # type: ignore[name-defined, misc]
+    class Interrupted(worker.subprocess.Popen):  # type: ignore[name-defined, misc]
         def communicate(self, *_: Any, **__: Any) -> Any:
             workers.append(self)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(latency.subprocess, "Popen", Interrupted)
+    monkeypatch.setattr(worker.subprocess, "Popen", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         time_apart(replace(job("x"), images=tmp_path))
     assert workers[0].returncode == -9
@@ -150,18 +154,20 @@ def test_verdict_has_interval_and_price(tmp_path: Path) -> None:
     full, low = tiny(tmp_path / "fp32"), tiny(tmp_path / "int8", precision="int8")
     rows = [row(str(full.path), [8.0] * 5), row(str(low.path), [2.0] * 5)]
     (found,) = payoff.verdicts([low, full], rows, "sweep")
-    assert found.startswith("ort, batch 1: INT8 is 4.00x [4.00, 4.00] as fast as FP32")
-    assert "nobody measured" in found
+    assert found.startswith("ort, batch 1, beside FP32: INT8 is 4.00x [4.00, 4.00] as fast")
+    assert "accuracy not measured here" in found
     data = {"data": "npz:x", "images": 10_000}
     full, low = (
         one.record("accuracy", {**data, "top1": top1})
         for one, top1 in ((full, 0.9245), (low, 0.9242))
     )
-    assert payoff.verdicts([full, low], rows, "sweep")[0].endswith("as FP32, for 0.03 points")
-    same = [rows[0], row(str(low.path), [7.9, 8.1, 8.0, 7.8, 8.2])]
-    assert (
-        "gains nothing that can be told from none" in payoff.verdicts([full, low], same, "sweep")[0]
+    half = tiny(tmp_path / "fp16", precision="fp16").record("accuracy", {**data, "top1": 0.9246})
+    rows.append(row(str(half.path), [7.9, 8.1, 8.0, 7.8, 8.2]))
+    (found,) = payoff.verdicts([full, low, half], rows, "sweep")
+    assert found.split(": ")[1].startswith(
+        "INT8 is 4.00x [4.00, 4.00] as fast for 0.03 points; FP16 gains nothing here (1.00x ["
     )
+    assert found.endswith("]) with 0.01 points won")
 
 
 def test_a_whole_run(tmp_path: Path, tiny_data: str) -> None:
@@ -198,6 +204,64 @@ def test_strict_says_no_to_an_unstable_run(
     assert "unstable:" in loose.stdout
     assert "other processes took up to 40%" in loose.stdout
     assert CliRunner().invoke(main, [*given, "--strict"]).exit_code == 1
+
+
+def test_the_table_shows_intervals_as_they_are_and_short_names(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    rows = [row("keras", [8.0] * 5), row("far/away/[b]int8", [2.0] * 5)]
+    rows = [replace(one, quantiles_ms=dict.fromkeys(("50", "90", "99"), 2.0)) for one in rows]
+    rows[1] = replace(rows[1], speedup=latency_result.speedup(rows[1], rows[0], "sweep"))
+    parts = {part: {"p50": 1.25} for part in bench_table._PARTS}
+    blocks = tuple(
+        replace(b, device_ms=parts, energy_mj={"RAPL core": 0.5}) for b in rows[1].blocks
+    )
+    rows[1] = replace(rows[1], blocks=blocks, settings={"cuda_graph": True})
+    settings = {"threads": 2, "rounds": 5}
+    bench_table.show(
+        Report("sweep", "keras", tuple(rows), (), (), settings, {}, {}, "2026"), {"keras": 0.93}
+    )
+    shown = capsys.readouterr().out
+    assert "│ [b]int8 │     1 │" in shown
+    assert "4.00x [4.00, 4.00]" in shown
+    assert "0.9300" in shown
+    assert [line for line in shown.splitlines() if "1.250" in line and " yes │" in line]
+    assert "far/away/[b]int8, batch 1: 0.5 mJ an image (RAPL core)" in shown
+
+
+def test_parts_on_a_device_and_energy_by_hand() -> None:
+    parts = {"compute_ms": [1.0, 2.0, 3.0], "enqueue_ms": [0.5, 0.5, 0.5]}
+    block = latency_result.block(0, 1, {**SAMPLE, "device": parts})
+    assert block.device_ms["compute_ms"]["p50"] == 2.0
+    assert block.device_ms["compute_ms"]["mean"] == 2.0
+    blocks = tuple(
+        replace(block, energy_mj={"RAPL": mj, **more})
+        for mj, more in ((3.0, {}), (1.0, {"NVML": 5.0}), (2.0, {"NVML": 7.0}))
+    )
+    assert latency_result.Row("a", 1, blocks).energy_mj == {"RAPL": 2.0}, "not in all rounds"
+
+
+def test_the_passport_gets_what_the_gate_compares(tmp_path: Path) -> None:
+    from benchmarks.facts import read_facts
+
+    one = tiny(tmp_path / "a")
+    keras = row("keras", [8.0] * 5)
+    fast = row(str(one.path), [2.0] * 5)
+    fast = replace(fast, speedup=latency_result.speedup(fast, keras, "sweep"))
+    report = Report("sweep", "keras", (keras, fast), (), (), {}, {}, {}, "2026-11-23")
+    (recorded,) = latency.record([one], report)
+    assert read_facts(recorded).latency_ratio == pytest.approx(0.25)
+    (recorded,) = latency.record([one], replace(report, baseline="nncf"))
+    assert read_facts(recorded).latency_ratio is None
+
+
+def test_an_engine_on_a_gpu_is_timed_with_a_graph_and_without(tmp_path: Path) -> None:
+    from tests.exporter.engines import artefact
+
+    one = artifact.read(artefact(tmp_path / "trt"))
+    graphs = [(e.name, e.cuda_graph) for e in latency.line_up([one], (), tmp_path, AS_RECORDED)]
+    assert graphs == [(str(one.path), True), (f"{one.path} (no CUDA graph)", False)]
 
 
 @pytest.mark.tf

@@ -27,13 +27,24 @@ def nvmlDeviceGetCudaComputeCapability(handle: int) -> tuple[int, int]:
     return 8, 7
 
 
+NVML_CLOCK_SM = 1
+
+
+def nvmlDeviceGetClockInfo(handle: int, kind: int) -> int:
+    return {NVML_CLOCK_SM: 1410}[kind]
+
+
+def nvmlDeviceGetCurrentClocksEventReasons(handle: int) -> int:
+    return 0x1 | 0x4 | 0x40  # idle, power cap, hardware thermal slowdown
+
+
+def nvmlDeviceGetTotalEnergyConsumption(handle: int) -> int:
+    return 7500
+
+
 def nvmlDeviceGetName(handle: int) -> str:
     return "Stand-in GPU"
 
 
 def nvmlSystemGetDriverVersion() -> str:
     return "540.4.0"
-
-
-def nvmlDeviceGetTotalEnergyConsumption(handle: int) -> int:
-    raise NVMLError("not on a Jetson")

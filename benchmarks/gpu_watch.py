@@ -1,0 +1,90 @@
+"""What NVIDIA GPUs were doing when a block ended: their clocks, and what held these back.
+
+By nvidia-ml-py. NOT RUN here on a GPU: read from a stand-in. A Jetson has no NVML for its own GPU;
+its clock is in ``tegrastats`` (:func:`parse_tegrastats_clock`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import dataclass
+from typing import Any
+
+# NVML API Reference, NvmlClocksEventReasons. An idle GPU (1) and clocks that somebody set (2, 100)
+# are no fault of a run.
+_REASONS = {
+    0x004: "power cap",
+    0x008: "hardware slowdown",
+    0x010: "sync boost",
+    0x020: "software thermal slowdown",
+    0x040: "hardware thermal slowdown",
+    0x080: "power brake",
+}
+# Renamed in nvidia-ml-py 12.535; a driver's older package has the first alone.
+_READ_REASONS = (
+    "nvmlDeviceGetCurrentClocksThrottleReasons",
+    "nvmlDeviceGetCurrentClocksEventReasons",
+)
+_TEGRA_CLOCK = re.compile(r"\bGR3D_FREQ \d+%@\[?(\d+)")
+
+
+@dataclass(frozen=True)
+class GpuState:
+    """One GPU at one moment.
+
+    Attributes:
+        index: NVML's.
+        sm_mhz: clock of its multiprocessors.
+        held_back_by: why that is not higher, apart from idleness and clocks that were set.
+    """
+
+    index: int
+    sm_mhz: float | None
+    held_back_by: tuple[str, ...]
+
+
+def read_gpus() -> tuple[GpuState, ...]:
+    """Read every GPU; none where NVML is not installed or has no driver under it."""
+    try:
+        nvml = importlib.import_module("pynvml")
+        nvml.nvmlInit()
+    except Exception:  # not installed, or no driver under it, which is its own exception
+        return ()
+    try:
+        return tuple(_state(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
+    except nvml.NVMLError:
+        return ()
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _state(nvml: Any, index: int) -> GpuState:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    try:
+        mhz = float(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM))
+    except nvml.NVMLError:
+        mhz = None
+    bits = 0
+    for name in _READ_REASONS:
+        if (read := getattr(nvml, name, None)) is not None:
+            try:
+                bits = int(read(handle))
+                break
+            except nvml.NVMLError:
+                continue
+    return GpuState(index, mhz, decode_reasons(bits))
+
+
+def decode_reasons(bits: int) -> tuple[str, ...]:
+    """Name the bits that mean a GPU ran slower than it would have."""
+    return tuple(reason for bit, reason in _REASONS.items() if bits & bit)
+
+
+def parse_tegrastats_clock(line: str) -> float | None:
+    """Return the GPU's MHz in a line of ``tegrastats``, where its release tells.
+
+    ``GR3D_FREQ 12%@1300``, or a clock for each cluster in brackets; the first counts.
+    """
+    found = _TEGRA_CLOCK.search(line)
+    return None if found is None else float(found[1])

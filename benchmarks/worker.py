@@ -1,0 +1,71 @@
+"""Run a module in a process of its own: a job goes in as JSON, one object comes out.
+
+What needs a fresh process (a timing), or may take its process along (another maker's converter),
+is asked for through here. The answer is the last line of standard output; libraries may print
+whatever they like before it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from json import JSONDecodeError
+from typing import Any
+
+from exporter.errors import ExporterError
+
+Answer = dict[str, Any]
+
+
+def ask(
+    module: str, job: str, limit_s: float, environment: Mapping[str, str] | None = None
+) -> Answer:
+    """Run a module that calls :func:`serve`; its process does not outlive this call.
+
+    Args:
+        module: its full name.
+        job: what it reads.
+        limit_s: how long it may take.
+        environment: variables beside those of this process.
+
+    Returns:
+        What it answered; ``error`` (and ``hint``) where it refused, died or took too long.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-m", module],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(environment or {})},
+    ) as worker:
+        try:
+            out, said = worker.communicate(job, timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            return {"error": f"took longer than {limit_s:.0f} s"}
+        finally:  # Ctrl-C too
+            with contextlib.suppress(ProcessLookupError):
+                worker.kill()
+                worker.wait()
+    lines = out.strip().splitlines()
+    try:
+        answer: Answer = json.loads(lines[-1]) if worker.returncode == 0 else {}
+    except (IndexError, JSONDecodeError):
+        answer = {}
+    if not answer:
+        last = said.strip().splitlines()[-1:] or ["it said nothing"]
+        answer = {"error": f"ended with {worker.returncode}: {last[0][:500]}"}
+    return answer
+
+
+def serve(do: Callable[[str], Answer]) -> None:
+    """Answer the one job of this process; a refusal goes out as ``error`` and ``hint``."""
+    try:
+        answer = do(sys.stdin.read())
+    except ExporterError as error:
+        answer = {"error": error.message, "hint": error.hint}
+    print("\n" + json.dumps(answer))

@@ -1,0 +1,57 @@
+"""Clocks of GPUs and what held them back, by a stand-in for NVML: not run on a GPU."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import energy, gpu_watch
+from benchmarks.gpu_watch import GpuState, decode_reasons, read_gpus
+from benchmarks.stability import reasons
+from tests.benchmarks.latency import QUIET, row
+
+STAND_INS = Path(__file__).parents[1] / "stand_ins"
+
+
+@pytest.fixture
+def nvml(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(STAND_INS))
+    monkeypatch.delitem(sys.modules, "pynvml", raising=False)
+
+
+def test_reasons_by_bit() -> None:
+    assert decode_reasons(0x1 | 0x2 | 0x100) == (), "idle, or clocks that somebody set"
+    assert decode_reasons(0x8 | 0x20 | 0x80) == (
+        "hardware slowdown",
+        "software thermal slowdown",
+        "power brake",
+    )
+
+
+def test_a_gpu_and_its_energy(nvml: None) -> None:
+    held = ("power cap", "hardware thermal slowdown")
+    assert read_gpus() == (GpuState(0, 1410.0, held),)
+    assert energy.read_nvml() == {"NVML GPU 0, the whole board": energy.Counter(7.5)}
+
+
+def test_without_a_driver_there_is_nothing(nvml: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pynvml  # type: ignore[import-not-found, unused-ignore]
+
+    def no_driver() -> None:
+        raise pynvml.NVMLError
+
+    monkeypatch.setattr(pynvml, "nvmlInit", no_driver)
+    assert gpu_watch.read_gpus() == ()
+
+
+def test_a_gpu_that_was_held_back_makes_a_run_unstable() -> None:
+    quiet, hot = GpuState(0, 1980.0, ()), GpuState(0, 1200.0, ("power cap",))
+    steady = [5.0] * 5
+    calm = row("keras", steady, load=replace(QUIET, gpus=(asdict(quiet),)))
+    assert reasons([calm], "keras", "sweep", None) == ()
+    slow = row("trt", steady, load=replace(QUIET, gpus=(asdict(hot),)))
+    (found,) = reasons([calm, slow], "keras", "sweep", None)
+    assert found == "a GPU was slowed down in 5 of 10 blocks: power cap"
