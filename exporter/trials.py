@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -66,7 +66,9 @@ class Trials:
         if names:
             (found,) = _run(graph, images.first(1), as_written=True)
             shapes |= {name: array.shape for name, array in found.items()}
-        return {name: _macs(row.node, shapes[values[name]]) for name, row in self.layers.items()}
+        return {
+            name: multiply_adds(row.node, shapes[values[name]]) for name, row in self.layers.items()
+        }
 
     def float_logits(self, images: HeldOut) -> Logits:
         """Return what the float graph gives, (images, classes)."""
@@ -113,7 +115,13 @@ def _run(graph: bytes, images: HeldOut, *, as_written: bool) -> Iterator[Feeds]:
             yield runner.infer(feeds)
 
 
-def _macs(node: ir.Node, shape: tuple[int, ...]) -> int:
+def multiply_adds(node: ir.Node, shape: Sequence[int]) -> int:
+    """Count the multiply-adds an image takes in a linear node.
+
+    Args:
+        node: Conv, ConvTranspose, Gemm or MatMul, whose weight has a known shape.
+        shape: of its output, of a ConvTranspose's input; the batch comes first.
+    """
     weight = node.inputs[1]
     assert weight is not None
     assert weight.shape is not None

@@ -1,0 +1,287 @@
+"""The table of latencies in the README: TensorFlow against every CPU engine, network by network.
+
+``--prepare`` exports what is missing and times nothing; without it, what is there is timed, which
+wants an idle machine. Every cell (a network at a batch size: the original and four artefacts side
+by side, as ``exporter bench`` times them) is kept, and a run that was stopped goes on. Networks
+without trained weights get random ones: they take the same time.
+
+``python -m benchmarks.measured_table --prepare`` then ``python -m benchmarks.measured_table``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from benchmarks import latency, peak_probe, result_file
+from benchmarks.latency import Plan
+from exporter import artifact, pipeline
+from exporter.artifact import Artifact
+from exporter.config import ExportConfig, Precision
+from exporter.models import zoo
+from exporter.runner import usable_cores
+
+RESULTS = Path(__file__).parent / "results" / "latency.json"
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- latency: begin -->", "<!-- latency: end -->"
+NETWORKS = (
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext26_32x4d",
+    "resnext50_32x4d",
+)
+BATCHES = (1, 32)
+BASELINE = "keras"
+# For random weights, whose ranges mean nothing.
+_FEW_IMAGES = 32
+
+Cell = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One of the artefacts of every network."""
+
+    target: str
+    precision: Precision
+
+    @property
+    def name(self) -> str:
+        """Its folder's name, and its column."""
+        return f"{self.target}-{self.precision}"
+
+
+ENGINES = tuple(Engine(t, p) for t in ("ort", "openvino") for p in ("fp32", "int8"))
+
+
+def prepare(network: str, work: Path) -> None:
+    """Export a network for every engine that is not there yet, all at 96x96x1."""
+    folder = work / network
+    folder.mkdir(parents=True, exist_ok=True)
+    shipped = zoo.lookup(network).checkpoint is not None
+    calibration: Path | None = None
+    for engine in ENGINES:
+        output = folder / engine.name
+        if not (output / artifact.PASSPORT).is_file():
+            few = {} if shipped else {"calibration_images": _FEW_IMAGES, "check_images": 8}
+            config = ExportConfig(
+                network,
+                target=engine.target,
+                output=output,
+                precision=engine.precision,
+                weights=None if shipped else "random",
+                calibration=calibration if engine.precision == "int8" else None,
+                **few,  # type: ignore[arg-type]
+            )
+            pipeline.export(config)
+        if engine.precision == "int8":
+            calibration = output / artifact.CALIBRATION
+
+
+def measure(network: str, batch: int, work: Path, plan: Plan, against: Sequence[str]) -> Cell:
+    """Time one network at one batch size.
+
+    Returns:
+        ``multiply_adds`` an image, ``trained`` weights or not, by engine ``p50_ms`` and how many
+        times as fast as the original it is; and what made the run unstable.
+    """
+    from exporter.console import progress_bars
+
+    artifacts = [artifact.read(work / network / engine.name) for engine in ENGINES]
+    with progress_bars(quiet=False) as progress:
+        report = latency.bench(artifacts, plan, against, progress=progress)
+    names = {str(one.path): one.path.name for one in artifacts}
+    return {
+        "network": network,
+        "batch": batch,
+        "trained": artifacts[0].passport["source"]["weights"] == "shipped",
+        "multiply_adds": count_multiply_adds(artifacts[0]),
+        "engines": {
+            names.get(row.engine, row.engine): {
+                "p50_ms": row.quantiles_ms.get("50"),
+                "p99_ms": row.quantiles_ms.get("99"),
+                "images_per_s": row.throughput if row.blocks else None,
+                "speedup": row.speedup and [row.speedup.ratio, row.speedup.low, row.speedup.high],
+                "file_bytes": row.file_bytes,
+                "peak_rss_mib": row.peak_rss_mib,
+                "error": row.error,
+            }
+            for row in report.rows
+        },
+        "unstable": list(report.unstable),
+        "settings": dict(report.settings),
+        "date": report.date,
+    }
+
+
+def count_multiply_adds(one: Artifact) -> int:
+    """Count those of an image, in all convolutions and dense layers of an FP32 artefact."""
+    import onnx_ir as ir
+    from onnx_ir.passes import common
+
+    from exporter.trials import multiply_adds
+
+    model = ir.load(one.file(artifact.MODEL))
+    common.ShapeInferencePass()(model)
+    total = 0
+    for node in model.graph:
+        if node.op_type in ("Conv", "Gemm", "MatMul"):
+            shape = node.outputs[0].shape
+            assert shape is not None
+            # Only the batch is open, and that does not count.
+            total += multiply_adds(node, [n if isinstance(n, int) else 1 for n in shape])
+    return total
+
+
+def share_of_peak(cell: Cell, engine: str, peaks: Mapping[str, Any]) -> float | None:
+    """Return what share of the machine's peak an engine reaches, INT8's for INT8."""
+    p50 = cell["engines"][engine]["p50_ms"]
+    if p50 is None:
+        return None
+    numbers = "int8" if engine.endswith("int8") else "fp32"
+    rate = cell["multiply_adds"] * cell["batch"] / (p50 / 1000)
+    return float(rate / peaks[numbers]["multiply_adds_per_s"])
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """Render the README's table and the lines around it from a result file."""
+    columns = [BASELINE, *(engine.name for engine in ENGINES)]
+    titles = ["TensorFlow", *(f"`{e.target}` {e.precision.upper()}" for e in ENGINES)]
+    peaks, cells = report["peaks"], report["cells"]
+    lines = [f"| network | batch | {' | '.join(titles)} |", "|---" * (len(titles) + 2) + "|"]
+    for cell in cells:
+        name = cell["network"] + ("" if cell["trained"] else " (random weights)")
+        entries = [_entry(cell, column, peaks) for column in columns]
+        lines.append(f"| {' | '.join([name, str(cell['batch']), *entries])} |")
+    shaky = ", ".join(f"{c['network']} at {c['batch']}" for c in cells if c["unstable"])
+    probes = [
+        f"Peak in {name.upper()}: {peaks[name]['multiply_adds_per_s'] / 1e9:.0f} billion "
+        f"multiply-adds a second, by a probe: {peaks[name]['probe']}."
+        for name in ("fp32", "int8")
+    ]
+    where = f"{report['threads']} threads, 96x96x1, {report['machine']['cpu']}"
+    return f"""
+Median milliseconds a call; times as fast as TensorFlow (a compiled `tf.function`) with its 95%
+interval; share of the machine's peak. {where}, {report["date"][:10]}:
+
+{chr(10).join(lines)}
+
+{chr(10).join(probes)}
+Not to be trusted, for the machine was not quiet: {shaky or "none"}.
+By `{report["command"]}`; versions and reasons: `benchmarks/results/latency.json`.
+"""
+
+
+def _entry(cell: Cell, engine: str, peaks: Mapping[str, Any]) -> str:
+    found = cell["engines"].get(engine)
+    if found is None or found["p50_ms"] is None:
+        return "failed"
+    text = f"{found['p50_ms']:.2f}"
+    if found["speedup"]:
+        ratio, low, high = found["speedup"]
+        text += f", {ratio:.1f}x [{low:.1f}, {high:.1f}]"
+    return f"{text}, {share_of_peak(cell, engine, peaks):.0%}"
+
+
+def between_marks(text: str) -> str:
+    """Return what a README holds between the marks.
+
+    Raises:
+        ValueError: a mark is missing.
+    """
+    return text[text.index(BEGIN) + len(BEGIN) : text.index(END)]
+
+
+def update(readme: Path, report: Mapping[str, Any]) -> None:
+    """Put the table of a result file between a README's marks."""
+    text = readme.read_text(encoding="utf-8")
+    fresh = text.replace(f"{BEGIN}{between_marks(text)}{END}", f"{BEGIN}\n{markdown(report)}{END}")
+    readme.write_text(fresh, encoding="utf-8")
+
+
+def run(
+    networks: Sequence[str], plans: Mapping[int, Plan], work: Path, against: Sequence[str]
+) -> list[Cell]:
+    """Measure every cell that is not kept, the small networks first."""
+    cells = []
+    for network in networks:
+        for batch, plan in plans.items():
+            file = work / network / f"batch-{batch}.json"
+            if not file.is_file():
+                result_file.write(measure(network, batch, work, plan, against), file)
+            cells.append(json.loads(file.read_text()))
+    return cells
+
+
+@click.command()
+@click.option("--networks", default=",".join(NETWORKS), show_default=True)
+@click.option("--batch", default="1,32", show_default=True, help="Images a call, comma between.")
+@click.option("--threads", type=click.IntRange(min=1), default=usable_cores)
+@click.option("--rounds", type=click.IntRange(min=5), default=5, show_default=True)
+@click.option("--seconds", type=float, default=0.5, show_default=True, help="Of each block.")
+@click.option("--against", default=BASELINE, show_default=True, help="As exporter bench has it.")
+@click.option(
+    "--work",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("build/measured_table"),
+    show_default=True,
+    help="Folder of artefacts and finished cells.",
+)
+@click.option("--prepare", "prepare_only", is_flag=True, help="Export only; time nothing.")
+@click.option("--fresh", is_flag=True, help="Time finished cells again.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=RESULTS,
+    help="JSON file; default: benchmarks/results/latency.json.",
+)
+@click.option("--readme", type=click.Path(path_type=Path, dir_okay=False), default=README)
+def main(
+    networks: str,
+    batch: str,
+    threads: int,
+    rounds: int,
+    seconds: float,
+    against: str,
+    work: Path,
+    prepare_only: bool,
+    fresh: bool,
+    output: Path,
+    readme: Path,
+) -> None:
+    """Time the zoo in TensorFlow and in every CPU engine, and write the README's table."""
+    say = Console(stderr=True, highlight=False, soft_wrap=True)
+    names = networks.split(",")
+    for name in names:
+        say.print(f"{name}: export what is missing")
+        prepare(name, work)
+        if fresh:
+            for file in (work / name).glob("batch-*.json"):
+                file.unlink()
+    if prepare_only:
+        return
+    report = result_file.header("measured_table")
+    plans = {
+        size: Plan((size,), threads, rounds, seconds, warm_up_s=5.0)
+        for size in map(int, batch.split(","))
+    }
+    peaks = peak_probe.probe_all(threads, latency.choose_cores(threads))
+    cells = run(names, plans, work, against.split(","))
+    report |= {"threads": threads, "peaks": peaks, "cells": cells}
+    result_file.write(report, output)
+    update(readme, report)
+    Console(highlight=False, soft_wrap=True).print(markdown(report), markup=False)
+
+
+if __name__ == "__main__":
+    main()

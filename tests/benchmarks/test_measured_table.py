@@ -1,0 +1,150 @@
+"""The table of latencies: that the README shows the result file, and how cells become it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from benchmarks import latency, measured_table, peak_probe
+from benchmarks.latency import Plan
+from benchmarks.latency_result import Report
+from benchmarks.measured_table import (
+    BEGIN,
+    END,
+    ENGINES,
+    README,
+    RESULTS,
+    between_marks,
+    count_multiply_adds,
+    markdown,
+    share_of_peak,
+    update,
+)
+from exporter import artifact
+from tests.benchmarks.latency import row, tiny
+from tests.exporter.engines import artefact
+
+PEAKS = {
+    "fp32": {"multiply_adds_per_s": 100e9, "probe": "products, ort"},
+    "int8": {"multiply_adds_per_s": 300e9, "probe": "convolutions, openvino"},
+}
+
+
+def cell(**changes: Any) -> dict[str, Any]:
+    engines = {
+        "keras": {"p50_ms": 8.0, "speedup": None},
+        **{engine.name: {"p50_ms": 2.0, "speedup": [4.0, 3.9, 4.1]} for engine in ENGINES},
+    }
+    return {
+        "network": "resnet18",
+        "batch": 1,
+        "trained": True,
+        "multiply_adds": 300_000_000,
+        "engines": engines,
+        "unstable": [],
+        **changes,
+    }
+
+
+def report(*cells: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "cells": list(cells),
+        "peaks": PEAKS,
+        "threads": 2,
+        "machine": {"cpu": "A CPU"},
+        "date": "2026-11-23T12:00:00+00:00",
+        "command": "python -m benchmarks.measured_table",
+    }
+
+
+def test_the_readme_shows_the_result_file() -> None:
+    shown = between_marks(README.read_text(encoding="utf-8"))
+    if not RESULTS.is_file():
+        assert "|" not in shown, "a table without results"
+        pytest.skip("no table has been measured yet: benchmarks/results/latency.json")
+    assert shown.strip() == markdown(json.loads(RESULTS.read_text())).strip(), (
+        "regenerate it: python -m benchmarks.measured_table"
+    )
+
+
+def test_share_of_the_peak_by_hand() -> None:
+    # 0.3 billion in 2 ms are 150 billion a second: half of INT8's peak.
+    assert share_of_peak(cell(), "ort-int8", PEAKS) == pytest.approx(0.5)
+    assert share_of_peak(cell(batch=2), "keras", PEAKS) == pytest.approx(0.75)
+
+
+def test_a_table_and_what_can_not_be_trusted() -> None:
+    failed = cell(network="resnet50", batch=32, trained=False, unstable=["hot"])
+    failed["engines"]["keras"] = {"p50_ms": None, "speedup": None}
+    text = markdown(report(cell(), failed))
+    assert "| resnet18 | 1 | 8.00, 38% | 2.00, 4.0x [3.9, 4.1], 150% |" in text
+    assert "| resnet50 (random weights) | 32 | failed | 2.00" in text
+    assert "Peak in INT8: 300 billion multiply-adds a second, by a probe: convolutions" in text
+    assert "not quiet: resnet50 at 32." in text
+
+
+def test_only_what_is_between_the_marks_changes(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    update(readme, report(cell()))
+    text = readme.read_text()
+    assert text.startswith(f"before\n{BEGIN}\n")
+    assert text.endswith(f"{END}\nafter\n")
+    assert between_marks(text).strip() == markdown(report(cell())).strip()
+    update(readme, report(cell(network="resnet34")))
+    assert "resnet18" not in readme.read_text()
+
+
+def test_multiply_adds_are_counted_from_the_graph(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> '
+        "net (float[N,3,8,8] x) => (float[N,5] y) "
+        "{"
+        " a = Conv <pads = [1,1,1,1], strides = [2,2]> (x, w)"
+        " b = Conv <group = 2> (a, v)"
+        " c = ReduceMean <axes = [2,3], keepdims = 0> (b)"
+        " y = MatMul (c, d) }"
+    )
+    for name, shape in (("w", (4, 3, 3, 3)), ("v", (4, 2, 1, 1)), ("d", (4, 5))):
+        weight = onnx.numpy_helper.from_array(np.ones(shape, np.float32), name)
+        model.graph.initializer.append(weight)
+    one = artifact.read(artefact(tmp_path / "a", None, {"model.onnx": model.SerializeToString()}))
+    assert count_multiply_adds(one) == 16 * 4 * 3 * 9 + 16 * 4 * 2 + 4 * 5
+
+
+def test_finished_cells_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work, readme, output = tmp_path / "work", tmp_path / "README.md", tmp_path / "latency.json"
+    readme.write_text(f"{BEGIN}\n{END}\n")
+    for engine in ENGINES:
+        (work / "resnet18").mkdir(parents=True, exist_ok=True)
+        tiny(work / "resnet18" / engine.name, engine.precision, engine.target)
+    timed = []
+
+    def bench(artifacts: Any, plan: Plan, against: Any, **_: Any) -> Report:
+        timed.append(plan.batches)
+        rows = (
+            row("keras", [8.0] * 5, plan.batches[0]),
+            *(row(str(one.path), [2.0] * 5, plan.batches[0]) for one in artifacts),
+        )
+        return Report("sweep", "keras", rows, (), (), {}, {}, {}, "2026-11-23")
+
+    monkeypatch.setattr(latency, "bench", bench)
+    monkeypatch.setattr(measured_table, "count_multiply_adds", lambda _: 1_000_000)
+    monkeypatch.setattr(peak_probe, "probe_all", lambda *_: PEAKS)
+    given = ["--networks", "resnet18", "--work", str(work), "--readme", str(readme)]
+    given += ["-o", str(output)]
+    for _ in range(2):
+        result = CliRunner().invoke(measured_table.main, given)
+        assert result.exit_code == 0, result.output
+    assert timed == [(1,), (32,)], "the second run had nothing left to do"
+    assert (
+        between_marks(readme.read_text()).strip()
+        == markdown(json.loads(output.read_text())).strip()
+    )
+    assert [c["batch"] for c in json.loads(output.read_text())["cells"]] == [1, 32]
