@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from benchmarks.gpu_watch import parse_tegrastats_clock
+
 _INTERVAL_MS = 100
 
 # Rails as NVIDIA's Jetson Linux Developer Guide (Platform Power and Performance) describes them.
@@ -56,15 +58,19 @@ class Meters:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End; :attr:`joules` is there from now on."""
+        """End; :attr:`joules` is there from now on, and ``gpu_mhz`` where tegrastats tells it."""
         elapsed_s = time.perf_counter() - self._started
+        self.gpu_mhz: float | None = None
         self.joules = spent(self._before, read_counters())
         with self._watts as said:
             if self._tegrastats is not None:
                 self._tegrastats.terminate()
                 self._tegrastats.wait()
                 said.seek(0)
-                if (found := module_power(said)) is not None:
+                lines = said.readlines()
+                clocks = [mhz for line in lines if (mhz := parse_tegrastats_clock(line))]
+                self.gpu_mhz = statistics.median(clocks) if clocks else None
+                if (found := module_power(lines)) is not None:
                     name, watts = found
                     self.joules[name] = watts * elapsed_s
 

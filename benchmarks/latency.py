@@ -7,6 +7,7 @@ that warms up or slows down favours none; intervals come from whole rounds.
 from __future__ import annotations
 
 import datetime
+import importlib.metadata
 import os
 import random
 import tempfile
@@ -373,7 +374,10 @@ def write(report: Report, file: Path) -> None:
 def _versions() -> dict[str, str]:
     from exporter.passport import versions
 
-    return versions()
+    try:
+        return {**versions(), "nncf": importlib.metadata.version("nncf")}
+    except importlib.metadata.PackageNotFoundError:
+        return versions()
 
 
 def deployed_bytes(one: Artifact) -> int:

@@ -83,14 +83,24 @@ def _beside(blocks: Sequence[Block], limits: Limits) -> Iterable[str]:
     hot = sum(b.load.throttle_events or 0 for b in blocks)
     if hot:
         yield f"cores slowed down for heat {hot} times"
+    yield from _gpus(blocks, limits)
+    clocks = [b.load.mhz for b in blocks if b.load.mhz is not None]
+    if clocks and min(clocks) < (usual := statistics.median(clocks)) * (1 - limits.clock):
+        yield f"the clock fell to {min(clocks):.0f} MHz from its usual {usual:.0f} MHz"
+
+
+def _gpus(blocks: Sequence[Block], limits: Limits) -> Iterable[str]:
     held_gpus = [b for b in blocks if any(gpu["held_back_by"] for gpu in b.load.gpus)]
     if held_gpus:
         by = {reason for b in held_gpus for gpu in b.load.gpus for reason in gpu["held_back_by"]}
         share = f"{len(held_gpus)} of {len(blocks)} blocks"
         yield f"a GPU was slowed down in {share}: {', '.join(sorted(by))}"
-    clocks = [b.load.mhz for b in blocks if b.load.mhz is not None]
-    if clocks and min(clocks) < (usual := statistics.median(clocks)) * (1 - limits.clock):
-        yield f"the clock fell to {min(clocks):.0f} MHz from its usual {usual:.0f} MHz"
+    used = [gpu for b in blocks if b.device_ms for gpu in b.load.gpus if gpu["sm_mhz"]]
+    for index in sorted({gpu["index"] for gpu in used}):
+        clocks = [gpu["sm_mhz"] for gpu in used if gpu["index"] == index]
+        if min(clocks) < (usual := statistics.median(clocks)) * (1 - limits.clock):
+            lowest = min(clocks)
+            yield f"GPU {index}'s clock fell to {lowest:.0f} MHz from its usual {usual:.0f} MHz"
 
 
 def _worst(

@@ -159,8 +159,7 @@ def _in_openvino(model: Path, description: dict[str, Any], threads: int) -> Runn
 def _in_tflite(model: Path, _: dict[str, Any], threads: int) -> Runner:
     from benchmarks.tflite_int8 import TfliteRunner
 
-    limit_tensorflow(threads)
-    return TfliteRunner(model, threads)
+    return TfliteRunner(model, threads)  # its threads are its own, none of TensorFlow's
 
 
 _PEER_RUNNERS: dict[str, Callable[[Path, dict[str, Any], int], Runner]] = {

@@ -95,6 +95,8 @@ def measure(job: Job) -> dict[str, Any]:
             calls_s = repeat(call, job.seconds, LEAST_CALLS)
             after = machine_watch.read(job.cores)
         gpus = [asdict(gpu) for gpu in gpu_watch.read_gpus()]
+        if meters.gpu_mhz is not None:  # a Jetson's, which NVML does not know
+            gpus.append(asdict(gpu_watch.GpuState(len(gpus), meters.gpu_mhz, ())))
         load = machine_watch.between(before, after, len(job.cores) or 1)
         return {
             "calls_ms": [1000 * seconds for seconds in calls_s],

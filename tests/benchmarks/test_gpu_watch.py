@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import energy, gpu_watch
 from benchmarks.gpu_watch import GpuState, decode_reasons, read_gpus
+from benchmarks.latency_result import Block, Row
 from benchmarks.stability import reasons
 from tests.benchmarks.latency import QUIET, row
 
@@ -55,3 +56,18 @@ def test_a_gpu_that_was_held_back_makes_a_run_unstable() -> None:
     slow = row("trt", steady, load=replace(QUIET, gpus=(asdict(hot),)))
     (found,) = reasons([calm, slow], "keras", "sweep", None)
     assert found == "a GPU was slowed down in 5 of 10 blocks: power cap"
+
+
+def test_a_gpus_clock_counts_where_the_gpu_worked() -> None:
+    def block(mhz: float, worked: bool = True) -> Block:
+        load = replace(QUIET, gpus=(asdict(GpuState(0, mhz, ())),))
+        (one,) = row("trt", [5.0], load=load).blocks
+        return replace(one, device_ms={"compute_ms": {"p50": 1.0}} if worked else {})
+
+    def said(blocks: list[Block]) -> tuple[str, ...]:
+        return reasons([Row("trt", 1, tuple(blocks))], "keras", "sweep", None)
+
+    assert said([block(1980.0)] * 4 + [block(210.0, worked=False)]) == (), "idle meanwhile"
+    assert said([block(1980.0)] * 4 + [block(1500.0)]) == (
+        "GPU 0's clock fell to 1500 MHz from its usual 1980 MHz",
+    )
