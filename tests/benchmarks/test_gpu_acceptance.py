@@ -53,6 +53,7 @@ def timed(milliseconds: dict[str, float]) -> Any:
             "load": QUIET,
             "peak_rss_mib": 50.0,
             "energy_mj": {},
+            "device": {},
             "settings": {"cuda_graph": False},
         }
 
@@ -296,7 +297,8 @@ def test_the_command_on_a_machine_with_nothing_but_the_target_extra(tmp_path: Pa
         assert engine["engine"]["tensorrt"] == "10.3.0"
         assert engine["against_simulation"]["max_abs_error"] == 0
     (timed_here,) = report["latency"].values()
-    assert {row["settings"]["cuda_graph"] for row in timed_here["rows"]} == {True}
+    for row in timed_here["rows"]:
+        assert row["settings"]["cuda_graph"] != row["engine"].endswith("(no CUDA graph)")
 
 
 def test_a_page_keeps_strangers_words_in_their_cells() -> None:
