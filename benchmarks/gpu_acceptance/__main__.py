@@ -45,7 +45,7 @@ def prepare(folder: Path, models: tuple[str, ...], images: int | None) -> None:
         first.prepare(wanted, folder, progress)
 
 
-def try_out(folder: Path, output: Path, plan: Plan, device: run.Device = run.GPU) -> int:
+def try_out(folder: Path, output: Path, plan: Plan, device: run.Device) -> int:
     """Run the second stage, write both files, show the verdicts, return the exit code."""
     prepared = handover.read(folder)
     work = output / "engines"
@@ -122,7 +122,7 @@ def main(
     if prepared is None:
         prepare(prepared := output / "prepared", models, images)
     plan = Plan(rounds=rounds, seconds=seconds)
-    raise click.exceptions.Exit(try_out(prepared, output, plan))
+    raise click.exceptions.Exit(try_out(prepared, output, plan, run.GPU))
 
 
 if __name__ == "__main__":

@@ -235,6 +235,25 @@ def invoke(*given: object) -> Any:
     return CliRunner().invoke(command.main, [str(each) for each in given])
 
 
+def test_one_stage_after_the_other_and_the_second_again(
+    quiet: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def by_hand(folder: Path, models: tuple[str, ...], images: int | None) -> None:
+        prepared_by_hand(folder)
+
+    monkeypatch.setattr(command, "require_gpu", lambda: None)
+    monkeypatch.setattr(command, "prepare", by_hand)
+    monkeypatch.setattr(run, "GPU", STAND_IN)
+    both = invoke("-o", tmp_path / "out", "--seconds", 0)
+    assert both.exit_code == 0, both.output
+    again = ["--run", tmp_path / "out" / "prepared", "-o", tmp_path / "again"]
+    monkeypatch.setattr(run, "GPU", replace(STAND_IN, audit=lambda one: None))
+    assert invoke(*again).exit_code == 4
+    monkeypatch.setattr(run, "GPU", replace(STAND_IN, build=refuse))
+    assert isinstance(invoke(*again).exception, WrongUse), "what is there is not overwritten"
+    assert invoke(*again[:-1], tmp_path / "third").exit_code == 3
+
+
 def test_stages_that_contradict_each_other(tmp_path: Path) -> None:
     for given in (["--prepare", "a", "--run", "b"], ["--run", "b", "--images", "3"]):
         assert isinstance(invoke(*given).exception, WrongUse)
