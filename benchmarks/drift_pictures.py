@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks import result_file
 from calibration.sensitivity import sqnr_db
 from exporter import artifact
 
@@ -25,7 +26,8 @@ _DPI = 120
 
 def report(ladder: Ladder, walk: Walk | None) -> dict[str, Any]:
     """Return all that was measured as one JSON object; ``layers`` is null where not walked."""
-    return {**ladder.as_json(), "layers": walk and walk.as_json()}
+    made_here = result_file.made_here()
+    return {**ladder.as_json(), **made_here, "layers": walk and walk.as_json()}
 
 
 def write(ladder: Ladder, walk: Walk | None, folder: Path) -> None:

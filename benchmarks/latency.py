@@ -325,7 +325,8 @@ def _row(job: Job, samples: Sequence[Sample]) -> Row:
 
 
 def record(artifacts: Sequence[Artifact], report: Report) -> list[Artifact]:
-    """Write each artefact's rows into its passport, with the settings they hold for."""
+    """Write each artefact's rows into its passport, with the originals' and all they hold for."""
+    originals = {name: _by_batch(report, name) for name in ORIGINALS}
     common = {
         "scenario": report.scenario,
         "baseline": report.baseline,
@@ -335,28 +336,33 @@ def record(artifacts: Sequence[Artifact], report: Report) -> list[Artifact]:
         "machine": dict(report.machine),
         "versions": dict(report.versions),
         "date": report.date,
+        "originals": {name: found for name, found in originals.items() if found},
     }
     recorded = []
     from_original = report.baseline == ORIGINALS[0]
     for one in artifacts:
-        rows = [row for row in report.rows if row.engine == str(one.path) and row.blocks]
-        rows.sort(key=lambda row: row.batch)
-        batches = {
-            str(row.batch): {
-                "quantiles_ms": dict(row.quantiles_ms),
-                "mean_ms": row.mean_ms,
-                "throughput": row.throughput,
-                "speedup": row.speedup and asdict(row.speedup),
-                "peak_rss_mib": row.peak_rss_mib,
-            }
-            for row in rows
-        }
-        ratios = [row.speedup.ratio for row in rows if row.speedup is not None and from_original]
+        batches = _by_batch(report, str(one.path))
+        ratios = [found["speedup"]["ratio"] for found in batches.values() if found["speedup"]]
         # For `exporter check`, which holds it to a baseline: of the smallest batch.
-        ratio = 1 / ratios[0] if ratios else None
+        ratio = 1 / ratios[0] if ratios and from_original else None
         value = {**common, "batches": batches, "ratio_to_original": ratio}
-        recorded.append(one.record("latency", value) if rows else one)
+        recorded.append(one.record("latency", value) if batches else one)
     return recorded
+
+
+def _by_batch(report: Report, engine: str) -> dict[str, Any]:
+    """Return what a passport keeps of an engine, by batch size; none where all failed."""
+    rows = [row for row in report.rows if row.engine == engine and row.blocks]
+    return {
+        str(row.batch): {
+            "quantiles_ms": dict(row.quantiles_ms),
+            "mean_ms": row.mean_ms,
+            "throughput": row.throughput,
+            "speedup": row.speedup and asdict(row.speedup),
+            "peak_rss_mib": row.peak_rss_mib,
+        }
+        for row in sorted(rows, key=lambda row: row.batch)
+    }
 
 
 def write(report: Report, file: Path) -> None:

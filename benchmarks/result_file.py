@@ -17,19 +17,32 @@ def header(benchmark: str) -> dict[str, Any]:
     Args:
         benchmark: the module's name under ``benchmarks``.
     """
+    return {
+        "benchmark": benchmark,
+        "command": shlex.join(["python", "-m", f"benchmarks.{benchmark}", *sys.argv[1:]]),
+        **made_here(),
+        "machine": machine(),
+    }
+
+
+def made_here() -> dict[str, Any]:
+    """Say when, where and with which versions a result is made that no other work disturbs."""
     from exporter.passport import versions
 
     return {
-        "benchmark": benchmark,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", f"benchmarks.{benchmark}", *sys.argv[1:]]),
-        "machine": machine(),
+        "machine": place(),
         "versions": versions(),
     }
 
 
 def machine() -> dict[str, Any]:
     """Say where this ran, and how busy it was before the first measurement."""
+    return {**place(), "load_average_1min": os.getloadavg()[0]}
+
+
+def place() -> dict[str, Any]:
+    """Say which machine this is."""
     from exporter.doctor import diagnose
 
     found = diagnose()
@@ -38,7 +51,6 @@ def machine() -> dict[str, Any]:
         "usable_cores": found.cpu.usable_cores,
         "architecture": found.architecture,
         "system": found.system,
-        "load_average_1min": os.getloadavg()[0],
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from calibration.errors import Refusal
-from exporter.commands import bench, check, evaluate, export, sensitivity, show, train
+from exporter.commands import bench, check, evaluate, export, report, sensitivity, show, train
 
 EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong use, 3 a gate said no, 4 something is missing here."
 INTERRUPTED = 130  # what shells give for Ctrl-C
@@ -63,6 +63,7 @@ for command in (
     evaluate.evaluate,
     check.check,
     bench.bench,
+    report.report,
     train.train,
     sensitivity.sensitivity,
     show.inspect,

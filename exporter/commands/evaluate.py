@@ -56,6 +56,7 @@ def evaluate(
     Example:
       exporter evaluate resnet18-ort --data fashion-mnist --ladder --layers -o drift
     """
+    from benchmarks import result_file
     from exporter import artifact, console
 
     _refuse_conflicts(artefacts, ladder, layers, rung, output)
@@ -65,7 +66,8 @@ def evaluate(
         return
 
     def as_object(rows: list[Accuracy]) -> None:
-        console.print_json({"data": data, "results": [row.as_json() for row in rows]})
+        results = [row.as_json() for row in rows]
+        console.print_json({"data": data, **result_file.made_here(), "results": results})
 
     shown = as_object if as_json else console.accuracy_table
     artifacts = [artifact.read(path) for path in artefacts]
@@ -134,7 +136,7 @@ def measure(
     **options: Any,
 ) -> list[Artifact]:
     """Measure, show, and only then record: a full disk must not cost the result."""
-    from benchmarks import accuracy
+    from benchmarks import accuracy, result_file
     from exporter import console
 
     with console.progress_bars(quiet=False) as progress:
@@ -143,7 +145,8 @@ def measure(
         show(rows)
     if limit is not None:
         return artifacts
+    common = {"data": data, **result_file.made_here(), "keras": rows[0].as_json()}
     return [
-        one.record("accuracy", {"data": data, "keras": rows[0].as_json(), **row.as_json()})
+        one.record("accuracy", {**common, **row.as_json()})
         for one, row in zip(artifacts, rows[1:], strict=True)
     ]

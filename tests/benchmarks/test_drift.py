@@ -21,7 +21,8 @@ from onnx import helper as oh
 
 from benchmarks import drift, drift_layers, drift_pictures, original
 from benchmarks.drift_graphs import Graphs
-from exporter import artifact, console_drift
+from benchmarks.report import read
+from exporter import artifact, console, console_drift
 from exporter.cli import main
 from exporter.errors import Missing, WrongUse
 from exporter.passes import schemes
@@ -291,6 +292,12 @@ def test_report_is_written_whole_and_fits_the_screen(
     first = found["flipped"][0]
     assert first["label"] == ladder.images.labels[first["image"]]
     assert list(first["predictions"].values()) == list(ladder.predictions[:, first["image"]])
+    (reported,) = read.gather(tmp_path / "drift", console.passport_lines).drifts
+    assert (reported.sentence, len(reported.flips)) == (
+        found["verdict"]["sentence"],
+        len(ladder.flipped),
+    )
+    assert reported.picture == tmp_path / "drift" / "flips.png"
     with pytest.raises(WrongUse, match="already exists"):
         drift_pictures.write(ladder, walk, tmp_path / "drift")
     monkeypatch.setenv("COLUMNS", "100")

@@ -1,0 +1,96 @@
+"""From what was found to the page: which sections there are, and what is still to be measured."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+from benchmarks.report import layers, overview, timing
+from benchmarks.report.blocks import Block, Code, Facts, Fold, Page, Section, Table, Words
+from benchmarks.report.data import Findings, Subject
+
+
+def build(findings: Findings) -> Page:
+    """Lay out what was found."""
+    of, cards = overview.cards(findings)
+    table = overview.summary(findings)
+    parts = (
+        Section("summary", "Summary", tuple(table)) if table else None,
+        overview.trade(findings),
+        timing.latency(findings),
+        overview.accuracy(findings),
+        layers.drift(findings),
+        layers.sensitivity(findings),
+        _passports(findings),
+    )
+    verdicts = overview.verdicts(findings)
+    if not verdicts:
+        verdicts = ["Neither accuracy nor latency is measured yet; below is how."]
+    return Page(
+        findings.title,
+        overview.subtitle(findings),
+        tuple(verdicts),
+        tuple(overview.cautions(findings)),
+        tuple(cards),
+        of,
+        tuple(part for part in parts if part is not None),
+        todo(findings),
+        [(one.file, one.why) for one in findings.missed],
+    )
+
+
+def todo(findings: Findings) -> list[tuple[str, str]]:
+    """Say of each kind of result that is missing which command makes it."""
+    artifacts = [one.artifact for one in findings.subjects]
+    of_one = [one for one in artifacts if one.passport["source"] == artifacts[0].passport["source"]]
+    paths = [str(one.path) for one in of_one]
+    some = shlex.join(paths) if paths else "ARTEFACT..."
+    first = shlex.quote(paths[0]) if paths else "ARTEFACT"
+    folder = shlex.quote(str(findings.folder))
+    model = str(artifacts[0].passport["source"].get("model")) if artifacts else "MODEL"
+    used = findings.scores[0].data if findings.scores else "DATA"
+    data = f"--data {shlex.quote(used)}"
+    rows = (
+        (findings.benches, "latency", f"exporter bench {some}"),
+        (findings.scores, "accuracy", f"exporter evaluate {some} {data}"),
+        (
+            findings.drifts,
+            "the drift ladder",
+            f"exporter evaluate {first} {data} --ladder --layers -o {folder}/drift",
+        ),
+        (
+            findings.sensitivities,
+            "layer sensitivities",
+            f"exporter sensitivity {shlex.quote(model)} --json > {folder}/sensitivity.json",
+        ),
+        (findings.subjects, "artefacts", f"exporter export --to ort -o {folder}/ARTEFACT"),
+    )
+    return [(what, command) for found, what, command in rows if not found]
+
+
+def _passports(findings: Findings) -> Section | None:
+    folds = tuple(_passport(one) for one in findings.subjects)
+    read = "What each artefact says of itself: where it is from, what was done to it, what it is."
+    title = "Passports" if len(folds) > 1 else "Passport"
+    return Section("passports", title, (Words(read), *folds)) if folds else None
+
+
+def _passport(one: Subject) -> Fold:
+    passport = one.artifact.passport
+    files = Table(
+        "Files",
+        ("file", "bytes", "SHA-256"),
+        tuple(
+            (name, f"{file.get('bytes', 0):,}", file["sha256"])
+            for name, file in passport["files"].items()
+        ),
+        words=(0, 2),
+    )
+    blocks: list[Block] = [Facts(one.facts), files]
+    versions = passport.get("versions")
+    if isinstance(versions, dict):
+        pairs = tuple((str(name), str(value)) for name, value in versions.items())
+        blocks.append(Fold("Versions it was made with", (Facts(pairs),)))
+    text = json.dumps(passport, indent=1, ensure_ascii=False)
+    blocks.append(Fold("passport.json, whole", (Code(text),)))
+    return Fold(one.name, tuple(blocks), f"{one.kind}, made {passport.get('created', 'long ago')}")

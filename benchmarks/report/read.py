@@ -1,0 +1,197 @@
+"""Find artefacts and results in a folder, and read them; what is damaged is told, not guessed."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import parse
+from benchmarks.report.data import Bench, Findings, Missed, Origin, Scored, Subject
+from benchmarks.report.values import Damaged, Json, mapping
+from exporter import artifact
+from exporter.artifact import PASSPORT, Artifact, Passport
+from exporter.errors import ExporterError, WrongUse
+from exporter.untrusted import read_json_file
+
+Describe = Callable[[Passport], list[tuple[str, str]]]
+
+_MOST_BYTES = 64_000_000
+_MOST_FILES = 2000
+_DEPTH = 4
+# Papers of an artefact, which its passport speaks for.
+_PAPERS = (PASSPORT, artifact.CALIBRATION, "layers.json")
+
+
+def gather(folder: Path, describe: Describe) -> Findings:
+    """Read all that a folder, or the folders in it, tell of artefacts.
+
+    Symbolic links and hidden folders are not followed.
+
+    Args:
+        folder: an artefact, or a folder of artefacts and results.
+        describe: picks from a passport what a person wants to see first.
+
+    Raises:
+        WrongUse: no such folder, or nothing in it to report.
+    """
+    if not folder.is_dir():
+        raise WrongUse(f"no such folder: {folder}", hint="name an artefact, or a folder of results")
+    found = _Gathered(folder, describe)
+    for path in _files(folder):
+        found.take(path)
+    findings = found.findings()
+    if not findings:
+        said = f" ({found.missed[0].file}: {found.missed[0].why})" if found.missed else ""
+        raise WrongUse(
+            f"nothing to report in {folder}: no artefact and no result{said}",
+            hint="exporter export makes an artefact; exporter bench -o FILE and "
+            "exporter evaluate --ladder -o FOLDER leave results",
+        )
+    return findings
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the JSON files, a passport before what lies beside it."""
+    seen = 0
+    for place, folders, names in os.walk(folder):
+        depth = len(Path(place).relative_to(folder).parts)
+        folders[:] = sorted(n for n in folders if not n.startswith(".") and depth < _DEPTH)
+        for name in sorted(names, key=lambda name: (name != PASSPORT, name)):
+            path = Path(place, name)
+            if not name.endswith(".json") or path.is_symlink():
+                continue
+            seen += 1
+            if seen > _MOST_FILES:
+                raise WrongUse(
+                    f"more than {_MOST_FILES} JSON files in {folder}",
+                    hint="name the folder that the artefacts and their results are in",
+                )
+            yield path
+
+
+class _Gathered:
+    """What was read so far."""
+
+    def __init__(self, folder: Path, describe: Describe) -> None:
+        self.folder, self.describe = folder, describe
+        self.subjects: list[Subject] = []
+        self.benches: list[Bench] = []
+        self.recorded: list[Bench] = []
+        self.scores: list[Scored] = []
+        self.drifts: list[Any] = []
+        self.sensitivities: list[Any] = []
+        self.missed: list[Missed] = []
+
+    def take(self, path: Path) -> None:
+        """Read one file, if it is one of ours."""
+        beside = (path.parent / PASSPORT).is_file()
+        if path.name != PASSPORT and beside and path.name in _PAPERS:
+            return
+        name = path.relative_to(self.folder).as_posix()
+        try:
+            if path.name == PASSPORT:
+                self._passport(artifact.read(path.parent), name)
+                return
+            value = read_json_file(path, "a result of exporter", most_bytes=_MOST_BYTES)
+            if isinstance(value, dict):
+                self._result(value, path, name)
+        except (Damaged, WrongUse, ExporterError) as error:
+            why = error.message if isinstance(error, ExporterError) else str(error)
+            self.missed.append(Missed(name, why))
+
+    def _passport(self, one: Artifact, name: str) -> None:
+        self.subjects.append(Subject(one, _described(one, self.describe)))
+        measured = one.passport.get("measured", {})
+        if not isinstance(measured, dict):
+            raise Damaged("'measured' is not an object")
+        if "accuracy" in measured:
+            self.scores += parse.recorded_accuracy(mapping(measured, "accuracy"), one, name)
+        if "latency" in measured:
+            self.recorded.append(parse.recorded_latency(mapping(measured, "latency"), one, name))
+
+    def _result(self, value: Json, path: Path, name: str) -> None:
+        if value.get("benchmark") == "latency":
+            self.benches.append(parse.latency(value, name))
+        elif {"rungs", "verdict", "artefact"} <= value.keys():
+            self.drifts.append(parse.drift(value, path, name))
+        elif {"scheme", "layers", "images"} <= value.keys():
+            self.sensitivities.append(parse.sensitivity(value, path, name, self._owner(path)))
+        elif {"data", "results"} <= value.keys():
+            self.scores += parse.evaluation(value, name)
+        elif "benchmark" in value:
+            self.missed.append(Missed(name, f"a report shows no {value['benchmark']!r} results"))
+
+    def _owner(self, path: Path) -> Artifact | None:
+        """Return the artefact that a file is part of."""
+        owners = (one.artifact for one in self.subjects if one.artifact.path == path.parent)
+        return next((one for one in owners if path.name in one.passport["files"]), None)
+
+    def findings(self) -> Findings:
+        """Put it in order; what passports repeat of a result is left out."""
+        dates = {bench.origin.date for bench in self.benches}
+        left = [one for one in self.recorded if one.origin.date not in dates]
+        return Findings(
+            self.folder,
+            tuple(self.subjects),
+            tuple(sorted([*self.benches, *_merged(left)], key=_date, reverse=True)),
+            tuple(_without_repeats(self.scores)),
+            tuple(sorted(self.drifts, key=_date, reverse=True)),
+            tuple(self.sensitivities),
+            tuple(self.missed),
+        )
+
+
+def _described(one: Artifact, describe: Describe) -> tuple[tuple[str, str], ...]:
+    """Describe a passport.
+
+    Raises:
+        Damaged: it lacks what a description needs.
+    """
+    try:
+        return tuple((str(name).strip(), str(value)) for name, value in describe(one.passport))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise Damaged(f"the passport is damaged: {error!r}") from error
+
+
+def _date(one: Any) -> str:
+    return one.origin.date or ""
+
+
+def _merged(recorded: list[Bench]) -> Iterator[Bench]:
+    """Join what several passports recorded of one run."""
+    runs: dict[tuple[Any, ...], list[Bench]] = {}
+    for one in recorded:
+        runs.setdefault((one.origin.date, one.baseline, one.scenario), []).append(one)
+    for parts in runs.values():
+        first = parts[0]
+        rows = {(row.batch, row.engine): row for part in parts for row in part.rows}
+        order = list(dict.fromkeys(row.engine for part in parts for row in part.rows))
+        files = ", ".join(part.origin.file for part in parts)
+        given = [row.engine for part in parts for row in part.rows if row.speedup is not None]
+        command = shlex.join(["exporter", "bench", *dict.fromkeys(given)])
+        origin = Origin(
+            files, command, first.origin.date, first.origin.machine, first.origin.versions
+        )
+        yield Bench(
+            origin,
+            first.scenario,
+            first.metric,
+            first.baseline,
+            tuple(sorted(rows.values(), key=lambda row: (row.batch, order.index(row.engine)))),
+            first.unstable,
+            (),
+            first.settings,
+        )
+
+
+def _without_repeats(scores: list[Scored]) -> Iterator[Scored]:
+    """Yield most images first, then newest; each engine once for the same images."""
+    seen = set()
+    for one in sorted(scores, key=lambda one: (one.images, _date(one)), reverse=True):
+        key = (one.engine, one.data, one.images)
+        if key not in seen:
+            seen.add(key)
+            yield one

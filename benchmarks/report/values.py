@@ -1,0 +1,78 @@
+"""Taking values out of JSON that anybody may have written: of the right type, or not at all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+Json = Mapping[str, Any]
+
+
+class Damaged(ValueError):
+    """A value is missing, or not what its name promises; says which."""
+
+
+def text(of: Json, key: str) -> str:
+    """Take a string."""
+    return str(_take(of, key, lambda value: isinstance(value, str), "text"))
+
+
+def number(of: Json, key: str) -> float:
+    """Take a finite number."""
+    return float(_take(of, key, _is_number, "a number"))
+
+
+def count(of: Json, key: str) -> int:
+    """Take a whole number of 0 or more."""
+    good: int = _take(of, key, lambda v: type(v) is int and v >= 0, "a whole number")
+    return good
+
+
+def mapping(of: Json, key: str) -> dict[str, Any]:
+    """Take an object."""
+    return dict(_take(of, key, lambda value: isinstance(value, dict), "an object"))
+
+
+def numbers(of: Json, key: str) -> dict[str, float]:
+    """Take an object of finite numbers."""
+    found = mapping(of, key)
+    return {name: number(found, name) for name in found}
+
+
+def objects(of: Json, key: str) -> list[dict[str, Any]]:
+    """Take a list of objects."""
+    return list(_take(of, key, _is_list_of(dict), "a list of objects"))
+
+
+def texts(of: Json, key: str) -> tuple[str, ...]:
+    """Take a list of strings."""
+    return tuple(_take(of, key, _is_list_of(str), "a list of texts"))
+
+
+def maybe(take: Callable[[Json, str], T], of: Json, key: str) -> T | None:
+    """Take a value that may be missing or null."""
+    return None if of.get(key) is None else take(of, key)
+
+
+def made(make: Callable[[Json], T], of: Json, key: str) -> T | None:
+    """Make something of an object that may be missing or null."""
+    found = maybe(mapping, of, key)
+    return None if found is None else make(found)
+
+
+def _take(of: Json, key: str, good: Callable[[Any], bool], kind: str) -> Any:
+    if key not in of:
+        raise Damaged(f"{key!r} is missing")
+    if not good(of[key]):
+        raise Damaged(f"{key!r} is not {kind}")
+    return of[key]
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e300 and math.isfinite(value)
+
+
+def _is_list_of(kind: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(isinstance(one, kind) for one in value)

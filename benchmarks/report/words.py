@@ -1,0 +1,102 @@
+"""Numbers, names and places as a reader wants to see them."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable
+
+from benchmarks.latency_result import Ratio
+from benchmarks.paired import LEVEL, Paired
+from benchmarks.report.blocks import Source
+from benchmarks.report.data import ORIGINALS, Findings, Origin
+
+_MINUS = "\N{MINUS SIGN}"
+_TOLD = ("onnxruntime", "openvino", "tensorflow", "tensorflow-cpu", "tensorrt", "tensorrt-rtx")
+NOTHING = "\N{EN DASH}"
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """Write a change with its sign; none where it rounds to 0."""
+    shown = f"{value:+.{digits}f}"
+    return shown[1:] if float(shown) == 0 else shown.replace("-", _MINUS)
+
+
+def percent(share: float | None) -> str:
+    """Write an accuracy as a percentage."""
+    return NOTHING if share is None else f"{100 * share:.2f}"
+
+
+def decimals(value: float | None, digits: int) -> str:
+    """Write a number, thousands apart."""
+    return NOTHING if value is None else f"{value:,.{digits}f}"
+
+
+def plain(value: object) -> str:
+    """Write a setting; a number without needless zeros."""
+    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
+
+
+def size(count: int) -> str:
+    """Write bytes."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+def interval(low: float, high: float) -> str:
+    """Write the ends of an interval of changes."""
+    return f"{signed(low)} to {signed(high)}"
+
+
+def times(ratio: Ratio | None) -> str:
+    """Write a speed-up."""
+    return NOTHING if ratio is None else f"{ratio.ratio:.2f}x"
+
+
+def times_interval(ratio: Ratio | None) -> str:
+    """Write its interval."""
+    return NOTHING if ratio is None else f"{ratio.low:.2f} to {ratio.high:.2f}"
+
+
+def is_chance(tested: Paired) -> bool:
+    """Whether a change of accuracy may well be chance."""
+    return tested.p_value >= 1 - LEVEL
+
+
+def sqnr(decibels: float | None, noise: float | None) -> str:
+    """Write an SQNR in dB."""
+    if decibels is not None:
+        return f"{decibels:.1f}"
+    return "exact" if noise == 0 else NOTHING
+
+
+def when(date: str | None) -> str:
+    """Write an ISO 8601 date for people; as it is where it is none."""
+    if date is None:
+        return "date not recorded"
+    try:
+        return datetime.datetime.fromisoformat(date).strftime("%Y-%m-%d %H:%M %Z").strip()
+    except ValueError:
+        return date
+
+
+def source(origin: Origin) -> Source:
+    """Say where something was measured, with what, and by which command."""
+    machine = origin.machine
+    place = "machine not recorded"
+    if machine.get("cpu"):
+        place = f"{machine['cpu']}, {machine.get('usable_cores', '?')} cores"
+        place += f", {machine['system']}" if machine.get("system") else ""
+    told = ", ".join(f"{name} {origin.versions[name]}" for name in _TOLD if name in origin.versions)
+    where = "; ".join(part for part in (when(origin.date), place, told) if part)
+    return Source(where, origin.command, origin.file)
+
+
+def names(findings: Findings, engines: Iterable[str]) -> dict[str, str]:
+    """Name engines: originals by what they are, artefacts by folder, as long as that is unique."""
+    found: dict[str, str] = {}
+    for engine in dict.fromkeys(engines):
+        name = ORIGINALS.get(engine) or engine.rstrip("/").rsplit("/", 1)[-1]
+        subject = findings.subject(engine)
+        if subject and subject.caution and "(simulated)" not in name:
+            name += " (simulated)" if subject.artifact.is_simulation else ""
+        found[engine] = engine if name in found.values() else name
+    return found
