@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
+from typing import Any
 
-from benchmarks.report import layers, overview, timing
+from benchmarks.report import layers, overview, timing, words
 from benchmarks.report.blocks import Block, Code, Facts, Fold, Page, Section, Table, Words
 from benchmarks.report.data import Findings, Subject
+from benchmarks.report.values import maybe, text
 
 
 def build(findings: Findings) -> Page:
@@ -37,6 +39,16 @@ def build(findings: Findings) -> Page:
         todo(findings),
         [(one.file, one.why) for one in findings.missed],
     )
+
+
+def as_json(findings: Findings, page: Page) -> dict[str, Any]:
+    """Return what was found, and what the page says of it, as JSON values."""
+    return {
+        **findings.as_json(),
+        "verdicts": list(page.verdicts),
+        "cautions": list(page.cautions),
+        "todo": [{"what": what, "command": command} for what, command in page.todo],
+    }
 
 
 def todo(findings: Findings) -> list[tuple[str, str]]:
@@ -91,6 +103,7 @@ def _passport(one: Subject) -> Fold:
     if isinstance(versions, dict):
         pairs = tuple((str(name), str(value)) for name, value in versions.items())
         blocks.append(Fold("Versions it was made with", (Facts(pairs),)))
-    text = json.dumps(passport, indent=1, ensure_ascii=False)
-    blocks.append(Fold("passport.json, whole", (Code(text),)))
-    return Fold(one.name, tuple(blocks), f"{one.kind}, made {passport.get('created', 'long ago')}")
+    whole = json.dumps(passport, indent=1, ensure_ascii=False)
+    blocks.append(Fold("passport.json, whole", (Code(whole),)))
+    made = words.when(maybe(text, passport, "created"))
+    return Fold(one.name, tuple(blocks), f"{one.kind}, made: {made}")

@@ -332,9 +332,14 @@ class Findings:
             {"name": one.name, "caution": one.caution, "passport": one.artifact.passport}
             for one in self.subjects
         ]
-        for name in ("benches", "scores", "drifts", "sensitivities", "missed"):
-            found[name] = [_as_json(one) for one in getattr(self, name)]
-        return found
+        lists = {
+            "latency": self.benches,
+            "accuracy": self.scores,
+            "drift": self.drifts,
+            "sensitivity": self.sensitivities,
+            "not_shown": self.missed,
+        }
+        return found | {name: [_as_json(one) for one in each] for name, each in lists.items()}
 
 
 def _as_json(one: Any) -> dict[str, Any]:

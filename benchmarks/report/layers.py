@@ -18,6 +18,7 @@ from benchmarks.report.charts import Bar
 from benchmarks.report.data import Change, Drift, Findings, Sensitivity, Walk
 
 _MOST_LAYERS, _MOST_FLIPS = 24, 200
+_ON_CPU = frozenset({"ort", "openvino"})
 _ALONE = Key("s1", "diamond", "noise of the layer alone, its inputs exact")
 _ALL = Key("s0", "circle", "with all noise that came before it")
 
@@ -39,7 +40,8 @@ def _ladder(one: Drift) -> list[Block]:
         if rung.not_run:
             blocks.append(Words(f"{rung.name}: {rung.not_run}", "caution"))
         elif rung.name == "simulated":
-            blocks.append(Words(f"simulated: {rung.what}, on the CPU; not run on a GPU."))
+            gpu = "" if one.target in _ON_CPU else "; not run on a GPU"
+            blocks.append(Words(f"simulated: {rung.what}, run on the CPU{gpu}."))
     if any(rung.against_keras for rung in one.rungs):
         blocks += [_rungs(one), _steps(one)]
     blocks += _flips(one)

@@ -37,12 +37,13 @@ def subtitle(findings: Findings) -> str:
     if not findings.subjects:
         return f"Results in {findings.folder}"
     passport = findings.subjects[0].artifact.passport
-    inputs = passport["graph"].get("inputs") or [{}]
-    size = " x ".join(str(n) for n in list(inputs[0].get("shape", []))[1:])
-    classes = len(passport.get("classes") or ())
+    inputs, classes = passport["graph"].get("inputs"), passport.get("classes")
+    shape = inputs[0].get("shape") if inputs else None
+    size = " x ".join(map(str, shape[1:])) if isinstance(shape, list) else ""
     kinds = ", ".join(dict.fromkeys(one.kind for one in findings.subjects))
-    parts = [f"Keras to {kinds}", f"input {size}" if size else "", f"{classes} classes"]
-    return "; ".join(part for part in parts if part and part != "0 classes")
+    parts = [f"Keras to {kinds}", f"input {size}" if size else ""]
+    parts += [f"{len(classes)} classes"] if classes and isinstance(classes, list) else []
+    return "; ".join(filter(None, parts))
 
 
 def timing_of(findings: Findings, subject: Subject) -> tuple[Bench, Timing] | None:
@@ -85,14 +86,11 @@ def _loss(scored: Scored | None) -> str | None:
     if scored is None or scored.paired is None:
         return None
     tested = scored.paired
-    change = (
-        f"{words.signed(tested.change_points)} points ({words.interval(*tested.interval_points)})"
-    )
-    on = f"on {scored.images:,} images"
-    if words.is_chance(tested):
-        return f"its top-1 of {100 * scored.top1:.2f}% differs by {change} {on}, within chance"
-    verb = "loses" if tested.change_points < 0 else "gains"
-    return f"{verb} top-1 beyond chance: {change} {on}"
+    change = f"{words.signed(tested.change_points)} points"
+    within = f"95% interval {words.interval(*tested.interval_points)}"
+    chance = "within chance" if words.is_chance(tested) else "beyond chance"
+    top1, images = f"{100 * scored.top1:.2f}%", f"{scored.images:,} images"
+    return f"has a top-1 of {top1}, {change} from Keras on {images} ({within}), {chance}"
 
 
 def cautions(findings: Findings) -> list[str]:
@@ -116,7 +114,7 @@ def cards(findings: Findings) -> tuple[str, list[Card]]:
     """
     if not findings.subjects:
         return "", []
-    subject = max(findings.subjects, key=lambda one: _ratio(findings, one))
+    subject = max(findings.subjects, key=lambda one: _told(findings, one))
     timed, scored = timing_of(findings, subject), findings.score_of(subject)
     found = []
     if timed:
@@ -136,9 +134,10 @@ def cards(findings: Findings) -> tuple[str, list[Card]]:
     return f"{subject.name}: {subject.kind}", found
 
 
-def _ratio(findings: Findings, subject: Subject) -> float:
+def _told(findings: Findings, subject: Subject) -> tuple[float, bool]:
     timed = timing_of(findings, subject)
-    return timed[1].speedup.ratio if timed and timed[1].speedup else 0.0
+    ratio = timed[1].speedup.ratio if timed and timed[1].speedup else 0.0
+    return ratio, findings.score_of(subject) is not None
 
 
 def _smaller(findings: Findings, subject: Subject) -> str:
@@ -159,6 +158,8 @@ def summary(findings: Findings) -> list[Block]:
     rest = [str(one.artifact.path) for one in findings.subjects if one not in shown]
     base = [KERAS] if not engines and findings.scores else []
     named = words.names(findings, [*base, *engines, *rest])
+    if not bench:
+        named = {engine: "Keras" if engine == KERAS else n for engine, n in named.items()}
     rows = tuple(_row(findings, bench, engine, name) for engine, name in named.items())
     batches = bench.batches if bench and bench.batches else [1]
     columns = [title.format(least=batches[0], most=batches[-1]) for title in _COLUMNS]
@@ -166,7 +167,7 @@ def summary(findings: Findings) -> list[Block]:
     if len(rows) < 1 or len(keep) < 3:
         return []
     table = Table(
-        "Accuracy beside latency",
+        "Accuracy beside latency" if bench else "Accuracy and size",
         tuple(columns[i] for i in keep),
         tuple(tuple(row[i] for i in keep) for row in rows),
         tuple(place for place, i in enumerate(keep) if i < 2),
@@ -261,6 +262,7 @@ def accuracy(findings: Findings) -> Section | None:
     for (used, images), scores in groups.items():
         scores = sorted(scores, key=lambda one: one.engine != KERAS)
         named = words.names(findings, [one.engine for one in scores])
+        named[KERAS] = "Keras"
         rows = tuple(_accuracy_row(one, named[one.engine]) for one in scores)
         blocks.append(Table(f"{images:,} test images of {used}", _ACCURACY, rows))
         blocks += list(dict.fromkeys(words.source(one.origin) for one in scores[1:] or scores))

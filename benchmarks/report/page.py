@@ -92,7 +92,9 @@ def _block(block: Block) -> list[str]:
         title = f"{_plain(block.title)} {_plain(block.hint)}".strip()
         return ["<details>", f"<summary>{title}</summary>", *inside, "", "</details>"]
     assert isinstance(block, Code)
-    return [f"    {line}" for line in block.text[:_LONGEST_CODE].splitlines()]
+    if len(block.text) > _LONGEST_CODE:
+        return [f"Left out, for its {len(block.text):,} characters; the HTML page has it."]
+    return [f"    {line}" for line in block.text.splitlines()]
 
 
 def _table(table: Table) -> list[str]:

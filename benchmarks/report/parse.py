@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.latency import deployed_bytes
 from benchmarks.latency_result import METRICS, Ratio
 from benchmarks.paired import Paired
 from benchmarks.report import data
@@ -22,9 +23,11 @@ from benchmarks.report.values import (
     number,
     numbers,
     objects,
+    positive,
     text,
     texts,
 )
+from benchmarks.report.words import plain
 from exporter.agreement import Agreement
 from exporter.artifact import Artifact
 
@@ -45,9 +48,8 @@ def latency(value: Json, name: str) -> data.Bench:
     """
     rows = tuple(_timing(row) for row in objects(value, "rows"))
     settings = mapping(value, "settings")
-    engines = dict.fromkeys(row.engine for row in rows)
     return data.Bench(
-        _origin(value, name, _bench_command(engines, settings)),
+        _origin(value, name, bench_command(rows, settings)),
         *_compared(value),
         rows,
         texts(value, "unstable"),
@@ -59,13 +61,13 @@ def latency(value: Json, name: str) -> data.Bench:
 def recorded_latency(value: Json, one: Artifact, name: str) -> data.Bench:
     """Read what ``exporter bench`` recorded in a passport: the artefact and its originals."""
     engine = str(one.path)
-    rows = _recorded_rows(mapping(value, "batches"), engine)
+    rows = _recorded_rows(mapping(value, "batches"), engine, deployed_bytes(one))
     beside = maybe(mapping, value, "originals") or {}
     for original in beside:
         rows = [*_recorded_rows(mapping(beside, original), original), *rows]
     settings = mapping(value, "settings")
     return data.Bench(
-        _origin(value, name, _bench_command([engine], settings)),
+        _origin(value, name, bench_command(rows, settings)),
         *_compared(value),
         tuple(rows),
         texts(value, "unstable"),
@@ -84,39 +86,49 @@ def _timing(row: Json) -> Timing:
     blocks = objects(row, "blocks")
     if not blocks:
         return Timing(
-            text(row, "engine"), count(row, "batch"), error=maybe(text, row, "error") or "failed"
+            text(row, "engine"),
+            _batch(row),
+            file_bytes=maybe(count, row, "file_bytes"),
+            error=maybe(text, row, "error") or "failed",
         )
     energies = [maybe(numbers, block, "energy_mj") or {} for block in blocks]
     meters = dict.fromkeys(name for energy in energies for name in energy)
     return Timing(
         text(row, "engine"),
-        count(row, "batch"),
+        _batch(row),
         _quantiles(row),
-        maybe(number, row, "mean_ms"),
-        maybe(number, row, "throughput"),
+        maybe(positive, row, "mean_ms"),
+        maybe(positive, row, "throughput"),
         _ratio(row),
         maybe(number, row, "peak_rss_mib"),
         maybe(count, row, "file_bytes"),
-        tuple(number(block, "p50_ms") for block in blocks),
+        tuple(positive(block, "p50_ms") for block in blocks),
         {m: statistics.median(e[m] for e in energies if m in e) for m in meters},
     )
 
 
-def _recorded_rows(batches: Json, engine: str) -> list[Timing]:
+def _batch(row: Json) -> int:
+    return int(positive({"batch": count(row, "batch")}, "batch"))
+
+
+def _recorded_rows(batches: Json, engine: str, size: int | None = None) -> list[Timing]:
     rows = []
     for batch in batches:
         row = mapping(batches, batch)
-        if not batch.isdecimal():
-            raise Damaged(f"{batch!r} is no batch size")
+        try:
+            images = _batch({"batch": int(batch)})
+        except ValueError:
+            raise Damaged(f"{batch!r} is no batch size") from None
         rows.append(
             Timing(
                 engine,
-                int(batch),
+                images,
                 _quantiles(row),
-                maybe(number, row, "mean_ms"),
-                maybe(number, row, "throughput"),
+                maybe(positive, row, "mean_ms"),
+                maybe(positive, row, "throughput"),
                 _ratio(row),
                 maybe(number, row, "peak_rss_mib"),
+                size,
             )
         )
     return rows
@@ -125,8 +137,7 @@ def _recorded_rows(batches: Json, engine: str) -> list[Timing]:
 def _quantiles(row: Json) -> dict[str, float]:
     found = numbers(row, "quantiles_ms")
     for percent in ("1", "25", "50", "75", "90", "99"):
-        if number(found, percent) <= 0:
-            raise Damaged(f"{percent}% of the calls took no time")
+        positive(found, percent)
     return found
 
 
@@ -140,16 +151,17 @@ def _ratio(row: Json) -> Ratio | None:
     )
 
 
-def _bench_command(engines: Any, settings: Json) -> str:
-    """Rebuild the command, of what the result says of itself."""
-    named = [name for name in engines if not name.startswith(KERAS)]
-    command = ["exporter", "bench", *named]
+def bench_command(rows: Sequence[Timing], settings: Json) -> str:
+    """Rebuild the command, of what the result says of itself; only an artefact has files."""
+    artefacts = list(dict.fromkeys(row.engine for row in rows if row.file_bytes is not None))
+    others = list(dict.fromkeys(row.engine for row in rows if row.engine not in artefacts))
+    command = ["exporter", "bench", *artefacts, "--against", ",".join(others) or "none"]
     batches = settings.get("batches")
     if isinstance(batches, list):
         command += ["--batch", ",".join(map(str, batches))]
     for key in ("threads", "rounds", "seconds", "scenario", "data"):
         if isinstance(settings.get(key), (int, float, str)):
-            command += [f"--{key}", str(settings[key])]
+            command += [f"--{key}", plain(settings[key])]
     return shlex.join(command)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.report import parse
-from benchmarks.report.data import Bench, Findings, Missed, Origin, Scored, Subject
-from benchmarks.report.values import Damaged, Json, mapping
+from benchmarks.report.data import Bench, Findings, Missed, Scored, Subject
+from benchmarks.report.values import Damaged, Json, count, mapping
 from exporter import artifact
 from exporter.artifact import PASSPORT, Artifact, Passport
 from exporter.errors import ExporterError, WrongUse
@@ -103,6 +103,8 @@ class _Gathered:
             self.missed.append(Missed(name, why))
 
     def _passport(self, one: Artifact, name: str) -> None:
+        for file in one.passport["files"].values():
+            count(file, "bytes")
         self.subjects.append(Subject(one, _described(one, self.describe)))
         measured = one.passport.get("measured", {})
         if not isinstance(measured, dict):
@@ -169,22 +171,11 @@ def _merged(recorded: list[Bench]) -> Iterator[Bench]:
         first = parts[0]
         rows = {(row.batch, row.engine): row for part in parts for row in part.rows}
         order = list(dict.fromkeys(row.engine for part in parts for row in part.rows))
+        in_order = sorted(rows.values(), key=lambda row: (row.batch, order.index(row.engine)))
         files = ", ".join(part.origin.file for part in parts)
-        given = [row.engine for part in parts for row in part.rows if row.speedup is not None]
-        command = shlex.join(["exporter", "bench", *dict.fromkeys(given)])
-        origin = Origin(
-            files, command, first.origin.date, first.origin.machine, first.origin.versions
-        )
-        yield Bench(
-            origin,
-            first.scenario,
-            first.metric,
-            first.baseline,
-            tuple(sorted(rows.values(), key=lambda row: (row.batch, order.index(row.engine)))),
-            first.unstable,
-            (),
-            first.settings,
-        )
+        command = parse.bench_command(in_order, first.settings)
+        origin = replace(first.origin, file=files, command=command)
+        yield replace(first, origin=origin, rows=tuple(in_order))
 
 
 def _without_repeats(scores: list[Scored]) -> Iterator[Scored]:

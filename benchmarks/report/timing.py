@@ -40,7 +40,8 @@ def _run(findings: Findings, bench: Bench) -> list[Block]:
     looks = charts.series_for(named, tuple(ORIGINALS))
     blocks: list[Block] = [Words(f"{verdict}.", "key") for verdict in bench.verdicts]
     blocks.append(Words(_how(bench)))
-    blocks += [Words(f"Unstable: {reason}.", "caution") for reason in bench.unstable]
+    if bench.unstable:
+        blocks.append(Words(f"Unstable: {'; '.join(bench.unstable)}.", "caution"))
     blocks += [_distribution(bench, batch, looks) for batch in bench.batches]
     if len(bench.batches) > 1:
         blocks.append(_curve(bench, looks))

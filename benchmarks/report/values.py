@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 Json = Mapping[str, Any]
 
+_LEAST, _MOST = 1e-12, 1e18  # of what is measured; beyond, axes can't be drawn in floats
+
 
 class Damaged(ValueError):
     """A value is missing, or not what its name promises; says which."""
@@ -22,6 +24,11 @@ def text(of: Json, key: str) -> str:
 def number(of: Json, key: str) -> float:
     """Take a finite number."""
     return float(_take(of, key, _is_number, "a number"))
+
+
+def positive(of: Json, key: str) -> float:
+    """Take a number that a logarithmic axis can show."""
+    return float(_take(of, key, lambda v: _is_number(v) and v >= _LEAST, "a positive number"))
 
 
 def count(of: Json, key: str) -> int:
@@ -71,7 +78,7 @@ def _take(of: Json, key: str, good: Callable[[Any], bool], kind: str) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e300 and math.isfinite(value)
+    return type(value) in (int, float) and math.isfinite(value) and abs(value) < _MOST
 
 
 def _is_list_of(kind: type) -> Callable[[Any], bool]:

@@ -62,7 +62,7 @@ def report(folder: Path, output: Path | None, markdown: Path | None, as_json: bo
     for one in findings.missed:
         click.echo(f"not shown: {one.file}: {one.why}", err=True)
     if as_json:
-        console.print_json({**findings.as_json(), "todo": dict(laid_out.todo)})
+        console.print_json(build.as_json(findings, laid_out))
         return
     for file in (output, markdown):
         if file is not None:

@@ -57,6 +57,7 @@ def sensitivity(
       exporter sensitivity resnet18
       exporter sensitivity mine.keras --preprocess torch --data folder:photos -o layers.png
     """
+    from benchmarks import result_file
     from exporter import console, pipeline
     from exporter.config import ExportConfig
     from exporter.sensitivity import check_picture, draw
@@ -72,6 +73,6 @@ def sensitivity(
     if output is not None:
         draw(result, output)
     if as_json:
-        console.print_json({"model": model, **result.as_json()})
+        console.print_json({"model": model, **result_file.made_here(), **result.as_json()})
     else:
         console.sensitivity_table(result)

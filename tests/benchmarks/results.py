@@ -59,7 +59,9 @@ def _everything(place: Path) -> Path:
     latency.record(measured, report)
     latency.write(report, place / "bench.json")
     write_drift(other, place / "drift")
-    (place / "sensitivity.json").write_text(json.dumps({"model": "net", **costs().as_json()}))
+    (place / "sensitivity.json").write_text(
+        json.dumps({"model": "net", **result_file.made_here(), **costs().as_json()})
+    )
     return place
 
 
@@ -95,7 +97,11 @@ def bench(artifacts: list[Artifact], seed: int = 0) -> Report:
         drawn = [_row(engine, batch, MEDIANS[name][batch], rng) for engine, name in engines.items()]
         rows += [drawn[0]]
         rows += [
-            replace(row, speedup=latency_result.speedup(row, drawn[0], "sweep"))
+            replace(
+                row,
+                speedup=latency_result.speedup(row, drawn[0], "sweep"),
+                file_bytes=None if row.engine in latency.ORIGINALS else 1_000_000,
+            )
             for row in drawn[1:]
         ]
     settings = {"rounds": 5, "block_s": 2.0, "threads": 2, "batches": [1, 8, 32], "seconds": 2.0}
@@ -127,7 +133,7 @@ def _row(engine: str, batch: int, median: float, rng: np.random.Generator) -> Ro
     ]
     blocks = tuple(latency_result.block(i, batch, s) for i, s in enumerate(samples))
     quantiles = latency_result.quantiles([ms for s in samples for ms in s["calls_ms"]])
-    return Row(engine, batch, blocks, quantiles, file_bytes=1_000_000)
+    return Row(engine, batch, blocks, quantiles)
 
 
 def ladder(one: Artifact) -> drift.Ladder:
