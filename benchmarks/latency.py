@@ -139,7 +139,12 @@ def bench(
         unstable=stability.reasons(rows, baseline, plan.scenario, busy_before),
         verdicts=payoff.verdicts(artifacts, rows, plan.scenario)
         + payoff.beside_peers(artifacts, rows, plan.scenario),
-        settings={**asdict(plan), "block_s": plan.block_s, "cores": list(cores)},
+        settings={
+            **asdict(plan),
+            "against": list(against),
+            "block_s": plan.block_s,
+            "cores": list(cores),
+        },
         machine=machine,
         versions=_versions(),
         date=date,

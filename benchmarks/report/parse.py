@@ -152,10 +152,14 @@ def _ratio(row: Json) -> Ratio | None:
 
 
 def bench_command(rows: Sequence[Timing], settings: Json) -> str:
-    """Rebuild the command, of what the result says of itself; only an artefact has files."""
-    artefacts = list(dict.fromkeys(row.engine for row in rows if row.file_bytes is not None))
-    others = list(dict.fromkeys(row.engine for row in rows if row.engine not in artefacts))
-    command = ["exporter", "bench", *artefacts, "--against", ",".join(others) or "none"]
+    """Rebuild the command, of what the result says of itself."""
+    engines = list(dict.fromkeys(row.engine for row in rows))
+    against = maybe(texts, settings, "against")
+    if against is None:  # an older result: only an artefact has files
+        files = {row.engine for row in rows if row.file_bytes is not None}
+        against = tuple(engine for engine in engines if engine not in files)
+    artefacts = [engine for engine in engines if engine not in against]
+    command = ["exporter", "bench", *artefacts, "--against", ",".join(against) or "none"]
     batches = settings.get("batches")
     if isinstance(batches, list):
         command += ["--batch", ",".join(map(str, batches))]

@@ -105,6 +105,7 @@ def bench(artifacts: list[Artifact], seed: int = 0) -> Report:
             for row in drawn[1:]
         ]
     settings = {"rounds": 5, "block_s": 2.0, "threads": 2, "batches": [1, 8, 32], "seconds": 2.0}
+    settings |= {"against": list(latency.ORIGINALS)}
     verdicts = payoff.verdicts(artifacts, rows, "sweep")
     versions = {"onnxruntime": "1.2.3"}
     return Report(

@@ -6,7 +6,6 @@ import json
 import math
 import re
 from html.parser import HTMLParser
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.report import build, page, read, svg
+from benchmarks.report import build, page, read
 from benchmarks.report.blocks import Figure, Fold, Picture, Table
-from benchmarks.report.charts import spread_out
 from exporter import artifact, console
 from exporter.cli import main
 from exporter.errors import WrongUse
@@ -185,7 +183,8 @@ def test_nothing_in_a_file_is_markup(tmp_path: Path) -> None:
     assert EVIL not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     markdown = page.as_markdown(build.build(read.gather(place, console.passport_lines)))
-    outside_code = re.sub(r"`[^`]*`|^    .*$", "", markdown, flags=re.MULTILINE)
+    # An escaped ` opens no code; within code nothing is escaped, and no ` is left.
+    outside_code = re.sub(r"`[^`]*`|^    .*$", "", markdown.replace("\\`", ""), flags=re.MULTILINE)
     assert "<script" not in outside_code
     assert "<img" not in outside_code
 
@@ -375,27 +374,3 @@ def test_passports_fold_and_are_whole(folder: Path) -> None:
     assert [fold.title for fold in folds] == ["net-fp32", "net-int8"]
     files = next(block for block in folds[1].blocks if isinstance(block, Table))
     assert files.rows[0][2] == artifact.sha256(folder / "net-int8" / "model.onnx")
-
-
-numbers = st.floats(1e-4, 1e6)
-
-
-@given(low=numbers, factor=st.floats(1.01, 1e4), log=st.booleans(), most=st.integers(3, 9))
-def test_ticks_are_round_and_lie_on_the_axis(
-    low: float, factor: float, log: bool, most: int
-) -> None:
-    scale = svg.Scale(low, low * factor, 10, 500, log)
-    ticks = scale.ticks(most)
-    assert 1 <= len(ticks) <= most + 1
-    assert ticks == sorted(set(ticks))
-    for tick in ticks:
-        assert 9 <= scale(tick) <= 501
-        assert float(f"{tick:.3g}") == pytest.approx(tick, rel=1e-2)
-
-
-@given(places=st.lists(st.floats(0, 100), min_size=1, max_size=6))
-def test_labels_keep_apart_and_in_order(places: list[float]) -> None:
-    moved = spread_out(places, 15, 0, 100)
-    order = sorted(range(len(places)), key=places.__getitem__)
-    assert all(moved[b] - moved[a] >= 15 - 1e-9 for a, b in pairwise(order))
-    assert -1e-9 <= min(moved) <= max(moved) <= 100 + 1e-9
