@@ -6,6 +6,7 @@ that warms up or slows down favours none; intervals come from whole rounds.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.metadata
 import os
@@ -141,9 +142,7 @@ def bench(
         + payoff.beside_peers(artifacts, rows, plan.scenario),
         settings={
             **asdict(plan),
-            "against": list(against),
-            "block_s": plan.block_s,
-            "cores": list(cores),
+            **{"against": list(against), "block_s": plan.block_s, "cores": list(cores)},
         },
         machine=machine,
         versions=_versions(),
@@ -385,10 +384,9 @@ def write(report: Report, file: Path) -> None:
 def _versions() -> dict[str, str]:
     from exporter.passport import versions
 
-    try:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return {**versions(), "nncf": importlib.metadata.version("nncf")}
-    except importlib.metadata.PackageNotFoundError:
-        return versions()
+    return versions()
 
 
 def deployed_bytes(one: Artifact) -> int:
