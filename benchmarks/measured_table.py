@@ -28,8 +28,6 @@ from exporter.models import zoo
 from exporter.runner import usable_cores
 
 RESULTS = Path(__file__).parent / "results" / "latency.json"
-README = Path(__file__).parents[1] / "README.md"
-BEGIN, END = "<!-- latency: begin -->", "<!-- latency: end -->"
 NETWORKS = (
     "resnet18",
     "resnet34",
@@ -192,22 +190,6 @@ def _entry(cell: Cell, engine: str, peaks: Mapping[str, Any]) -> str:
     return f"{text}, {share_of_peak(cell, engine, peaks):.0%}"
 
 
-def between_marks(text: str) -> str:
-    """Return what a README holds between the marks.
-
-    Raises:
-        ValueError: a mark is missing.
-    """
-    return text[text.index(BEGIN) + len(BEGIN) : text.index(END)]
-
-
-def update(readme: Path, report: Mapping[str, Any]) -> None:
-    """Put the table of a result file between a README's marks."""
-    text = readme.read_text(encoding="utf-8")
-    fresh = text.replace(f"{BEGIN}{between_marks(text)}{END}", f"{BEGIN}\n{markdown(report)}{END}")
-    readme.write_text(fresh, encoding="utf-8")
-
-
 def run(
     networks: Sequence[str], plans: Mapping[int, Plan], work: Path, against: Sequence[str]
 ) -> list[Cell]:
@@ -245,7 +227,6 @@ def run(
     default=RESULTS,
     help="JSON file; default: benchmarks/results/latency.json.",
 )
-@click.option("--readme", type=click.Path(path_type=Path, dir_okay=False), default=README)
 def main(
     networks: str,
     batch: str,
@@ -257,9 +238,8 @@ def main(
     prepare_only: bool,
     fresh: bool,
     output: Path,
-    readme: Path,
 ) -> None:
-    """Time the zoo in TensorFlow and in every CPU engine, and write the README's table."""
+    """Time the zoo in TensorFlow and in every CPU engine."""
     say = Console(stderr=True, highlight=False, soft_wrap=True)
     names = networks.split(",")
     for name in names:
@@ -279,8 +259,8 @@ def main(
     cells = run(names, plans, work, against.split(","))
     report |= {"threads": threads, "peaks": peaks, "cells": cells}
     result_file.write(report, output)
-    update(readme, report)
     Console(highlight=False, soft_wrap=True).print(markdown(report), markup=False)
+    say.print("for the README: python -m benchmarks.readme_tables")
 
 
 if __name__ == "__main__":

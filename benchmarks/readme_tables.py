@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+
+from benchmarks import measured_table, rtx_builds
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -59,29 +62,56 @@ def int8_accuracy(report: Report) -> str:
     return markdown(header, rows, words=3)
 
 
-# By mark in the README: the file under results/, and what makes a table of it.
-TABLES: dict[str, tuple[str, Callable[[Report], str]]] = {
-    "export_time": ("export_time.json", export_time),
-    "int8_resnet18": ("int8_resnet18.json", int8_accuracy),
-    "int8_resnext26_16x4d": ("int8_resnext26_16x4d.json", int8_accuracy),
+@dataclass(frozen=True)
+class Source:
+    """Where a table comes from.
+
+    Attributes:
+        file: under ``benchmarks/results``.
+        table: what makes Markdown of it.
+        command: what measures it.
+    """
+
+    file: str
+    table: Callable[[Report], str]
+    command: str
+
+
+# By mark in the README.
+TABLES = {
+    "export_time": Source("export_time.json", export_time, "export_time"),
+    "int8_resnet18": Source("int8_resnet18.json", int8_accuracy, "int8_accuracy resnet18"),
+    "int8_resnext26_16x4d": Source(
+        "int8_resnext26_16x4d.json", int8_accuracy, "int8_accuracy resnext26_16x4d"
+    ),
+    "latency": Source("latency.json", measured_table.markdown, "measured_table"),
+    "rtx_builds": Source(
+        "rtx_builds.json", lambda report: rtx_builds.markdown(report["results"]), "rtx_builds"
+    ),
 }
 
 
 def rewrite(text: str) -> str:
-    """Return the README with every table made anew.
+    """Return the README with every table made anew, or with what would measure it.
 
     Raises:
         ValueError: a table's marks are not there exactly once.
     """
-    for name, (file, table) in TABLES.items():
-        report = json.loads((RESULTS / file).read_text(encoding="utf-8"))
+    for name, source in TABLES.items():
         begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-        made = f"{begin}\n{table(report)}\n{end}"
+        made = f"{begin}\n{_made(source)}\n{end}"
         pattern = re.compile(f"{re.escape(begin)}\n.*?{re.escape(end)}", re.DOTALL)
         text, found = pattern.subn(lambda _, made=made: made, text)  # type: ignore[misc]
         if found != 1:
             raise ValueError(f"README.md has {found} tables between {begin} and {end}")
     return text
+
+
+def _made(source: Source) -> str:
+    path = RESULTS / source.file
+    if not path.is_file():
+        return f"*Not measured yet: `python -m benchmarks.{source.command}`.*"
+    return source.table(json.loads(path.read_text(encoding="utf-8"))).strip()
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""The table of latencies: that the README shows the result file, and how cells become it."""
+"""The table of latencies: how cells become it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,10 @@ from benchmarks import latency, measured_table, peak_probe
 from benchmarks.latency import Plan
 from benchmarks.latency_result import Report
 from benchmarks.measured_table import (
-    BEGIN,
-    END,
     ENGINES,
-    README,
-    RESULTS,
-    between_marks,
     count_multiply_adds,
     markdown,
     share_of_peak,
-    update,
 )
 from exporter import artifact
 from tests.benchmarks.latency import row, tiny
@@ -63,16 +57,6 @@ def report(*cells: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def test_the_readme_shows_the_result_file() -> None:
-    shown = between_marks(README.read_text(encoding="utf-8"))
-    if not RESULTS.is_file():
-        assert "|" not in shown, "a table without results"
-        pytest.skip("no table has been measured yet: benchmarks/results/latency.json")
-    assert shown.strip() == markdown(json.loads(RESULTS.read_text())).strip(), (
-        "regenerate it: python -m benchmarks.measured_table"
-    )
-
-
 def test_share_of_the_peak_by_hand() -> None:
     # 0.3 billion in 2 ms are 150 billion a second: half of INT8's peak.
     assert share_of_peak(cell(), "ort-int8", PEAKS) == pytest.approx(0.5)
@@ -87,18 +71,6 @@ def test_a_table_and_what_can_not_be_trusted() -> None:
     assert "| resnet50 (random weights) | 32 | failed | 2.00" in text
     assert "Peak in INT8: 300 billion multiply-adds a second, by a probe: convolutions" in text
     assert "not quiet: resnet50 at 32." in text
-
-
-def test_only_what_is_between_the_marks_changes(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    update(readme, report(cell()))
-    text = readme.read_text()
-    assert text.startswith(f"before\n{BEGIN}\n")
-    assert text.endswith(f"{END}\nafter\n")
-    assert between_marks(text).strip() == markdown(report(cell())).strip()
-    update(readme, report(cell(network="resnet34")))
-    assert "resnet18" not in readme.read_text()
 
 
 def test_multiply_adds_are_counted_from_the_graph(tmp_path: Path) -> None:
@@ -119,8 +91,7 @@ def test_multiply_adds_are_counted_from_the_graph(tmp_path: Path) -> None:
 
 
 def test_finished_cells_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    work, readme, output = tmp_path / "work", tmp_path / "README.md", tmp_path / "latency.json"
-    readme.write_text(f"{BEGIN}\n{END}\n")
+    work, output = tmp_path / "work", tmp_path / "latency.json"
     for engine in ENGINES:
         (work / "resnet18").mkdir(parents=True, exist_ok=True)
         tiny(work / "resnet18" / engine.name, engine.precision, engine.target)
@@ -137,14 +108,9 @@ def test_finished_cells_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(latency, "bench", bench)
     monkeypatch.setattr(measured_table, "count_multiply_adds", lambda _: 1_000_000)
     monkeypatch.setattr(peak_probe, "probe_all", lambda *_: PEAKS)
-    given = ["--networks", "resnet18", "--work", str(work), "--readme", str(readme)]
-    given += ["-o", str(output)]
+    given = ["--networks", "resnet18", "--work", str(work), "-o", str(output)]
     for _ in range(2):
         result = CliRunner().invoke(measured_table.main, given)
         assert result.exit_code == 0, result.output
     assert timed == [(1,), (32,)], "the second run had nothing left to do"
-    assert (
-        between_marks(readme.read_text()).strip()
-        == markdown(json.loads(output.read_text())).strip()
-    )
     assert [c["batch"] for c in json.loads(output.read_text())["cells"]] == [1, 32]
