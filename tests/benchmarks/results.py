@@ -129,6 +129,7 @@ def _row(engine: str, batch: int, median: float, rng: np.random.Generator) -> Ro
             "load": vars(QUIET),
             "peak_rss_mib": 200.0,
             "energy_mj": {},
+            "device": {},
         }
         for each in calls
     ]
