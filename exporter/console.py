@@ -68,15 +68,29 @@ class _Lines:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; the first column left-aligned, its short names whole, the others right."""
+    """Print a table; the first column left-aligned, the others right.
+
+    Where it does not fit, the first column has a width of its own, as far as there is room: of
+    columns without one the widest is cut first, and short names would be too.
+    """
+    console = Console()
+    shown = _table(title, columns, rows, None)
+    if console.measure(shown).maximum > console.width:
+        whole = min(_WHOLE_NAME, max((len(row[0]) for row in rows), default=0))
+        shown = _table(title, columns, rows, max(whole, len(columns[0])))
+    console.print(shown)
+
+
+def _table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], width: int | None
+) -> Table:
     shown = Table(title=title, title_justify="left")
-    whole = min(_WHOLE_NAME, max((len(row[0]) for row in rows), default=0))
-    shown.add_column(columns[0], overflow="fold", min_width=whole)
+    shown.add_column(columns[0], overflow="fold", width=width)
     for column in columns[1:]:
         shown.add_column(column, justify="right", overflow="fold")
     for row in rows:
         shown.add_row(*row)
-    Console().print(shown)
+    return shown
 
 
 def facts(title: str, pairs: Sequence[tuple[str, str]]) -> None:

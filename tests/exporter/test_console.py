@@ -41,3 +41,22 @@ def test_json_has_the_paired_test() -> None:
     assert candidate["paired"]["lost"] == 20
     assert candidate["paired"]["won"] == 8
     assert candidate["paired"]["p_value"] == pytest.approx(0.0357, abs=1e-4)
+
+
+@pytest.mark.parametrize("width", [72, 80, 120])
+def test_a_table_is_whole_at_any_width(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    console.accuracy_table(rows())
+    drawn = [line for line in capsys.readouterr().out.splitlines() if line[:1] in "┏┃┡│└"]
+    assert len({len(line.rstrip()) for line in drawn if line}) == 1
+    assert all(line.rstrip()[-1] in "┓┃┩│┘" for line in drawn if line)
+
+
+def test_short_names_stay_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    console.table("t", ["rung", *"abcd"], [["simulated", *["-0.03 to +0.03"] * 4]])
+    assert "simulated" in capsys.readouterr().out
