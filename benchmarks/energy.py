@@ -7,7 +7,7 @@ readers are tested on stand-ins and on recorded lines.
 
 from __future__ import annotations
 
-import importlib
+import contextlib
 import re
 import shutil
 import statistics
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from benchmarks.gpu_watch import parse_tegrastats_clock
+from exporter.gpus import open_nvml
 
 _INTERVAL_MS = 100
 
@@ -128,21 +129,15 @@ def read_rapl(root: Path = Path("/")) -> dict[str, Counter]:
 
 def read_nvml() -> dict[str, Counter]:
     """Read each NVIDIA GPU's energy since its driver was loaded (Volta and later)."""
-    try:
-        nvml = importlib.import_module("pynvml")
-        nvml.nvmlInit()
-    except Exception:  # not installed, or no driver under it, which is its own exception
-        return {}
-    found = {}
-    try:
-        for index in range(nvml.nvmlDeviceGetCount()):
-            handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            joules = nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000
-            found[f"NVML GPU {index}, the whole board"] = Counter(joules)
-    except nvml.NVMLError:
-        return found
-    finally:
-        nvml.nvmlShutdown()
+    found: dict[str, Counter] = {}
+    with open_nvml() as nvml:
+        if nvml is None:
+            return found
+        with contextlib.suppress(nvml.NVMLError):  # what was read before stays
+            for index in range(nvml.nvmlDeviceGetCount()):
+                handle = nvml.nvmlDeviceGetHandleByIndex(index)
+                joules = nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000
+                found[f"NVML GPU {index}, the whole board"] = Counter(joules)
     return found
 
 

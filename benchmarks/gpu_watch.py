@@ -6,10 +6,11 @@ its clock is in ``tegrastats`` (:func:`parse_tegrastats_clock`).
 
 from __future__ import annotations
 
-import importlib
 import re
 from dataclasses import dataclass
 from typing import Any
+
+from exporter.gpus import open_nvml
 
 # NVML API Reference, NvmlClocksEventReasons. An idle GPU (1) and clocks that somebody set (2, 100)
 # are no fault of a run.
@@ -46,17 +47,13 @@ class GpuState:
 
 def read_gpus() -> tuple[GpuState, ...]:
     """Read every GPU; none where NVML is not installed or has no driver under it."""
-    try:
-        nvml = importlib.import_module("pynvml")
-        nvml.nvmlInit()
-    except Exception:  # not installed, or no driver under it, which is its own exception
-        return ()
-    try:
-        return tuple(_state(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
-    except nvml.NVMLError:
-        return ()
-    finally:
-        nvml.nvmlShutdown()
+    with open_nvml() as nvml:
+        if nvml is None:
+            return ()
+        try:
+            return tuple(_state(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
+        except nvml.NVMLError:
+            return ()
 
 
 def _state(nvml: Any, index: int) -> GpuState:

@@ -37,7 +37,6 @@ NETWORKS = (
     "resnext26_32x4d",
     "resnext50_32x4d",
 )
-BATCHES = (1, 32)
 BASELINE = "keras"
 # For random weights, whose ranges mean nothing.
 _FEW_IMAGES = 32

@@ -6,6 +6,8 @@ import importlib
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,18 +52,29 @@ def find_gpus(root: Path = Path("/")) -> Gpus:
     return Gpus("none", ())
 
 
-def _by_nvml() -> tuple[Gpu, ...]:
+@contextmanager
+def open_nvml() -> Iterator[Any]:
+    """Give NVML's module ready to be asked; None where it is not installed or has no driver."""
+    nvml: Any = None
+    with suppress(Exception):  # not installed, or no driver under it, which is its own exception
+        module = importlib.import_module("pynvml")
+        module.nvmlInit()
+        nvml = module
     try:
-        nvml = importlib.import_module("pynvml")
-        nvml.nvmlInit()
-    except Exception:  # not installed, or no driver under it, which is its own exception
-        return ()
-    try:
-        return tuple(_nvml_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
-    except nvml.NVMLError:
-        return ()
+        yield nvml
     finally:
-        nvml.nvmlShutdown()
+        if nvml is not None:
+            nvml.nvmlShutdown()
+
+
+def _by_nvml() -> tuple[Gpu, ...]:
+    with open_nvml() as nvml:
+        if nvml is None:
+            return ()
+        try:
+            return tuple(_nvml_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
+        except nvml.NVMLError:
+            return ()
 
 
 def _nvml_gpu(nvml: Any, index: int) -> Gpu:
