@@ -2,6 +2,8 @@
 # only make and a Python from 3.10 to 3.13.
 
 VENV ?= .venv
+# Processes of `make test`. Most tests keep one core busy, and each process may hold 4 GB.
+WORKERS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := build/resnet18-ort
@@ -67,7 +69,7 @@ demo: setup data  ## export the shipped ResNet-18 and compare it with Keras on 1
 	$(BIN)/exporter evaluate $(DEMO) --data fashion-mnist
 
 test: check data  ## the checks, then all tests that can run here
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 check: setup  ## lint, format and types, as pre-commit and CI run them
 	$(BIN)/ruff check

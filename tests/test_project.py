@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from exporter.models import zoo
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -217,3 +220,11 @@ def test_every_dependency_is_bounded_on_both_sides() -> None:
         if not line.startswith(("exporter[", "tomli")) and not (">=" in line and "<" in line)
     ]
     assert not unbounded
+
+
+def test_ci_builds_every_model_of_the_zoo() -> None:
+    script = ROOT / ".ci" / "run"
+    if not script.is_file():
+        pytest.skip("a source release has no .ci")
+    halves = re.findall(r"^HALVES\+?=\((.*)\)$", script.read_text(), re.MULTILINE)
+    assert sorted(",".join(halves).split(",")) == sorted(zoo.ZOO)

@@ -57,6 +57,14 @@ def _names(_: click.Context, __: click.Parameter, text: str) -> tuple[str, ...]:
     "--seconds", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Of each block."
 )
 @click.option(
+    "--warm-up",
+    "warm_up_s",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    show_default=True,
+    help="Seconds that a block may take to settle, at most.",
+)
+@click.option(
     "--scenario",
     type=click.Choice(["sweep", "single-stream", "offline"]),
     default="sweep",

@@ -174,7 +174,7 @@ def test_a_whole_run(tmp_path: Path, tiny_data: str) -> None:
     one = tiny(tmp_path / "tiny-ort")
     file = tmp_path / "bench.json"
     given = ["bench", str(one.path), "--against", "none", "--batch", "1,3", "--threads", "1"]
-    given += ["--seconds", "0", "--data", tiny_data, "--json", "-o", str(file)]
+    given += ["--seconds", "0", "--warm-up", "0", "--data", tiny_data, "--json", "-o", str(file)]
     result = CliRunner().invoke(main, given)
     assert result.exit_code == 0, result.output
     report = json.loads(file.read_text())

@@ -1,6 +1,7 @@
-"""Every model of the zoo: the same network as Keras, and close to it in FP16 and INT8.
+"""Every model of the zoo is the same network as Keras; one of each kind, close in FP16 and INT8.
 
 Each is converted once, which is most of the time, and all tests of it run before the next.
+``python -m benchmarks.rtx_builds`` does FP16 and INT8 of the others, with real builds.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 import gc
 import importlib.util
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import onnx
@@ -34,6 +36,7 @@ from tests.exporter.passes.half_graphs import parse_errors
 
 pytestmark = pytest.mark.tf
 QUICK = ("resnet18",)
+ONE_OF_EACH = ("resnet18", "resnet50", "resnext26_32x4d")
 IMAGES = np.random.default_rng(0).random((4, 96, 96, 1), np.float32)
 
 
@@ -48,10 +51,11 @@ class Converted:
     reports: dict[str, PassReport]
 
 
-@pytest.fixture(
-    scope="module",
-    params=[n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in zoo.ZOO],
-)
+def models(names: Iterable[str]) -> list[Any]:
+    return [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
+@pytest.fixture(scope="module", params=models(zoo.ZOO))
 def converted(keras: ModuleType, request: pytest.FixtureRequest) -> Iterator[Converted]:
     from exporter import frontend
 
@@ -98,6 +102,7 @@ def check(model: ir.Model, before: bytes, amax: dict[str, float], x: np.ndarray)
     return compare_simulated(before, data, [{"input": x}]).max_relative_error
 
 
+@pytest.mark.parametrize("converted", models(ONE_OF_EACH), indirect=True)
 def test_fp16_and_int8_with_fp16_around_it(converted: Converted) -> None:
     """Valid, taken by NVIDIA's parser, and close."""
     plain, x = converted.data, IMAGES
