@@ -3,7 +3,8 @@
 ``trt`` is the module ``tensorrt`` or ``tensorrt_rtx``: they share one API. Precision is in the
 graph (FP16 tensors, Q/DQ), and the network strongly typed, which TensorRT 10 and 11 agree on.
 Only a release that has no such networks (8.6) is told by flags, in :func:`_create_network`.
-Every attribute used here is checked by a test against the names that 10.13 and 11 have.
+Every attribute used here is checked by a test against the names that 10.13 and 11 have, and each
+call against the types that 10.13's stubs give.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from exporter.artifact import MODEL
 from exporter.engine_record import ENGINE, EngineRecord, HardwareCompatibility
 from exporter.errors import ConversionError, ExporterError, Missing, WrongUse
 from exporter.targets import Compiled, _timing_cache
-from exporter.targets._tensorrt_watch import interruptible, make_log, make_monitor
+from exporter.targets._tensorrt_watch import Log, interruptible, make_log, make_monitor
 
 if TYPE_CHECKING:
+    import tensorrt
+
     from exporter.config import Batch, BuildOptions
     from exporter.targets import Build
 
@@ -128,25 +131,30 @@ def check_graph(trt: Any, model: Path) -> dict[str, Any]:
     return {"module": trt.__name__, "version": trt.__version__, "warnings": log.warnings}
 
 
-def start(trt: Any, log: Any) -> Any:
+def start(trt: Any, log: Log) -> tensorrt.Builder:
     """Return a builder.
 
     Raises:
         Missing: TensorRT is installed and does not start, as without a GPU or its driver.
     """
     try:
-        return trt.Builder(log)
+        builder: tensorrt.Builder = trt.Builder(log)
     except (TypeError, RuntimeError) as error:  # what its bindings make of a null pointer
         reason = log.errors[-1] if log.errors else str(error)
         raise Missing(
             f"{trt.__name__} {trt.__version__} does not start here: {reason}",
             hint="it needs an NVIDIA GPU and its driver: see nvidia-smi",
         ) from error
+    return builder
 
 
 def _create_network(
-    trt: Any, builder: Any, config: Any, build: Build, model: Path
-) -> tuple[Any, str]:
+    trt: Any,
+    builder: tensorrt.Builder,
+    config: tensorrt.IBuilderConfig,
+    build: Build,
+    model: Path,
+) -> tuple[tensorrt.INetworkDefinition, str]:
     """Return an empty network, and how it is told its precision."""
     if hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
         flag = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
@@ -166,13 +174,15 @@ def _has_half(model: Path) -> bool:
     return any(weight.data_type == onnx.TensorProto.FLOAT16 for weight in graph.initializer)
 
 
-def parse(trt: Any, network: Any, log: Any, model: Path) -> Any:
+def parse(
+    trt: Any, network: tensorrt.INetworkDefinition, log: Log, model: Path
+) -> tensorrt.OnnxParser:
     """Fill a network from a graph; the parser must outlive the build.
 
     Raises:
         ConversionError: the parser refuses; names the node and its Keras layer.
     """
-    parser = trt.OnnxParser(network, log)
+    parser: tensorrt.OnnxParser = trt.OnnxParser(network, log)
     if parser.parse(model.read_bytes()):
         return parser
     count = parser.num_errors
@@ -204,14 +214,17 @@ def _name_node(model: Path, index: int) -> str:
     return f"{node.op_type} node {node.name!r}{layer}"
 
 
-def _advice(error: Any, count: int) -> str:
+def _advice(error: tensorrt.ParserError, count: int) -> str:
     if "zero point" in error.desc().lower():
         return "TensorRT takes symmetric INT8 only: export with --scheme tensorrt"
     return f"{count} errors in all; TensorRT does not do this op or this form of it"
 
 
 def _add_profile(
-    builder: Any, network: Any, config: Any, batch: Batch
+    builder: tensorrt.Builder,
+    network: tensorrt.INetworkDefinition,
+    config: tensorrt.IBuilderConfig,
+    batch: Batch,
 ) -> dict[str, list[list[int]]]:
     """Give every open batch its range; return (min, opt, max) shapes by input.
 
@@ -224,7 +237,7 @@ def _add_profile(
     is_open = False
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
-        first, *rest = tuple(tensor.shape)
+        first, *rest = tensor.shape
         if -1 in rest:
             raise ConversionError(
                 f"input {tensor.name!r} is open in more than its batch: {(first, *rest)}",
@@ -239,7 +252,7 @@ def _add_profile(
     return shapes
 
 
-def _apply(trt: Any, config: Any, build: Build) -> None:
+def _apply(trt: Any, config: tensorrt.IBuilderConfig, build: Build) -> None:
     """Set what was asked for; each setting only if asked, so TensorRT's defaults stay its own."""
     options = build.options
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # for `exporter inspect`
@@ -277,7 +290,11 @@ def _set_capabilities(trt: Any, config: Any, options: BuildOptions) -> None:
 
 
 def _place_on_dla(
-    trt: Any, builder: Any, network: Any, config: Any, build: Build
+    trt: Any,
+    builder: tensorrt.Builder,
+    network: tensorrt.INetworkDefinition,
+    config: tensorrt.IBuilderConfig,
+    build: Build,
 ) -> dict[str, Any] | None:
     """Move what can run there to the DLA core, and name the rest before the build begins.
 
@@ -302,7 +319,7 @@ def _place_on_dla(
     return {"layers": len(layers), "on_gpu": on_gpu}
 
 
-def _timings(config: Any, timings: bytes) -> Any:
+def _timings(config: tensorrt.IBuilderConfig, timings: bytes) -> tensorrt.ITimingCache:
     """Attach a timing cache; a damaged one, or of another release, is left for a new one."""
     cache = config.create_timing_cache(timings) or config.create_timing_cache(b"")
     if not config.set_timing_cache(cache, ignore_mismatch=False):
@@ -311,7 +328,14 @@ def _timings(config: Any, timings: bytes) -> Any:
     return cache
 
 
-def _run(trt: Any, builder: Any, network: Any, config: Any, log: Any, build: Build) -> bytes:
+def _run(
+    trt: Any,
+    builder: tensorrt.Builder,
+    network: tensorrt.INetworkDefinition,
+    config: tensorrt.IBuilderConfig,
+    log: Log,
+    build: Build,
+) -> bytes:
     """Build, with progress where TensorRT reports it (from 10.0 on), until done or Ctrl-C.
 
     Raises:

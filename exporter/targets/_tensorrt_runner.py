@@ -24,6 +24,7 @@ from exporter.targets._tensorrt_watch import make_log
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    import tensorrt
 
     from exporter.runner import Feeds
 
@@ -83,7 +84,7 @@ class EngineRunner:
     def _load(self) -> None:
         trt = self._trt
         log = make_log(trt)
-        self._runtime = trt.Runtime(log)
+        self._runtime: tensorrt.Runtime = trt.Runtime(log)
         engine = self._runtime.deserialize_cuda_engine(self._plan.read_bytes())
         context = None if engine is None else engine.create_execution_context()
         if context is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +55,14 @@ class Phases:
         return self._best
 
 
-def make_log(trt: Any) -> Any:
+class Log(Protocol):
+    """What is kept of TensorRT's log."""
+
+    warnings: list[str]
+    errors: list[str]
+
+
+def make_log(trt: Any) -> Log:
     """Return the logger that keeps warnings and errors, in order and emptied, and drops the rest.
 
     One a process: TensorRT keeps the first that it is given, and would ignore any other.
@@ -66,8 +73,8 @@ def make_log(trt: Any) -> Any:
 
 
 @functools.cache
-def _log_of(trt: Any) -> Any:
-    class Log(trt.ILogger):  # type: ignore[misc]
+def _log_of(trt: Any) -> Log:
+    class Keeping(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.warnings: list[str] = []
@@ -79,7 +86,7 @@ def _log_of(trt: Any) -> Any:
             elif severity == trt.ILogger.WARNING and message not in self.warnings:
                 self.warnings.append(message)
 
-    return Log()
+    return Keeping()
 
 
 def make_monitor(trt: Any, progress: Progress, stage: str) -> Any:

@@ -22,6 +22,8 @@ from exporter.targets import Compiled, _tensorrt, _timing_cache, _trtexec
 from exporter.targets._tensorrt_watch import make_log
 
 if TYPE_CHECKING:
+    import tensorrt
+
     from exporter.artifact import Artifact
     from exporter.runner import Runner
     from exporter.targets import Build
@@ -66,7 +68,8 @@ def open(artifact: Artifact, threads: int | None = None) -> Runner:
 
 def lacking() -> Missing | None:
     """Return what keeps an engine from being built here, as the error to raise."""
-    if importlib.util.find_spec(MODULE) is None:
+    module = importlib.util.find_spec(MODULE)
+    if module is None or module.origin is None:  # a folder of type stubs is a package to Python
         return Missing(
             "the Python module tensorrt is not here",
             hint="on a Jetson it is the system's: python3 -m venv --system-site-packages; "
@@ -111,7 +114,8 @@ def _write_layers(trt: Any, folder: Path) -> None:
         ExporterError: the engine that was just built does not load.
     """
     log = make_log(trt)
-    engine = trt.Runtime(log).deserialize_cuda_engine((folder / ENGINE).read_bytes())
+    runtime: tensorrt.Runtime = trt.Runtime(log)
+    engine = runtime.deserialize_cuda_engine((folder / ENGINE).read_bytes())
     if engine is None:
         raise ExporterError(f"the new engine does not load: {' '.join(log.errors)}")
     inspector = engine.create_engine_inspector()

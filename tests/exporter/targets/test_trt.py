@@ -47,6 +47,17 @@ def test_without_tensorrt_the_graph_is_handed_over(no_tensorrt: None, tmp_path: 
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
 
 
+def test_type_stubs_are_not_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = tmp_path / "packages" / "only_stubs" / "__init__.pyi"
+    stub.parent.mkdir(parents=True)
+    stub.touch()
+    monkeypatch.syspath_prepend(stub.parents[1])
+    monkeypatch.setattr(trt, "MODULE", "only_stubs")
+    missing = trt.lacking()
+    assert missing is not None
+    assert "module tensorrt is not here" in missing.message
+
+
 def test_nvidias_parser_checks_what_is_handed_over(no_tensorrt: None, tmp_path: Path) -> None:
     rtx = pytest.importorskip("tensorrt_rtx", reason="pip install 'exporter[rtx]'")
     facts = trt.compile(tiny.folder(tmp_path), tiny.build()).section
