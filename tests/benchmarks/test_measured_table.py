@@ -17,6 +17,7 @@ from benchmarks.latency_result import Report
 from benchmarks.measured_table import (
     ENGINES,
     count_multiply_adds,
+    highest,
     markdown,
     share_of_peak,
 )
@@ -71,6 +72,16 @@ def test_a_table_and_what_can_not_be_trusted() -> None:
     assert "| resnet50 (random weights) | 32 | failed | 2.00" in text
     assert "Peak in INT8: 300 billion multiply-adds a second, by a probe: convolutions" in text
     assert "not quiet: resnet50 at 32." in text
+    assert "not quiet: none." in markdown(report(cell()))
+    assert "not quiet: all of them." in markdown(report(failed))
+
+
+def test_the_highest_peak_of_all_runs_counts(tmp_path: Path) -> None:
+    file = tmp_path / "peaks.json"
+    lower = {name: {**peak, "multiply_adds_per_s": 90e9} for name, peak in PEAKS.items()}
+    assert highest(lower, file) == lower
+    assert highest(PEAKS, file) == PEAKS
+    assert highest(lower, file) == PEAKS
 
 
 def test_multiply_adds_are_counted_from_the_graph(tmp_path: Path) -> None:
@@ -114,3 +125,17 @@ def test_finished_cells_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert result.exit_code == 0, result.output
     assert timed == [(1,), (32,)], "the second run had nothing left to do"
     assert [c["batch"] for c in json.loads(output.read_text())["cells"]] == [1, 32]
+    more = ["--networks", "resnet18,resnet34", "--kept", "--work", str(work), "-o", str(output)]
+    assert CliRunner().invoke(measured_table.main, more).exit_code == 0
+    assert len(timed) == 2
+    assert [c["network"] for c in json.loads(output.read_text())["cells"]] == ["resnet18"] * 2
+
+
+def test_no_cell_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peak_probe, "probe_all", lambda *_: PEAKS)
+    output = tmp_path / "latency.json"
+    given = ["--networks", "resnet34", "--kept", "--work", str(tmp_path), "-o", str(output)]
+    result = CliRunner().invoke(measured_table.main, given)
+    assert result.exit_code == 1
+    assert "holds no finished cell of resnet34" in result.output
+    assert not output.exists()
