@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from exporter.gpus import open_nvml
+from exporter.gpus import read_each
 
 # NVML API Reference, NvmlClocksEventReasons. An idle GPU (1) and clocks that somebody set (2, 100)
 # are no fault of a run.
@@ -47,13 +47,7 @@ class GpuState:
 
 def read_gpus() -> tuple[GpuState, ...]:
     """Read every GPU; none where NVML is not installed or has no driver under it."""
-    with open_nvml() as nvml:
-        if nvml is None:
-            return ()
-        try:
-            return tuple(_state(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
-        except nvml.NVMLError:
-            return ()
+    return read_each(_state)
 
 
 def _state(nvml: Any, index: int) -> GpuState:

@@ -6,11 +6,13 @@ import importlib
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,23 @@ def open_nvml() -> Iterator[Any]:
             nvml.nvmlShutdown()
 
 
-def _by_nvml() -> tuple[Gpu, ...]:
+def read_each(read: Callable[[Any, int], T]) -> tuple[T, ...]:
+    """Read every GPU by NVML; nothing where it does not answer for all of them.
+
+    Args:
+        read: given NVML's module and a GPU's index.
+    """
     with open_nvml() as nvml:
         if nvml is None:
             return ()
         try:
-            return tuple(_nvml_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
+            return tuple(read(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
         except nvml.NVMLError:
             return ()
+
+
+def _by_nvml() -> tuple[Gpu, ...]:
+    return read_each(_nvml_gpu)
 
 
 def _nvml_gpu(nvml: Any, index: int) -> Gpu:
