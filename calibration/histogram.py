@@ -146,20 +146,22 @@ class Histogram:
             total += octave.counts
         return total
 
-    def relative_weights(self) -> Floats:
-        """Return counts over which all images have the same say, float64 (2 * BINS,).
+    def relative_weights(self) -> tuple[Floats, Floats]:
+        """Return by which factors squared errors become relative, and how many images they are of.
 
-        A value counts by 1 / the power of its image, or rather by the mean of that over the
-        images of the octave. An error summed by these weights is relative to the images' power.
+        Returns:
+            float64 (octaves, 2 * BINS): a row times the squared error of each bin is the mean
+            square error by the power, averaged over the images of that octave. And float64
+            (octaves,): their number.
         """
         self._need_data()
-        most = max(self.octaves)
-        weights: Floats = np.zeros(2 * BINS)
+        rows, images = [], []
         for number in sorted(self.octaves):  # a sum of floats depends on its order
             octave = self.octaves[number]
-            mean = octave.weights / (octave.images * _WHOLE)
-            weights += octave.counts * (mean * 4.0 ** (most - number))
-        return weights
+            by_power = octave.weights / (octave.images * _WHOLE) * 4.0**-number
+            rows.append(octave.counts * (by_power / octave.counts.sum()))
+            images.append(octave.images)
+        return np.stack(rows), np.asarray(images, np.float64)
 
     @property
     def width(self) -> float:
