@@ -29,20 +29,22 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to INT8; the target's own scheme."""
+    """One way to INT8; the target's own scheme, and its own recovery where that is None."""
 
     target: str
     calibrator: Calibrator
-    recovery: tuple[RecoveryName, ...] = ()
+    recovery: tuple[RecoveryName, ...] | None = None
 
     @property
     def name(self) -> str:
         """Of its folder."""
-        return "-".join((self.target, self.calibrator, *self.recovery))
+        recovery = ("none",) if self.recovery == () else self.recovery or ()
+        return "-".join((self.target, self.calibrator, *recovery))
 
 
 VARIANTS = (
     Variant("ort", "mse"),
+    Variant("ort", "mse", ()),
     Variant("ort", "entropy"),
     Variant("ort", "percentile"),
     Variant("ort", "minmax"),

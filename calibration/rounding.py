@@ -10,7 +10,8 @@ for each output channel. That is the paper's local objective before its relaxati
 a quadratic binary problem. AdaRound relaxes it to sigmoids, which gradient descent hardens;
 here it is descended as it is, one weight at a time, as G fits in memory and the exact change of
 the objective by one flip is known. It can't get worse than nearest rounding, has no learning
-rate or annealing to tune, and ends where no single flip helps (or after 20 sweeps, when few do).
+rate or annealing to tune, and ends where no single flip helps, or after three sweeps: few help by
+then, and twenty sweeps brought the shipped networks' logits no nearer in three times the time.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ DAMPING = 0.01
 """Share of G's mean diagonal that is added to it: the images are a sample, and near-singular
 directions of G, along which it sees no error, have error on others (Frantar et al. 2022, "GPTQ",
 arXiv 2210.17323, section 3.3, for the same reason)."""
-_SWEEPS = 20
+_SWEEPS = 3
 _BLOCK = 128  # columns
 
 

@@ -119,7 +119,8 @@ class ExportConfig:
         calibration_images: how many training images they are measured on; ``auto``: until no
             range changes any more.
         calibration: a ``calibration.json`` to use instead of measuring.
-        recovery: of INT8 accuracy, by :data:`exporter.recovery.METHODS`; run in that order.
+        recovery: of INT8 accuracy, by :data:`exporter.recovery.METHODS`; run in that order. None
+            for what pays (:func:`exporter.recovery.chosen`), () for nothing.
         max_drop: for INT8: most points of top-1 to lose against the float graph, on held-out
             training images; layers stay in float until it holds. None: no budget.
         held_out_images: how many those are.
@@ -144,7 +145,7 @@ class ExportConfig:
     calibrator: Calibrator = "mse"
     calibration_images: int | Literal["auto"] = 512
     calibration: Path | None = None
-    recovery: tuple[RecoveryName, ...] = ()
+    recovery: tuple[RecoveryName, ...] | None = None
     max_drop: float | None = None
     held_out_images: int = 2000
     rest: FloatType | None = None
@@ -168,9 +169,9 @@ class ExportConfig:
             raise WrongUse(
                 f"--scheme and --calibration are for INT8, and --precision is {self.precision}"
             )
-        for name in self.recovery:
+        for name in self.recovery or ():
             if name not in get_args(RecoveryName):
-                raise unknown_name("recovery", name, get_args(RecoveryName))
+                raise unknown_name("recovery", name, ("auto", "none", *get_args(RecoveryName)))
         if self.precision != "int8" and self.recovery:
             raise WrongUse(f"--recovery is for INT8, and --precision is {self.precision}")
         if self.precision != "int8" and self.rest:

@@ -57,10 +57,15 @@ unsafe_option = click.option(
 )
 
 
-def split_list(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
-    """Read an option that may be repeated, given a list with commas, or both."""
-    names = [name.strip() for text in given for name in text.split(",")]
-    return tuple(dict.fromkeys(names))
+def recovery_names(
+    context: click.Context, parameter: click.Parameter, given: tuple[str, ...]
+) -> tuple[str, ...] | None:
+    """Read ``--recovery``, repeated, a list with commas, or both; None for ``auto``."""
+    names = tuple(dict.fromkeys(name.strip() for text in given for name in text.split(",")))
+    alone = {"auto", "none"} & {*names}
+    if alone and len(names) > 1:
+        raise click.BadParameter(f"{alone.pop()} stands alone", context, parameter)
+    return {(): None, ("auto",): None, ("none",): ()}.get(names, names)
 
 
 # In the order of --help; each is named after its field of BuildOptions.

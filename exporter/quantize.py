@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -77,7 +78,8 @@ class Calibrated:
         trials: the graph, the scheme and the ranges.
         params: the calibration.
         images: what it was measured on, and what recovery measures on; None where neither does.
-        recovered: what recovery changed before the calibration.
+        methods: of recovery.
+        recovered: what they changed before the calibration.
         reports: of the passes that prepared the graph.
         warnings: of the calibration.
     """
@@ -85,6 +87,7 @@ class Calibrated:
     trials: Trials
     params: Params
     images: CalibrationImages | None
+    methods: tuple[RecoveryName, ...]
     recovered: dict[RecoveryName, PassReport]
     reports: list[PassReport]
     warnings: list[str]
@@ -114,7 +117,7 @@ def quantize(
     recovered, fallback = ready.recovered, None
     if ready.images is not None:
         setting = _setting(ready.trials, ready.images, progress)
-        recovered = recovered | recovery.with_images(model, config.recovery, setting)
+        recovered = recovered | recovery.with_images(model, ready.methods, setting)
     if config.max_drop is not None:
         images, notes = hold_out(source, config, ready.params, progress)
         fallback = hold_budget(ready.trials, images, config.max_drop, progress)
@@ -137,7 +140,8 @@ def calibrated(
     """Prepare a graph in place, and find its ranges; arguments and errors as for `quantize`."""
     row = lookup(scheme, reduce_range=scheme == "cpu" and lacks_vnni())
     reports = prepare(model)
-    recovered = recovery.before_calibration(model, config.recovery)
+    methods, notes = recovery.chosen(config, row)
+    recovered = recovery.before_calibration(model, methods)
     if source.preprocessing is None:
         raise WrongUse(
             f"{source.name} does not say how its images are preprocessed",
@@ -146,7 +150,7 @@ def calibrated(
     graph = graph_hash(model)
     size = (int(source.inputs[0].shape[1] or 0), int(source.inputs[0].shape[2] or 0))
     prepared = json.dumps(describe(source.preprocessing, size), sort_keys=True)
-    images = measured_images(source, config, progress)
+    images = measured_images(source, config, methods, progress)
     if config.calibration is not None:
         params = load_params(config.calibration)
         warnings: list[str] = []
@@ -159,7 +163,7 @@ def calibrated(
         for name, tensor in params.tensors.items()
     }
     trials = Trials(model, row, ranges)
-    return Calibrated(trials, params, images, recovered, reports, warnings)
+    return Calibrated(trials, params, images, methods, recovered, reports, [*warnings, *notes])
 
 
 def graph_hash(model: ir.Model) -> str:
@@ -190,14 +194,17 @@ def prepare(model: ir.Model) -> list[PassReport]:
 
 
 def measured_images(
-    source: Source, config: ExportConfig, progress: Progress
+    source: Source,
+    config: ExportConfig,
+    methods: Collection[RecoveryName],
+    progress: Progress,
 ) -> CalibrationImages | None:
     """Choose what to measure on; None where nothing is measured.
 
     Raises:
         WrongUse: a calibration is given, and what else needs images isn't.
     """
-    needed = recovery.measured(config.recovery)
+    needed = recovery.measured(methods)
     if config.calibration is not None and not needed:
         return None
     if config.calibration is not None and config.data is None:

@@ -17,7 +17,7 @@ from exporter.options import (
     folder_type,
     json_option,
     preprocess_option,
-    split_list,
+    recovery_names,
     take_build_options,
     unsafe_option,
     weights_option,
@@ -82,10 +82,11 @@ from exporter.targets import TARGETS
 )
 @click.option(
     "--recovery",
-    metavar="equalize,rounding,bias",
+    metavar="auto|none|NAMES",
     multiple=True,
-    callback=split_list,
-    help="INT8: any of these, to win back accuracy; rounding and bias take minutes.",
+    callback=recovery_names,
+    help="INT8: any of equalize,rounding,bias, to win back accuracy in up to some minutes."
+    "  [default: auto, rounding where weights have 7 bits]",
 )
 @build_options
 @click.option("-o", "--output", type=folder_type, help="Folder; default: MODEL-TARGET.")

@@ -166,7 +166,68 @@ def test_ranges_alone_are_not_enough_for_what_measures(tmp_path: Path) -> None:
     given = ExportConfig("x", calibration=tmp_path, recovery=("bias", "equalize"), **fields)
     source: Any = None  # no part in this
     with pytest.raises(WrongUse, match="--recovery bias measures on images") as raised:
-        measured_images(source, given, silent)
+        measured_images(source, given, ("bias",), silent)
     assert "--data" in str(raised.value.hint)
     given = ExportConfig("x", calibration=tmp_path, recovery=("equalize",), **fields)
-    assert measured_images(source, given, silent) is None
+    assert measured_images(source, given, ("equalize",), silent) is None
+
+
+CPU_8_BIT = schemes.lookup("cpu", reduce_range=False)
+
+
+@pytest.mark.parametrize(
+    ("asked", "scheme", "expected"),
+    [
+        ({}, SCHEMES[1], ("rounding",)),
+        ({}, SCHEMES[0], ()),
+        ({}, CPU_8_BIT, ()),
+        ({"max_drop": 1.0}, SCHEMES[1], ()),
+        ({"recovery": ()}, SCHEMES[1], ()),
+        ({"recovery": ("bias",)}, CPU_8_BIT, ("bias",)),
+        ({"calibration": Path("c.json")}, SCHEMES[0], ()),
+        ({"calibration": Path("c.json"), "data": "npz:x"}, SCHEMES[1], ("rounding",)),
+    ],
+)
+def test_by_itself_only_weights_of_7_bits_are_rounded(
+    asked: dict[str, Any], scheme: schemes.Scheme, expected: tuple[str, ...]
+) -> None:
+    config = ExportConfig("x", target="ort", output=Path("out"), precision="int8", **asked)
+    assert recovery.chosen(config, scheme) == (expected, [])
+
+
+def test_a_calibration_without_images_says_that_weights_are_not_rounded() -> None:
+    given = Path("c.json")
+    config = ExportConfig("x", "ort", Path("out"), precision="int8", calibration=given)
+    methods, (note,) = recovery.chosen(config, SCHEMES[1])
+    assert methods == ()
+    assert "--data" in note
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), None),
+        (("--recovery", "auto"), None),
+        (("--recovery", "none"), ()),
+        (("--recovery", "rounding, bias"), ("rounding", "bias")),
+        (("--recovery", "bias", "--recovery", "bias,equalize"), ("bias", "equalize")),
+    ],
+)
+def test_the_option(monkeypatch: pytest.MonkeyPatch, options: Any, expected: Any) -> None:
+    seen: list[ExportConfig] = []
+
+    def stop(config: ExportConfig, *_: Any) -> None:
+        seen.append(config)
+        raise WrongUse("far enough")
+
+    monkeypatch.setattr("exporter.pipeline.export", stop)
+    CliRunner().invoke(main, ["export", "resnet18", "--to=ort", "--precision=int8", *options])
+    assert [config.recovery for config in seen] == [expected]
+
+
+def test_auto_and_none_stand_alone() -> None:
+    refused = CliRunner().invoke(
+        main, ["export", "resnet18", "--to=ort", "--precision=int8", "--recovery=none,bias"]
+    )
+    assert refused.exit_code == 2
+    assert "none stands alone" in refused.stderr
