@@ -22,6 +22,7 @@ from rich.console import Console
 
 from benchmarks import latency, peak_probe, result_file
 from benchmarks.latency import Plan
+from benchmarks.linear_layers import linear_layers
 from exporter import artifact, pipeline
 from exporter.artifact import Artifact
 from exporter.config import ExportConfig, Precision
@@ -29,6 +30,7 @@ from exporter.models import zoo
 from exporter.runner import usable_cores
 
 RESULTS = Path(__file__).parent / "results" / "latency.json"
+WORK = Path("build/measured_table")
 NETWORKS = (
     "resnet18",
     "resnet34",
@@ -124,21 +126,7 @@ def measure(network: str, batch: int, work: Path, plan: Plan, against: Sequence[
 
 def count_multiply_adds(one: Artifact) -> int:
     """Count those of an image, in all convolutions and dense layers of an FP32 artefact."""
-    import onnx_ir as ir
-    from onnx_ir.passes import common
-
-    from exporter.trials import multiply_adds
-
-    model = ir.load(one.file(artifact.MODEL))
-    common.ShapeInferencePass()(model)
-    total = 0
-    for node in model.graph:
-        if node.op_type in ("Conv", "Gemm", "MatMul"):
-            shape = node.outputs[0].shape
-            assert shape is not None
-            # Only the batch is open, and that does not count.
-            total += multiply_adds(node, [n if isinstance(n, int) else 1 for n in shape])
-    return total
+    return sum(linear.multiply_adds for linear in linear_layers(one).values())
 
 
 def share_of_peak(cell: Cell, engine: str, peaks: Mapping[str, Any]) -> float | None:
@@ -193,6 +181,7 @@ def highest(probed: Peaks, file: Path) -> Peaks:
         name: max(peak, kept.get(name, peak), key=lambda one: float(one["multiply_adds_per_s"]))
         for name, peak in probed.items()
     }
+    file.parent.mkdir(parents=True, exist_ok=True)
     result_file.write(best, file)
     return best
 
@@ -235,7 +224,7 @@ def read_kept(networks: Sequence[str], batches: Iterable[int], work: Path) -> li
 @click.option(
     "--work",
     type=click.Path(path_type=Path, file_okay=False),
-    default=Path("build/measured_table"),
+    default=WORK,
     show_default=True,
     help="Folder of artefacts and finished cells.",
 )

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from benchmarks import measured_table, rtx_builds
+from benchmarks import layer_times, measured_table, rtx_builds
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -77,6 +77,8 @@ class Source:
     command: str
 
 
+_BEST = "build/measured_table/resnet18/openvino-int8"
+
 # By mark in the README.
 TABLES = {
     "export_time": Source("export_time.json", export_time, "export_time"),
@@ -85,6 +87,7 @@ TABLES = {
         "int8_resnext26_16x4d.json", int8_accuracy, "int8_accuracy resnext26_16x4d"
     ),
     "latency": Source("latency.json", measured_table.markdown, "measured_table"),
+    "layer_times": Source("layer_times.json", layer_times.markdown, f"layer_times {_BEST}"),
     "rtx_builds": Source(
         "rtx_builds.json", lambda report: rtx_builds.markdown(report["results"]), "rtx_builds"
     ),

@@ -69,3 +69,16 @@ def tiny_data(tmp_path: Path) -> str:
     images, labels = striped_images(96)
     np.savez(tmp_path / "tiny.npz", images=images, labels=labels)
     return f"npz:{tmp_path / 'tiny.npz'}"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    """Folders of training and test images that have none in common."""
+    from PIL import Image
+
+    for split, seed, count in (("train", 0, 96), ("test", 1, 96)):
+        for i, (image, label) in enumerate(zip(*striped_images(count, seed=seed), strict=True)):
+            folder = tmp_path / "images" / split / str(label)
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / f"{i}.png")
+    return f"folder:{tmp_path / 'images'}"

@@ -59,12 +59,15 @@ class OpenVinoRunner:
         precision: str,
         graph: dict[str, Any],
         threads: int | None = None,
+        *,
+        profiled: bool = False,
     ) -> None:
         self._ir = ir
         self._precision = precision
         self._inputs = {port["name"]: port["shape"] for port in graph["inputs"]}
         self._outputs = [port["name"] for port in graph["outputs"]]
         self._threads = threads
+        self._profiled = profiled
 
     def __enter__(self) -> OpenVinoRunner:
         """Compile the IR for this CPU.
@@ -74,7 +77,9 @@ class OpenVinoRunner:
             Missing: it would compute in another precision here.
             WrongUse: it would use fewer threads than were asked for.
         """
-        self._compiled = _compiled(*self._ir, _HINTS[self._precision], self._threads)
+        self._compiled = _compiled(
+            *self._ir, _HINTS[self._precision], self._threads, profiled=self._profiled
+        )
         self._request = self._compiled.create_infer_request()
         return self
 
@@ -99,6 +104,17 @@ class OpenVinoRunner:
                 raise WrongUse(f"input {name!r} takes {self._inputs[name]}, not {array.shape}")
         results = self._request.infer(feeds, share_outputs=False)
         return {name: results[self._compiled.output(name)] for name in self._outputs}
+
+    def mean_ms_by_node(self) -> dict[str, tuple[str, float]]:
+        """Return each executed node's op and milliseconds, the mean over all calls so far.
+
+        Only where it was opened ``profiled``.
+        """
+        return {
+            node.node_name: (node.node_type, node.real_time.total_seconds() * 1000)
+            for node in self._request.profiling_info
+            if node.status == node.Status.EXECUTED
+        }
 
 
 def compile(folder: Path, build: Build) -> Compiled:
@@ -150,7 +166,14 @@ def open(artifact: Artifact, threads: int | None = None) -> OpenVinoRunner:
     return OpenVinoRunner(ir, passport["precision"], passport["graph"], threads)
 
 
-def _compiled(model: Path, weights: Path, hint: str, threads: int | None) -> Any:
+def _compiled(
+    model: Path,
+    weights: Path,
+    hint: str,
+    threads: int | None,
+    *,
+    profiled: bool = False,
+) -> Any:
     """Compile for this CPU with every choice made here, and refuse where one is not kept."""
     core = load_openvino().Core()
     options = {
@@ -160,6 +183,7 @@ def _compiled(model: Path, weights: Path, hint: str, threads: int | None) -> Any
         "PERFORMANCE_HINT": "LATENCY",
         "ENABLE_HYPER_THREADING": True,  # or threads are cut to the physical cores
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # no activations in INT8 that weren't asked for
+        "PERF_COUNT": profiled,
     }
     try:
         compiled = core.compile_model(core.read_model(model, weights), "CPU", options)

@@ -12,9 +12,6 @@ from click.testing import CliRunner
 
 from exporter.cli import main
 from tests.exporter import networks
-from tests.exporter.test_quantize import data
-
-__all__ = ["data"]
 
 pytestmark = pytest.mark.tf
 

@@ -15,7 +15,15 @@ pytestmark = [pytest.mark.tf, pytest.mark.data]
 
 def test_a_row_is_tested_in_pairs(tmp_path: Path) -> None:
     output = tmp_path / "int8.json"
-    asked = ["resnet18", "--variant", "ort-mse-none", "--images", "40", "--calibration-images", "16"]
+    asked = [
+        "resnet18",
+        "--variant",
+        "ort-mse-none",
+        "--images",
+        "40",
+        "--calibration-images",
+        "16",
+    ]
     done = CliRunner().invoke(int8_accuracy.main, [*asked, "-o", str(output)])
     assert done.exit_code == 0, done.output
     report = json.loads(output.read_text())

@@ -18,9 +18,6 @@ from exporter.errors import ConversionError, WrongUse
 from exporter.half import NOT_MEASURED, Measured, compare_simulated, to_half
 from tests.exporter import networks
 from tests.exporter.passes.qdq_graphs import CONV, net
-from tests.exporter.test_quantize import data
-
-__all__ = ["data"]  # a fixture
 
 
 def config(**options: Any) -> ExportConfig:

@@ -16,23 +16,9 @@ from exporter import calibration_images, pipeline, targets
 from exporter.artifact import Artifact
 from exporter.config import ExportConfig
 from exporter.errors import WrongUse
-from tests.conftest import striped_images
 from tests.exporter import networks
 
 pytestmark = pytest.mark.tf
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> str:
-    """Folders of training and test images that have none in common."""
-    from PIL import Image
-
-    for split, seed, count in (("train", 0, 96), ("test", 1, 96)):
-        for i, (image, label) in enumerate(zip(*striped_images(count, seed=seed), strict=True)):
-            folder = tmp_path / "images" / split / str(label)
-            folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(folder / f"{i}.png")
-    return f"folder:{tmp_path / 'images'}"
 
 
 def export(keras: ModuleType, tmp_path: Path, data: str, **options: Any) -> Artifact:
