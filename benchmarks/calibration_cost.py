@@ -33,8 +33,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import result_file
-from benchmarks.apart import run_apart
+from benchmarks import result_file, worker
 from exporter.models import zoo
 
 if TYPE_CHECKING:
@@ -186,9 +185,22 @@ def measure_apart(tool: str, folder: Path, images: int) -> Sample:
 
     This process stays small: Linux counts its memory in the peak of what it starts.
     """
-    line = run_apart("calibration_cost", "--measure", tool, str(folder), str(images))
-    found: Sample = json.loads(line)
+    job = json.dumps([tool, str(folder), images])
+    found = worker.need("benchmarks.calibration_cost:measured", job)
     return {"tool": tool, "images": images, **found}
+
+
+def measured(job: str) -> worker.Answer:
+    """Measure what a job says, in a process of its own."""
+    tool, folder, images = json.loads(job)
+    return measure(tool, Path(folder), images)
+
+
+def prepared(job: str) -> worker.Answer:
+    """Prepare what a job says, in a process of its own."""
+    model, data, images, folder = json.loads(job)
+    prepare(model, data, images, Path(folder))
+    return {"images": images}
 
 
 def run(
@@ -298,8 +310,6 @@ def table(summary: dict[str, Any]) -> Table:
     default=RESULTS,
     help="JSON file; default: benchmarks/results/calibration_cost.json.",
 )
-@click.option("--measure", "one", type=(click.Choice(TOOLS), Path, int), hidden=True)
-@click.option("--prepare", "into", type=Path, hidden=True)
 def main(
     model: str,
     data: str,
@@ -308,16 +318,8 @@ def main(
     rounds: int,
     seed: int,
     output: Path,
-    one: tuple[str, Path, int] | None,
-    into: Path | None,
 ) -> None:
     """Measure what entropy calibration of a zoo model costs in time and memory."""
-    if one is not None:
-        click.echo(json.dumps(measure(*one)))
-        return
-    if into is not None:
-        prepare(model, data, images, into)
-        return
     if few >= images:
         raise click.UsageError(f"--few {few} must be less than --images {images}")
     report: dict[str, Any] = {
@@ -327,8 +329,8 @@ def main(
     output.parent.mkdir(parents=True, exist_ok=True)
     progress = Console(stderr=True, highlight=False)
     with tempfile.TemporaryDirectory(prefix="calibration-cost-") as name:
-        options = ("--model", model, "--data", data, "--images", str(images))
-        run_apart("calibration_cost", "--prepare", name, *options)
+        job = json.dumps([model, data, images, name])
+        worker.need("benchmarks.calibration_cost:prepared", job)
         samples = run(Path(name), few, images, rounds, seed, progress.print)
     report["results"] = summarize(samples, few, images)
     report["samples"] = samples

@@ -30,8 +30,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import result_file
-from benchmarks.apart import run_apart
+from benchmarks import result_file, worker
 from benchmarks.bootstrap import ratio_interval, ratio_of_medians
 from exporter.errors import WrongUse
 from exporter.models import zoo
@@ -171,8 +170,12 @@ def _clocked(module: ModuleType, name: str, steps: dict[str, float]) -> Iterator
 
 def measure_apart(tool: str, model: str) -> Sample:
     """Run :func:`measure` in a fresh process."""
-    sample: Sample = json.loads(run_apart("export_time", "--measure", tool, model))
-    return sample
+    return worker.need("benchmarks.export_time:answer", json.dumps([tool, model]))
+
+
+def answer(job: str) -> worker.Answer:
+    """Measure the tool and the model of a job, in a process of its own."""
+    return measure(*json.loads(job))
 
 
 def run(models: Sequence[str], rounds: int, seed: int, say: Callable[[str], None]) -> list[Sample]:
@@ -240,14 +243,8 @@ def _zoo_names(_: click.Context, __: click.Parameter, text: str) -> tuple[str, .
     default=RESULTS,
     help="JSON file; default: benchmarks/results/export_time.json.",
 )
-@click.option("--measure", "one", type=(click.Choice(TOOLS), str), hidden=True)
-def main(
-    models: tuple[str, ...], rounds: int, seed: int, output: Path, one: tuple[str, str] | None
-) -> None:
+def main(models: tuple[str, ...], rounds: int, seed: int, output: Path) -> None:
     """Time our export against keras.Model.export(format="onnx")."""
-    if one is not None:
-        click.echo(json.dumps(measure(*one)))
-        return
     report: dict[str, Any] = {
         **result_file.header("export_time"),
         "seed": seed,

@@ -26,8 +26,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import int8_cells, result_file
-from benchmarks.apart import run_apart
+from benchmarks import int8_cells, result_file, worker
 from benchmarks.int8_cells import PREPARED
 from benchmarks.int8_tools import OURS, RIVALS, TOOLS
 from benchmarks.paired import paired
@@ -175,13 +174,9 @@ class Runner:
         return record
 
     def _run(self, network: str, model: str, scheme: str, tool: str) -> Cell:
-        what = [str(self._work / network), model, scheme or "-", tool]
-        sizes = ["--images", str(self._sizes[0]), "--calibration-images", str(self._sizes[1])]
-        try:
-            cell: Cell = json.loads(run_apart("int8_comparison", *sizes, "--cell", *what))
-        except click.ClickException as error:
-            return {"failed": error.message}
-        return cell
+        job = [str(self._work / network), model, scheme, tool, self._sizes]
+        cell = worker.ask("benchmarks.int8_comparison:answer", json.dumps(job))
+        return {"failed": cell["error"]} if "error" in cell else cell
 
     @staticmethod
     def _identity(model: str) -> str:
@@ -251,14 +246,15 @@ def run(runner: Runner, network: str, model: str, work: Path) -> list[dict[str, 
     return results
 
 
-def _cell(work: Path, model: str, scheme: str, tool: str, sizes: tuple[int, int]) -> Cell:
-    """Run one step in this process; what libraries print must not mix with its record."""
+def answer(job: str) -> worker.Answer:
+    """Run the step of a job, in a process of its own."""
+    folder, model, scheme, tool, sizes = json.loads(job)
     if tool != "prepare":
-        return int8_cells.run_cell(work, model, scheme, tool)
+        return int8_cells.run_cell(Path(folder), model, scheme, tool)
     from benchmarks.accuracy import score
 
-    int8_cells.prepare(model, work, *sizes)
-    prepared = np.load(work / PREPARED)
+    int8_cells.prepare(model, Path(folder), *sizes)
+    prepared = np.load(Path(folder, PREPARED))
     return {"keras": score("keras", prepared["keras"], prepared["labels"]).as_json()}
 
 
@@ -288,7 +284,6 @@ def _cell(work: Path, model: str, scheme: str, tool: str, sizes: tuple[int, int]
     help="JSON file; default: benchmarks/results/int8_comparison.json.",
 )
 @click.option("--resume", is_flag=True, help="Keep what this code finished earlier.")
-@click.option("--cell", type=(click.Path(path_type=Path), str, str, str), hidden=True)
 def main(
     models: str | None,
     images: int,
@@ -297,13 +292,9 @@ def main(
     untuned: Path,
     output: Path,
     resume: bool,
-    cell: tuple[Path, str, str, str] | None,
 ) -> None:
     """Compare what INT8 loses by our calibration, quantize_static and NNCF."""
     sizes = (images, calibration_images)
-    if cell is not None:
-        click.echo("\n" + json.dumps(_cell(*cell, sizes)))
-        return
     say = Console(stderr=True, highlight=False, soft_wrap=True)
     if importlib.util.find_spec("nncf") is None:
         say.print("NNCF is not installed, its cells will fail: pip install 'exporter[compare]'")

@@ -298,7 +298,7 @@ def time_apart(job: Job) -> Sample:
     """
     limit_s = job.seconds * 10 + job.warm_up_s * 2 + _LOAD_LIMIT_S
     threads = {"OMP_NUM_THREADS": str(job.threads)}
-    return worker.ask("benchmarks.timing_worker", job.as_json(), limit_s, threads)
+    return worker.ask("benchmarks.timing_worker:answer", job.as_json(), limit_s, threads)
 
 
 def summarize(

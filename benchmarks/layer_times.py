@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -33,11 +32,10 @@ from benchmarks import latency, measured_table, peak_probe, result_file, worker
 from benchmarks.linear_layers import Linear, linear_layers, name_layers
 from exporter import artifact
 from exporter.artifact import Artifact
-from exporter.errors import ExporterError, WrongUse
+from exporter.errors import WrongUse
 from exporter.runner import usable_cores
 
 RESULTS = Path(__file__).parent / "results" / "layer_times.json"
-_LIMIT_S = 600.0
 WARM_UP_CALLS = 10
 OUTSIDE = "between and around the layers"
 
@@ -114,6 +112,12 @@ def profile(job: Job) -> dict[str, Any]:
         "call_ms": statistics.median(seconds for seconds, _ in blocks) * 1000 / job.calls,
         "nodes": [asdict(node) for node in nodes],
     }
+
+
+def answer(job: str) -> worker.Answer:
+    """Profile the artefact of a job, in a process of its own."""
+    given = json.loads(job)
+    return profile(Job(**{**given, "cores": tuple(given["cores"])}))
 
 
 def _feeds(one: Artifact, batch: int) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
@@ -247,21 +251,19 @@ def measure(path: Path, batch: int, threads: int, peaks: Mapping[str, Any]) -> d
     one = artifact.read(path)
     cores = tuple(latency.choose_cores(threads))
     job = Job(str(path), batch, threads, cores)
-    answer = worker.ask("benchmarks.layer_times", json.dumps(asdict(job)), _LIMIT_S)
-    if "error" in answer:
-        raise ExporterError(answer["error"], hint=answer.get("hint"))
+    found = worker.need("benchmarks.layer_times:answer", json.dumps(asdict(job)))
     numbers, size = ("int8", 1) if one.passport["precision"] == "int8" else ("fp32", 4)
     peak = peaks[numbers]["multiply_adds_per_s"]
-    rows = shares(answer, linear_layers(one), batch, peak, size)
+    rows = shares(found, linear_layers(one), batch, peak, size)
     return {
         "artifact": path.name,
         "network": one.passport["source"]["model"],
         "target": one.target,
         "precision": one.passport["precision"],
         "batch": batch,
-        "call_ms": answer["call_ms"],
+        "call_ms": found["call_ms"],
         "shares": [asdict(row) for row in rows],
-        "nodes": answer["nodes"],
+        "nodes": found["nodes"],
     }
 
 
@@ -340,12 +342,5 @@ def main(artifacts: Sequence[Path], batch: str, threads: int, output: Path) -> N
     say.print(f"all layers: {output}")
 
 
-def _read(line: str) -> Job:
-    given = json.loads(line)
-    return Job(**{**given, "cores": tuple(given["cores"])})
-
-
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        main()
-    worker.serve(lambda line: profile(_read(line)))
+    main()

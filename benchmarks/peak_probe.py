@@ -98,9 +98,10 @@ def probe_all(threads: int, cores: Sequence[int], seconds: float = 1.5) -> dict[
         for engine in ENGINES:
             for shape in SHAPES:
                 probe = Probe(engine, numbers, shape, threads, tuple(cores), seconds)
-                answer = worker.ask("benchmarks.peak_probe", json.dumps(asdict(probe)), _LIMIT_S)
-                if "error" not in answer:
-                    rates[f"{shape}, {engine}"] = answer["multiply_adds_per_s"]
+                job = json.dumps(asdict(probe))
+                found_here = worker.ask("benchmarks.peak_probe:answer", job, _LIMIT_S)
+                if "error" not in found_here:
+                    rates[f"{shape}, {engine}"] = found_here["multiply_adds_per_s"]
         if not rates:
             raise ExporterError(f"no {numbers} probe runs here", hint="exporter doctor")
         best = max(rates, key=rates.__getitem__)
@@ -207,10 +208,7 @@ _OPENERS: dict[str, Callable[[onnx.ModelProto, Path, Probe], Runner]] = {
 }
 
 
-def _read(line: str) -> Probe:
-    given = json.loads(line)
-    return Probe(**{**given, "cores": tuple(given["cores"])})
-
-
-if __name__ == "__main__":
-    worker.serve(lambda line: measure(_read(line)))
+def answer(job: str) -> worker.Answer:
+    """Run the probe of a job, in a process of its own."""
+    given = json.loads(job)
+    return measure(Probe(**{**given, "cores": tuple(given["cores"])}))

@@ -120,8 +120,8 @@ def make_all(
         progress("peers", done, len(names), f"{name} quantises")
         (folder / name).mkdir()
         order = Order(name, one.path.absolute(), folder / name, data, original)
-        line = json.dumps(asdict(order), default=str)
-        answers[name] = worker.ask("benchmarks.peers", line, _LIMIT_S)
+        job = json.dumps(asdict(order), default=str)
+        answers[name] = worker.ask("benchmarks.peers:answer", job, _LIMIT_S)
     progress("peers", len(names), len(names), "done")
     return answers
 
@@ -219,11 +219,8 @@ PEERS: dict[str, Peer] = {
 }
 
 
-def _read(line: str) -> Order:
-    given = json.loads(line)
+def answer(job: str) -> worker.Answer:
+    """Make the model of a job, in a process of its own."""
+    given = json.loads(job)
     paths = {name: Path(given[name]) for name in ("artefact", "folder")}
-    return Order(**{**given, **paths, "original": Original(**given["original"])})
-
-
-if __name__ == "__main__":
-    worker.serve(lambda line: make(_read(line)))
+    return make(Order(**{**given, **paths, "original": Original(**given["original"])}))

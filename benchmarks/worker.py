@@ -1,8 +1,9 @@
-"""Run a module in a process of its own: a job goes in as JSON, one object comes out.
+"""Run a function in a process of its own: a job goes in as JSON, one object comes out.
 
-What needs a fresh process (a timing), or may take its process along (another maker's converter),
-is asked for through here. The answer is the last line of standard output; libraries may print
-whatever they like before it.
+What needs a fresh process (a timing, a peak of memory), or may take its process along (another
+maker's converter), is asked for through here: ``python -m benchmarks.worker MODULE:FUNCTION``
+reads the job. The answer is the last line of standard output; libraries may print whatever they
+like before it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from json import JSONDecodeError
 from typing import Any
 
@@ -22,21 +24,24 @@ Answer = dict[str, Any]
 
 
 def ask(
-    module: str, job: str, limit_s: float, environment: Mapping[str, str] | None = None
+    function: str,
+    job: str,
+    limit_s: float | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Answer:
-    """Run a module that calls :func:`serve`; its process does not outlive this call.
+    """Run a function in a process that does not outlive this call.
 
     Args:
-        module: its full name.
+        function: ``MODULE:FUNCTION``; it takes the job and returns an :data:`Answer`.
         job: what it reads.
-        limit_s: how long it may take.
+        limit_s: how long it may take; None: as long as it does.
         environment: variables beside those of this process.
 
     Returns:
         What it answered; ``error`` (and ``hint``) where it refused, died or took too long.
     """
     with subprocess.Popen(
-        [sys.executable, "-m", module],
+        [sys.executable, "-m", "benchmarks.worker", function],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -62,10 +67,28 @@ def ask(
     return answer
 
 
-def serve(do: Callable[[str], Answer]) -> None:
+def need(function: str, job: str) -> Answer:
+    """Run a function as :func:`ask` does, without which there is nothing to go on with.
+
+    Raises:
+        ExporterError: it refused or died.
+    """
+    answer = ask(function, job)
+    if "error" in answer:
+        raise ExporterError(answer["error"], hint=answer.get("hint"))
+    return answer
+
+
+def serve(function: str) -> None:
     """Answer the one job of this process; a refusal goes out as ``error`` and ``hint``."""
+    module, name = function.split(":")
+    do: Callable[[str], Answer] = getattr(import_module(module), name)
     try:
         answer = do(sys.stdin.read())
     except ExporterError as error:
         answer = {"error": error.message, "hint": error.hint}
     print("\n" + json.dumps(answer))
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +13,7 @@ import onnx
 import pytest
 from rich.console import Console
 
-from benchmarks import int8_cells, int8_comparison, int8_tools
+from benchmarks import int8_cells, int8_comparison, int8_tools, worker
 from benchmarks.int8_comparison import OURS, RIVALS, Runner, default_models, tables, verdict
 from benchmarks.untuned import RECIPES
 from calibration.sensitivity import noise_ratio, sqnr_db
@@ -103,13 +102,12 @@ def test_sqnr_worked_by_hand() -> None:
 class Process:
     """Stands for the process of a cell: counts how often one was started."""
 
-    def __init__(self, code: int = 0) -> None:
-        self.code, self.started = code, 0
+    def __init__(self, **answer: Any) -> None:
+        self.answer, self.started = answer, 0
 
-    def __call__(self, command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+    def __call__(self, function: str, job: str) -> worker.Answer:
         self.started += 1
-        said = 'noise of a library\n{"top1": 0.9, "against_keras": {"label_flips": 3}}\n'
-        return subprocess.CompletedProcess(command, self.code, said, "it broke\nMissing: nncf")
+        return self.answer
 
 
 def runner(work: Path, *, images: int = 100, resume: bool = True) -> Runner:
@@ -121,8 +119,8 @@ def test_resume_keeps_only_what_still_holds(
 ) -> None:
     model = tmp_path / "mine.keras"
     model.write_bytes(b"one")
-    process = Process()
-    monkeypatch.setattr(subprocess, "run", process)
+    process = Process(top1=0.9, against_keras={"label_flips": 3})
+    monkeypatch.setattr(worker, "ask", process)
     step = ("mine", str(model), "cpu", "ours-mse")
     first = runner(tmp_path).step(*step)
     assert runner(tmp_path).step(*step) == first
@@ -139,8 +137,8 @@ def test_resume_keeps_only_what_still_holds(
 def test_a_failed_cell_is_recorded_and_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process = Process(code=1)
-    monkeypatch.setattr(subprocess, "run", process)
+    process = Process(error="ended with 1: Missing: nncf")
+    monkeypatch.setattr(worker, "ask", process)
     step = ("resnet18", "resnet18", "cpu", "nncf")
     assert "Missing: nncf" in runner(tmp_path).step(*step)["failed"]
     kept = json.loads((tmp_path / "resnet18" / "cpu-nncf.json").read_text())
@@ -166,6 +164,10 @@ def residual(keras: ModuleType, tmp_path: Path) -> str:
     return str(path)
 
 
+def ran(*job: Any) -> worker.Answer:
+    return int8_comparison.answer(json.dumps(job, default=str))
+
+
 @pytest.mark.tf
 @pytest.mark.data
 def test_cells_of_a_tiny_network(
@@ -178,10 +180,10 @@ def test_cells_of_a_tiny_network(
         int8_tools, "settings_to_try", lambda tool, *_, **__: ours if tool in OURS else one
     )
     work = tmp_path / "work"
-    prepared = int8_comparison._cell(work, residual, "-", "prepare", (40, 16))
+    prepared = ran(work, residual, "", "prepare", (40, 16))
     assert prepared["keras"]["images"] == 40
     for tool in ("ours-mse", "quantize_static"):
-        found = int8_comparison._cell(work, residual, "cpu", tool, (40, 16))
+        found = ran(work, residual, "cpu", tool, (40, 16))
         assert found["images"] == 40
         assert found["paired"]["images"] == 40
         assert found["sqnr_db"] > 15, "8 bits, 7 of weights, through three layers"

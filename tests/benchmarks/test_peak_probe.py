@@ -58,7 +58,7 @@ def test_the_fastest_call_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_best_probe_is_named_and_one_that_fails_left_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def ask(module: str, line: str, *_: object) -> worker.Answer:
+    def ask(function: str, line: str, *_: object) -> worker.Answer:
         if "openvino" in line:
             return {"error": "OpenVINO is not installed"}
         return {"multiply_adds_per_s": 5.0 if "int8" in line else 2.0}

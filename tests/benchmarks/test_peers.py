@@ -48,10 +48,10 @@ def test_a_package_that_is_missing_ends_with_4(
 def test_a_peer_that_fails_is_a_row_and_its_jobs_never_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_data: str
 ) -> None:
-    def ask(module: str, line: str, *_: Any) -> worker.Answer:
-        if module == "benchmarks.peers":
+    def ask(function: str, job: str, *_: Any) -> worker.Answer:
+        if function == "benchmarks.peers:answer":
             return {"error": "TFLite does not convert it: no", "hint": None}
-        assert json.loads(line)["engine"]["name"] != "tflite"
+        assert json.loads(job)["engine"]["name"] != "tflite"
         return dict(SAMPLE)
 
     monkeypatch.setattr(worker, "ask", ask)
@@ -74,9 +74,12 @@ def test_sentences_set_our_int8_beside_the_same_engines_own(tmp_path: Path) -> N
     assert payoff.beside_peers([ours], [rows[0], row("nncf", [3.0] * 5)], "sweep") == ()
 
 
-def test_an_order_survives_its_way_into_the_process(tmp_path: Path) -> None:
+def test_an_order_survives_its_way_into_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "make", lambda order: {"got": order})
     sent = Order("nncf", tmp_path, tmp_path / "x", "npz:a", Original("a.keras", unsafe=True))
-    assert peers._read(json.dumps(asdict(sent), default=str)) == sent
+    assert peers.answer(json.dumps(asdict(sent), default=str)) == {"got": sent}
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +114,7 @@ def test_a_peer_is_the_same_network_in_its_own_engine(
             pytest.skip(f"{module} is not installed: {peers.INSTALL}")
     model, path, data = original
     made = worker.ask(
-        "benchmarks.peers",
+        "benchmarks.peers:answer",
         json.dumps(asdict(Order(name, path, tmp_path, data, AS_RECORDED)), default=str),
         600,
     )
