@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,9 @@ from exporter.config import ExportConfig
 from exporter.doctor import lacks_vnni
 from exporter.errors import ExporterError
 from exporter.preprocessing import preprocess
+
+if TYPE_CHECKING:
+    import onnx
 
 DATA = "fashion-mnist"
 HELD_OUT = 1000
@@ -120,9 +123,9 @@ def fusion(graph: Path, folded: Path) -> dict[str, int | bool]:
     constants = {initializer.name for initializer in model.initializer}
     adds = [n for n in model.node if n.op_type == "Add" and not constants.intersection(n.input)]
     convolutions = sum(node.op_type == "Conv" for node in model.node)
-    ops = optimized_ops(graph)
-    # The graph's input is quantised and its logits are not: one of either at most is not inside.
-    inside = max(0, ops["QuantizeLinear"] - 1) + max(0, ops["DequantizeLinear"] - 1)
+    executed = optimized_graph(graph)
+    ops = Counter(node.op_type for node in executed.node)
+    inside = _conversions_inside(executed)
     return {
         "convolutions": convolutions,
         "qlinear_convolutions": ops["QLinearConv"],
@@ -135,8 +138,30 @@ def fusion(graph: Path, folded: Path) -> dict[str, int | bool]:
     }
 
 
+def _conversions_inside(graph: onnx.GraphProto) -> int:
+    """Count Q and DQ but those of the graph's inputs and outputs, reshaped before or not."""
+    made_by = {name: node for node in graph.node for name in node.output}
+    given, results = ({port.name for port in ports} for ports in (graph.input, graph.output))
+
+    def source(name: str) -> str:
+        node = made_by.get(name)
+        moves = node is not None and node.op_type in ("Transpose", "Reshape", "Unsqueeze")
+        return source(node.input[0]) if node is not None and moves else name
+
+    quantize = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    dequantize = [node for node in graph.node if node.op_type == "DequantizeLinear"]
+    return sum(source(node.input[0]) not in given for node in quantize) + sum(
+        node.output[0] not in results for node in dequantize
+    )
+
+
 def optimized_ops(graph: Path) -> Counter[str]:
     """Return how often each op is in the graph that onnxruntime executes."""
+    return Counter(node.op_type for node in optimized_graph(graph).node)
+
+
+def optimized_graph(graph: Path) -> onnx.GraphProto:
+    """Return the graph that onnxruntime executes."""
     import tempfile
 
     import onnx
@@ -147,7 +172,7 @@ def optimized_ops(graph: Path) -> Counter[str]:
         options.log_severity_level = 3
         options.optimized_model_filepath = str(Path(folder, "optimized.onnx"))
         onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-        return Counter(n.op_type for n in onnx.load(options.optimized_model_filepath).graph.node)
+        return onnx.load(options.optimized_model_filepath).graph
 
 
 def run_cell(folder: Path, model: str, scheme: str, tool: str) -> dict[str, Any]:
