@@ -62,6 +62,30 @@ def int8_accuracy(report: Report) -> str:
     return markdown(header, rows, words=3)
 
 
+def int8_comparison(report: Report) -> str:
+    """Our default beside other tools: label flips, change of top-1, and which flips fewest."""
+    rows = []
+    for result in report["results"]:
+        simulated = ", simulated" * (result["scheme"] == "tensorrt")
+        best = result["verdict"]["fewest_flips"]
+        cells = (
+            f"failed ({cell['failed'].splitlines()[-1][:40]})" if "failed" in cell else _lost(cell)
+            for cell in (result["tools"][tool] for tool in COMPARED)
+        )
+        words = (f"`{result['network']}`", f"{result['scheme']}{simulated}")
+        rows.append((*words, *cells, COMPARED.get(best, "-")))
+    header = ("network", "scheme", *COMPARED.values(), "fewest flips")
+    return markdown(header, rows, words=2)
+
+
+COMPARED = {"ours-mse": "ours", "quantize_static": "`quantize_static`", "nncf": "NNCF"}
+
+
+def _lost(cell: Report) -> str:
+    flips, paired = cell["against_keras"]["label_flips"], cell["paired"]
+    return f"{flips} flips, {paired['change_points']:+.2f} (p {paired['p_value']:.2g})"
+
+
 @dataclass(frozen=True)
 class Source:
     """Where a table comes from.
@@ -82,6 +106,7 @@ _BEST = "build/measured_table/resnet18/openvino-int8"
 # By mark in the README.
 TABLES = {
     "export_time": Source("export_time.json", export_time, "export_time"),
+    "int8_comparison": Source("int8_comparison.json", int8_comparison, "int8_comparison"),
     "int8_resnet18": Source("int8_resnet18.json", int8_accuracy, "int8_accuracy resnet18"),
     "int8_resnext26_16x4d": Source(
         "int8_resnext26_16x4d.json", int8_accuracy, "int8_accuracy resnext26_16x4d"
