@@ -12,7 +12,7 @@ from calibration.channel_means import channel_means, mean_error
 from calibration.gram import Window, second_moments
 from calibration.tap import OpenSession
 from exporter.config import ExportConfig, RecoveryName
-from exporter.passes import PassReport
+from exporter.passes import Kept, PassReport
 from exporter.passes.add_bias import AddBias, outputs_to_measure
 from exporter.passes.equalize import Equalize
 from exporter.passes.insert_qdq import InsertQdq
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 MOMENTS_BYTES = 512 * 2**20
 """Second moments measured in one pass of the images: more layers take more passes, not memory."""
+LAYER_BYTES = 2**30
+"""Of one layer: it is left as it is where it has more, from 11,586 weights a channel."""
 IMAGES = 128
 """What weights and biases are chosen on: bias correction goes through them once a layer. Both
 settle on few; on 512 the shipped networks gain nothing more."""
@@ -80,7 +82,9 @@ def round_weights(model: ir.Model, setting: Setting) -> PassReport:
     """Round all layers' weights, as many layers a pass of the images as memory allows."""
     report = PassReport("round_weights")
     images = min(IMAGES, setting.images)
-    for layers in _parts(layers_to_measure(model, setting.scheme)):
+    every = layers_to_measure(model, setting.scheme)
+    small = {name: layer for name, layer in every.items() if _bytes(layer[1]) <= LAYER_BYTES}
+    for layers in _parts(small):
         moments = second_moments(
             setting.reference,
             layers,
@@ -95,6 +99,11 @@ def round_weights(model: ir.Model, setting: Setting) -> PassReport:
     unmeasured = RoundWeights(setting.scheme, {})
     unmeasured(model)
     report.kept = unmeasured.report.kept
+    report.kept += [
+        Kept(name, f"its second moments would take {_bytes(layer[1]) / 2**20:.0f} MiB")
+        for name, layer in every.items()
+        if name not in small
+    ]
     return report
 
 
@@ -134,13 +143,16 @@ def correct_biases(model: ir.Model, setting: Setting) -> PassReport:
     return report
 
 
+def _bytes(window: Window) -> int:
+    return 8 * window.groups * window.features**2
+
+
 def _parts(layers: Mapping[str, tuple[str, Window]]) -> Iterator[dict[str, tuple[str, Window]]]:
     """Cut the layers, in order, into parts whose moments fit in memory together."""
     part: dict[str, tuple[str, Window]] = {}
     used = 0
     for name, layer in layers.items():
-        window = layer[1]
-        size = 8 * window.groups * window.features**2
+        size = _bytes(layer[1])
         if part and used + size > MOMENTS_BYTES:
             yield part
             part, used = {}, 0

@@ -66,7 +66,7 @@ def sensitivity(
         check_picture(output)
     target = next(row.name for row in TARGETS.values() if row.scheme == scheme)
     config = ExportConfig(
-        model, target, Path(), precision="int8", held_out_images=images, **options
+        model, target, Path(), precision="int8", recovery=(), held_out_images=images, **options
     )
     with console.progress_bars(quiet=False) as progress:
         result = pipeline.measure_sensitivity(config, progress)

@@ -141,6 +141,18 @@ def test_moments_that_do_not_fit_at_once_take_more_passes(monkeypatch: pytest.Mo
     assert ir.to_proto(parts) != ir.to_proto(ir.from_proto(model))
 
 
+def test_a_layer_whose_moments_take_too_much_is_left_and_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, scheme = net(BODY, outputs="float[a,b] y"), SCHEMES[0]
+    graph = ir.from_proto(model)
+    monkeypatch.setattr(recovery, "LAYER_BYTES", 8 * 36**2 - 1)  # c1, c3: 4 channels of 3x3
+    report = recovery.round_weights(graph, setting(model, scheme))
+    assert report.applied == ["c2", "y"]
+    assert [kept.node for kept in report.kept] == ["c1", "c3"]
+    assert "second moments would take 0 MiB" in report.kept[0].reason
+
+
 def test_methods_are_those_that_can_be_asked_for() -> None:
     assert tuple(recovery.METHODS) == get_args(RecoveryName)
     assert recovery.measured(("bias", "equalize", "rounding")) == ["rounding", "bias"]
