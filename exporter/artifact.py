@@ -74,9 +74,18 @@ class Artifact:
         return path
 
     def record(self, key: str, value: Any) -> Artifact:
-        """Write a measurement into the passport, under ``measured``."""
-        measured = {**self.passport.get("measured", {}), key: value}
-        passport = {**self.passport, "measured": measured}
+        """Write a measurement into the passport, under ``measured``, beside what is there by now.
+
+        Raises:
+            ExporterError: the artefact is another than the one that was measured.
+        """
+        now = read(self.path).passport
+        if now["files"] != self.passport["files"]:
+            raise ExporterError(
+                f"{self.path} was replaced while it was measured: {key} is not of what is there",
+                hint="measure it again",
+            )
+        passport = {**now, "measured": {**now.get("measured", {}), key: value}}
         _write_json(self.path / PASSPORT, passport)
         return Artifact(self.path, passport)
 

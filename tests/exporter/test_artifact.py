@@ -132,3 +132,21 @@ def test_a_newer_format_says_so(tmp_path: Path) -> None:
     (tmp_path / "a" / "passport.json").write_text('{"format": 99}')
     with pytest.raises(ExporterError, match="format 99, this version reads 1"):
         artifact.read(tmp_path / "a")
+
+
+def test_measurements_made_side_by_side_are_both_kept(tmp_path: Path) -> None:
+    write(tmp_path / "a")
+    slow, quick = artifact.read(tmp_path / "a"), artifact.read(tmp_path / "a")
+    quick.record("latency", 2)
+    slow.record("accuracy", 1)
+    kept = artifact.read(tmp_path / "a").passport["measured"]
+    assert kept == {"latency": 2, "accuracy": 1}
+
+
+def test_what_was_measured_is_not_recorded_of_another_artefact(tmp_path: Path) -> None:
+    write(tmp_path / "a")
+    measured = artifact.read(tmp_path / "a")
+    write(tmp_path / "a", "another graph", force=True)
+    with pytest.raises(ExporterError, match="was replaced while it was measured: accuracy"):
+        measured.record("accuracy", 1)
+    assert "measured" not in artifact.read(tmp_path / "a").passport
