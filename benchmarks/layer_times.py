@@ -13,9 +13,11 @@ read around every layer), so these figures are for shares, and `exporter bench` 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -32,12 +34,13 @@ from benchmarks import latency, measured_table, peak_probe, result_file, worker
 from benchmarks.linear_layers import Linear, linear_layers, name_layers
 from exporter import artifact
 from exporter.artifact import Artifact
-from exporter.errors import WrongUse
+from exporter.errors import ExporterError, WrongUse
 from exporter.runner import usable_cores
 
 RESULTS = Path(__file__).parent / "results" / "layer_times.json"
 WARM_UP_CALLS = 10
 OUTSIDE = "between and around the layers"
+LEAST_SHARE = 0.02  # of a call, for a line of its own in the README
 
 Totals = dict[str, tuple[str, float]]
 """By node: its op in the engine, and milliseconds over all calls so far."""
@@ -98,15 +101,18 @@ def profile(job: Job) -> dict[str, Any]:
         raise WrongUse(f"{one.path} is for {one.target}", hint=f"known: {', '.join(PROFILERS)}")
     blocks = [PROFILERS[one.target](one, job) for _ in range(job.blocks)]
     totals = [nodes for _, nodes in blocks]
-    layer_of = name_layers(list(totals[0]), linear_layers(one))
+    ops = {name: op for total in totals for name, (op, _) in total.items()}
+    layer_of = name_layers(list(ops), linear_layers(one))
     nodes = [
         Node(
             name,
             op,
-            statistics.median(max(0.0, total[name][1]) / job.calls for total in totals),
+            statistics.median(
+                max(0.0, total.get(name, (op, 0.0))[1]) / job.calls for total in totals
+            ),
             layer_of.get(name),
         )
-        for name, (op, _) in totals[0].items()
+        for name, op in ops.items()
     ]
     return {
         "call_ms": statistics.median(seconds for seconds, _ in blocks) * 1000 / job.calls,
@@ -158,7 +164,10 @@ def _in_onnxruntime(one: Artifact, job: Job) -> tuple[float, Totals]:
 
 
 def _in_openvino(one: Artifact, job: Job) -> tuple[float, Totals]:
-    """Ask OpenVINO for its means before and after; it averages over all calls of an engine."""
+    """Ask OpenVINO for its means before and after; it averages over all calls of an engine.
+
+    A node that only moves memory around may not have run in the first.
+    """
     from exporter.targets import openvino
 
     files = (one.file(openvino.IR), one.file(openvino.WEIGHTS))
@@ -175,7 +184,8 @@ def _in_openvino(one: Artifact, job: Job) -> tuple[float, Totals]:
         after = runner.mean_ms_by_node()
     every = WARM_UP_CALLS + job.calls
     return seconds, {
-        name: (op, ms * every - before[name][1] * WARM_UP_CALLS) for name, (op, ms) in after.items()
+        name: (op, ms * every - before.get(name, (op, 0.0))[1] * WARM_UP_CALLS)
+        for name, (op, ms) in after.items()
     }
 
 
@@ -282,19 +292,28 @@ def table(result: Mapping[str, Any]) -> Table:
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """Render the README's tables, one a profile, from a result file."""
-    lines = []
-    for result in report["results"]:
+    """Render the README's tables of the first artefact, one a batch size, from a result file."""
+    lines, first = [], report["results"][0]["artifact"]
+    for result in (one for one in report["results"] if one["artifact"] == first):
         lines += [_title(result) + ":", "", f"| layers | {' | '.join(COLUMNS)} |"]
         lines.append("| --- |" + " --: |" * len(COLUMNS))
-        for row in result["shares"]:
+        for row in _largest(result["shares"], LEAST_SHARE * result["call_ms"]):
             entries = (row["what"], *_cells(row, result["call_ms"]))
             lines.append(f"| {' | '.join(entries)} |")
         lines.append("")
     where = f"{report['threads']} threads, {report['machine']['cpu']}, {report['date'][:10]}"
-    lines.append(f"By `{report['command']}`; {where}; layer by layer:")
-    lines.append("`benchmarks/results/layer_times.json`.")
+    lines.append(f"By `{report['command']}`;")
+    lines.append(f"{where}; all layers: `benchmarks/results/layer_times.json`.")
     return "\n".join(lines)
+
+
+def _largest(rows: Sequence[Mapping[str, Any]], least_ms: float) -> list[Mapping[str, Any]]:
+    """Take all rows under so many milliseconds together, as the last."""
+    rest = Share("all else")
+    for row in rows:
+        if row["ms"] < least_ms:
+            rest += Share(**{**row, "weight_bytes": 0, "ideal_ms": 0.0})
+    return [*(row for row in rows if row["ms"] >= least_ms), asdict(rest)]
 
 
 def _title(result: Mapping[str, Any]) -> str:
@@ -334,13 +353,16 @@ def main(artifacts: Sequence[Path], batch: str, threads: int, output: Path) -> N
     probed = peak_probe.probe_all(threads, latency.choose_cores(threads))
     peaks = measured_table.highest(probed, measured_table.WORK / "peaks.json")
     results = []
-    for path in artifacts:
-        for size in map(int, batch.split(",")):
-            results.append(measure(path, size, threads, peaks))
-            say.print(table(results[-1]))
+    for path, size in itertools.product(artifacts, map(int, batch.split(","))):
+        results.append(measure(path, size, threads, peaks))
+        say.print(table(results[-1]))
     result_file.write({**report, "threads": threads, "peaks": peaks, "results": results}, output)
     say.print(f"all layers: {output}")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ExporterError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
