@@ -151,6 +151,17 @@ def _ratio(row: Json) -> Ratio | None:
     )
 
 
+_BENCH_OPTIONS = {  # by setting
+    "threads": "--threads",
+    "rounds": "--rounds",
+    "seconds": "--seconds",
+    "warm_up_s": "--warm-up",
+    "scenario": "--scenario",
+    "data": "--data",
+    "seed": "--seed",
+}
+
+
 def bench_command(rows: Sequence[Timing], settings: Json) -> str:
     """Rebuild the command, of what the result says of itself."""
     engines = list(dict.fromkeys(row.engine for row in rows))
@@ -163,9 +174,9 @@ def bench_command(rows: Sequence[Timing], settings: Json) -> str:
     batches = settings.get("batches")
     if isinstance(batches, list):
         command += ["--batch", ",".join(map(str, batches))]
-    for key in ("threads", "rounds", "seconds", "scenario", "data"):
+    for key, option in _BENCH_OPTIONS.items():
         if isinstance(settings.get(key), (int, float, str)):
-            command += [f"--{key}", plain(settings[key])]
+            command += [option, plain(settings[key])]
     return shlex.join(command)
 
 
@@ -325,7 +336,8 @@ def sensitivity(value: Json, path: Path, name: str, owner: Artifact | None) -> d
         )
     else:
         of = model or path.stem
-        command = ["exporter", "sensitivity", model or "MODEL", "--scheme", scheme, "--json"]
+        command = ["exporter", "sensitivity", model or "MODEL", "--scheme", scheme]
+        command += ["--images", str(count(value, "images")), "--json"]
         origin = _origin(value, name, shlex.join(command))
     layers = tuple(
         data.LayerCost(

@@ -38,7 +38,10 @@ def latency(findings: Findings) -> Section | None:
 def _run(findings: Findings, bench: Bench) -> list[Block]:
     named = words.names(findings, bench.engines)
     looks = charts.series_for(named, tuple(ORIGINALS))
-    blocks: list[Block] = [Words(f"{verdict}.", "key") for verdict in bench.verdicts]
+    blocks: list[Block] = [
+        Words(f"{verdict}.", "plain" if number else "key")
+        for number, verdict in enumerate(bench.verdicts)
+    ]
     blocks.append(Words(_how(bench)))
     if bench.unstable:
         blocks.append(Words(f"Unstable: {'; '.join(bench.unstable)}.", "caution"))

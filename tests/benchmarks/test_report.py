@@ -167,6 +167,7 @@ def test_where_and_with_which_command(folder: Path) -> None:
     assert f"exporter bench {folder}/net-fp32 {folder}/net-int8 --against keras,keras-xla " in text
     assert "--batch 1,8,32 --threads 2 --rounds 5 --seconds 2" in text
     assert f"exporter evaluate {folder}/net-int8 --data {results.DATA} --ladder --layers" in text
+    assert re.search(r"exporter sensitivity \S+ --scheme (cpu|tensorrt) --images \d+ --json", text)
     assert text.count("Measured:") >= 4
 
 
