@@ -27,7 +27,7 @@ DAMPING = 0.01
 """Share of G's mean diagonal that is added to it: the images are a sample, and near-singular
 directions of G, along which it sees no error, have error on others (Frantar et al. 2022, "GPTQ",
 arXiv 2210.17323, section 3.3, for the same reason)."""
-_SWEEPS = 3
+SWEEPS = 3
 _BLOCK = 128  # columns
 
 
@@ -46,7 +46,7 @@ class Rounded:
     error: float
 
 
-def round_rows(scaled: Matrix, moments: Matrix, largest: int) -> Rounded:
+def round_rows(scaled: Matrix, moments: Matrix, largest: int, *, sweeps: int = SWEEPS) -> Rounded:
     """Choose floor or ceiling of each weight of one group of channels.
 
     Args:
@@ -54,6 +54,7 @@ def round_rows(scaled: Matrix, moments: Matrix, largest: int) -> Rounded:
         moments: of what the channels read, (n, n), symmetric.
         largest: integers are within +-largest; a weight beyond is clipped. The largest weight
             of a channel is rounded to nearest, whatever that costs.
+        sweeps: over all weights, at most.
     """
     gram = moments + np.eye(len(moments)) * (DAMPING * moments.trace() / len(moments))
     chosen = np.clip(np.rint(scaled), -largest, largest)
@@ -65,7 +66,7 @@ def round_rows(scaled: Matrix, moments: Matrix, largest: int) -> Rounded:
     other[sets_scale] = chosen[sets_scale]
     slope = (chosen - scaled) @ gram  # half the gradient
     nearest_error = _error(chosen - scaled, moments)
-    for _ in range(_SWEEPS):
+    for _ in range(sweeps):
         if not _sweep(chosen, other, slope, gram):
             break
     return Rounded(chosen.astype(np.int8), nearest_error, _error(chosen - scaled, moments))

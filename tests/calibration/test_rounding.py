@@ -52,7 +52,7 @@ def test_no_worse_than_nearest_and_no_better_than_the_best(seed):
 def test_ends_where_no_single_flip_helps(seed):
     scaled, moments = problem(seed, channels=2, features=20)
     damped = moments + np.eye(20) * DAMPING * moments.trace() / 20
-    chosen = round_rows(scaled, moments, 127).integers.astype(float)
+    chosen = round_rows(scaled, moments, 127, sweeps=1000).integers.astype(float)
     got = cost(chosen - scaled, damped)
     for column in range(20):
         flipped = chosen.copy()
@@ -70,6 +70,15 @@ def test_gains_most_of_what_there_is_to_gain():
         lowest = cost(best(scaled, moments) - scaled, moments).sum()
         shares.append((found.nearest_error - found.error) / (found.nearest_error - lowest))
     assert np.mean(shares) > 0.7  # a descent that stops at once gains 0, one that is wrong loses
+
+
+def test_three_sweeps_gain_what_many_do():
+    few = many = 0.0
+    for seed in range(20):
+        scaled, moments = problem(seed, channels=8, features=100)
+        few += round_rows(scaled, moments, 127).error
+        many += round_rows(scaled, moments, 127, sweeps=1000).error
+    assert few < 1.1 * many  # and nearest rounding leaves six times as much
 
 
 def test_uncorrelated_inputs_are_rounded_to_nearest():
