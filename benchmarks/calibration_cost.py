@@ -33,7 +33,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import result_file, worker
+from benchmarks import command, result_file, worker
 from exporter.models import zoo
 
 if TYPE_CHECKING:
@@ -344,4 +344,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -30,7 +30,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import result_file, worker
+from benchmarks import command, result_file, worker
 from benchmarks.bootstrap import ratio_interval, ratio_of_medians
 from exporter.errors import WrongUse
 from exporter.models import zoo
@@ -264,4 +264,4 @@ def main(models: tuple[str, ...], rounds: int, seed: int, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

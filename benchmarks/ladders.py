@@ -8,14 +8,13 @@ where it isn't there yet (``benchmarks.untuned``); it is loaded as any user's ``
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from benchmarks import drift, drift_layers, drift_pictures, result_file
+from benchmarks import command, drift, drift_layers, drift_pictures, result_file
 from benchmarks.drift import Ladder
 from benchmarks.drift_layers import Walk
 from benchmarks.int8_comparison import model_of
@@ -23,7 +22,6 @@ from exporter import artifact, console, pipeline
 from exporter.artifact import Artifact
 from exporter.config import ExportConfig
 from exporter.console_drift import show_ladder, show_walk
-from exporter.errors import ExporterError
 from exporter.models import zoo
 from exporter.progress import Progress
 
@@ -103,8 +101,4 @@ def main(names: Sequence[str], limit: int | None, work: Path, untuned: Path, out
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ExporterError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+    command.run(main)

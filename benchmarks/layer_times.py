@@ -17,7 +17,6 @@ import itertools
 import json
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -30,11 +29,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import latency, measured_table, peak_probe, result_file, worker
+from benchmarks import command, latency, measured_table, peak_probe, result_file, worker
 from benchmarks.linear_layers import Linear, linear_layers, name_layers
 from exporter import artifact
 from exporter.artifact import Artifact
-from exporter.errors import ExporterError, WrongUse
+from exporter.errors import WrongUse
 from exporter.runner import usable_cores
 
 RESULTS = Path(__file__).parent / "results" / "layer_times.json"
@@ -361,8 +360,4 @@ def main(artifacts: Sequence[Path], batch: str, threads: int, output: Path) -> N
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ExporterError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+    command.run(main)

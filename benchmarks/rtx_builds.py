@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import gc
 import math
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -29,7 +28,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import result_file
+from benchmarks import command, result_file
 from exporter import datasets, pipeline, serialize, sources, targets
 from exporter.artifact import MODEL
 from exporter.config import Batch, ExportConfig, Precision
@@ -321,8 +320,4 @@ def main(models: tuple[str, ...], wanted: tuple[Precision, ...], output: Path | 
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ExporterError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+    command.run(main)

@@ -11,7 +11,6 @@ beyond chance; ``--strict``: also where one label or one executed op differs.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
@@ -20,7 +19,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from benchmarks import environments, result_file, versions_run
+from benchmarks import command, environments, result_file, versions_run
 from benchmarks.accuracy import Images, load_original
 from benchmarks.drift import LADDERS, Made
 from benchmarks.drift_graphs import remake
@@ -29,7 +28,7 @@ from benchmarks.versions_cells import Cell, compare, drifts, report, tables
 from benchmarks.versions_run import Answer, Job, Runtime
 from exporter import artifact
 from exporter.artifact import Artifact
-from exporter.errors import ExporterError, GateRefused, WrongUse
+from exporter.errors import GateRefused, WrongUse
 from exporter.progress import Progress
 from exporter.runner import usable_cores
 
@@ -156,8 +155,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ExporterError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+    command.run(main)

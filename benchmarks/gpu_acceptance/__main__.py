@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
-from benchmarks import result_file
+from benchmarks import command, result_file
 from benchmarks.gpu_acceptance import handover, page, run
 from benchmarks.gpu_acceptance.expectations import exit_code
 from benchmarks.latency import Plan
-from calibration.errors import Refusal
 from exporter import console
 from exporter.errors import Missing, WrongUse
 
@@ -126,8 +124,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except Refusal as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+    command.run(main)
