@@ -16,7 +16,8 @@ PYTHON ?= $(shell for p in $(CANDIDATES); do $$p -c "$(USABLE)" 2>/dev/null && {
 # Where exporter.datasets looks before it downloads, and a file of the four.
 DATA_FILE := t10k-images-idx3-ubyte.gz
 DATA_FOLDERS := $(EXPORTER_DATA) /usr/share/datasets $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/exporter
-DATA_FOUND = $(foreach folder,$(DATA_FOLDERS),$(wildcard $(folder)/$(DATA_FILE) $(folder)/fashion-mnist/$(DATA_FILE)))
+# strip, for nothing in two folders is still a space, which $(if) takes for something.
+DATA_FOUND = $(strip $(foreach folder,$(DATA_FOLDERS),$(wildcard $(folder)/$(DATA_FILE) $(folder)/fashion-mnist/$(DATA_FILE))))
 define LOAD_DATA
 import sys
 from exporter.datasets import load

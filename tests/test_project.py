@@ -222,6 +222,22 @@ def test_every_dependency_is_bounded_on_both_sides() -> None:
     assert not unbounded
 
 
+@pytest.mark.parametrize(("folders", "installs"), [("{0}/none {0}/either", True), ("{0}", False)])
+def test_make_installs_the_data_exactly_where_no_folder_has_them(
+    tmp_path: Path, folders: str, installs: bool
+) -> None:
+    """Of two empty folders make's foreach leaves a space, which its `if` takes for a file."""
+    (tmp_path / "t10k-images-idx3-ubyte.gz").touch()
+    shown = subprocess.run(
+        ["make", "--dry-run", "data", f"DATA_FOLDERS={folders.format(tmp_path)}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ("apt-get install" in shown.stdout) is installs
+
+
 def test_ci_builds_every_model_of_the_zoo() -> None:
     script = ROOT / ".ci" / "run"
     if not script.is_file():
