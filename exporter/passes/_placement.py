@@ -107,11 +107,16 @@ def fused_output(node: ir.Node, scheme: Scheme) -> ir.Value:
     if not used_once(value):
         return value
     user = value.consumers()[0]
-    if user.domain != "" or user.op_type not in scheme.fused or user.inputs[0] is not value:
-        return value
-    if not scheme.symmetric and user.op_type == "Clip" and clip_limits(user) is None:
-        return value  # only a Clip at 0 is what an unsigned integer's range does by itself
-    return user.outputs[0]
+    fuses = user.inputs[0] is value and fuses_with_producer(user, scheme)
+    return user.outputs[0] if fuses else value
+
+
+def fuses_with_producer(node: ir.Node, scheme: Scheme) -> bool:
+    """Whether a node is an activation function that one kernel does with what is before it."""
+    if node.domain != "" or node.op_type not in scheme.fused:
+        return False
+    # Of unsigned integers, only a Clip at 0 is what their range does by itself.
+    return scheme.symmetric or node.op_type != "Clip" or clip_limits(node) is not None
 
 
 def clip_limits(node: ir.Node | None) -> tuple[float, float] | None:
@@ -119,9 +124,9 @@ def clip_limits(node: ir.Node | None) -> tuple[float, float] | None:
     if node is None or node.op_type != "Clip" or len(node.inputs) < 3:
         return None
     low, high = constant_array(node.inputs[1]), constant_array(node.inputs[2])
-    if low is None or high is None or float(low) != 0 or not float(high) > 0:
+    if low is None or high is None or not low.size == high.size == 1:  # [] or, against ONNX, [1]
         return None
-    return float(low), float(high)
+    return (0.0, high.item()) if low.item() == 0 < high.item() else None
 
 
 def is_never_negative(value: ir.Value) -> bool:

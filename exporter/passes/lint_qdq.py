@@ -10,10 +10,11 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.passes import LAYER_KEY
-from exporter.passes._constants import label
+from exporter.passes._constants import label, used_once
 from exporter.passes._placement import (
     LINEAR_OPS,
     fuses_with_add,
+    fuses_with_producer,
     residual_inputs,
     weight_axis,
 )
@@ -131,12 +132,17 @@ def _pair(node: ir.Node, scheme: Scheme) -> Iterator[tuple[Severity, str]]:
 
 
 def _before_activation(node: ir.Node, scheme: Scheme) -> Iterator[tuple[Severity, str]]:
-    """No pair between a linear node or Add and the activation function that fuses with it."""
-    if node.op_type not in scheme.fused or node.domain != "":
+    """No pair between a linear node or Add and the activation function that fuses with it.
+
+    Where others read the value too, they want that pair, and nothing could fuse without it.
+    """
+    value = node.inputs[0] if node.inputs else None
+    source = _before_pair(value)
+    if value is None or source is None or not (used_once(value) and used_once(source)):
         return
-    source = _before_pair(node.inputs[0])
-    producer = None if source is None else source.producer()
-    if producer is not None and producer.op_type in LINEAR_OPS | {"Add"}:
+    producer = source.producer()
+    linear = producer is not None and producer.op_type in LINEAR_OPS | {"Add"}
+    if producer is not None and linear and fuses_with_producer(node, scheme):
         yield "error", f"a Q/DQ pair parts it from {label(producer)}: they can't fuse"
 
 
@@ -159,12 +165,13 @@ def _residual(node: ir.Node, scheme: Scheme) -> Iterator[tuple[Severity, str]]:
 
 
 def _concat(node: ir.Node, scheme: Scheme) -> Iterator[tuple[Severity, str]]:
-    """The inputs of a Concat share a scale, and its output has it too."""
+    """The inputs of a Concat share a scale where its output is to be integers."""
     if not is_op(node, "Concat"):
         return
     found = [_quantization_of(value) for value in node.inputs]
     known = [each for each in found if each is not None]
-    severity: Severity = "error" if scheme.symmetric else "warning"
+    integers = scheme.symmetric and _quantizers(node.outputs[0])
+    severity: Severity = "error" if integers else "warning"
     if known and len(known) < len(found):
         yield severity, "some of its inputs have a Q/DQ pair and some haven't"
     if any(not each.same_scale(known[0]) for each in known):

@@ -117,10 +117,13 @@ def test_scales_at_a_concat():
         f"{PAIR.format('x')} r = Relu (x) r_q = QuantizeLinear (r, s2, z)"
         " r_d = DequantizeLinear (r_q, s2, z) y = Concat <axis = 1> (x_d, r_d)"
     )
-    assert lint(body) == [("concat", "error", "y")]
+    assert lint(body) == [("concat", "warning", "y")], "in float: nothing is refused"
+    body = body.replace(" y = ", " k = ") + " q = QuantizeLinear (k, s2, z)"
+    body += " y = DequantizeLinear (q, s2, z)"
+    assert lint(body) == [("concat", "error", "k")]
     assert lint(body, s2=CONSTANTS["s"]) == []
-    assert lint(body.replace("r_d)", "r)")) == [("concat", "error", "y")]
-    assert lint(body, CPU, z=np.uint8(0)) == [("concat", "warning", "y")]
+    assert lint(body.replace("r_d)", "r)")) == [("concat", "error", "k")]
+    assert lint(body, CPU, z=np.uint8(0)) == [("concat", "warning", "k")]
 
 
 def test_scales_around_a_max_pool():
