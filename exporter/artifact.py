@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import ExporterError, WrongUse
+from exporter.untrusted import refuse_external_data
 
 PASSPORT = "passport.json"
 MODEL = "model.onnx"
@@ -56,7 +57,8 @@ class Artifact:
         """Return the path of a file of the artefact, once its hash is the passport's.
 
         Raises:
-            ExporterError: the file is missing, changed, or not in the passport.
+            ExporterError: the file is missing, changed, or not in the passport, or a graph with
+                weights in other files.
         """
         record = self.passport["files"].get(name)
         if record is None:
@@ -71,6 +73,8 @@ class Artifact:
                 f"{path} is not the file its passport describes (SHA-256 differs)",
                 hint="it was changed or damaged; export it again",
             )
+        if path.suffix == ".onnx":
+            refuse_external_data(path)
         return path
 
     def record(self, key: str, value: Any) -> Artifact:
@@ -121,7 +125,8 @@ def _is_whole(passport: Passport) -> bool:
     """Whether every field that commands rely on is there and of its type."""
     files = passport.get("files")
     return (
-        all(isinstance(passport.get(name), kind) for name, kind in _FIELDS.items())
+        isinstance(passport.get("measured", {}), dict)
+        and all(isinstance(passport.get(name), kind) for name, kind in _FIELDS.items())
         and isinstance(files, dict)
         and all(
             isinstance(record, dict) and isinstance(record.get("sha256"), str)
@@ -207,9 +212,14 @@ def sha256(path: Path) -> str:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    part = path.with_suffix(".part")
+    """Write whole or not at all, through a new file: of a stranger's folder any name may link."""
+    text = json.dumps(value, indent=1) + "\n"
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    part = Path(name)
     try:
-        part.write_text(json.dumps(value, indent=1) + "\n")
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        part.chmod(0o644)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Reading strangers' files: ``.keras`` archives before Keras builds from them, and JSON."""
+"""Reading strangers' files: ``.keras`` archives, ONNX graphs and JSON, before others open them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from exporter.errors import ExporterError, WrongUse
+
+if TYPE_CHECKING:
+    import onnx
+
+_MEMBER_BYTES = 64 * 2**20
+"""Of a JSON member of an archive: one of a thousand layers has some megabytes."""
 
 # All that a damaged, encrypted or hostile archive makes zipfile and json raise.
 _DAMAGE = (
@@ -40,7 +46,11 @@ def read_json(path: Path, member: str, *, required: bool) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             if not required and member not in archive.namelist():
                 return {}
-            value = json.loads(archive.read(member))
+            with archive.open(member) as file:  # what the directory says of its size is its word
+                content = file.read(_MEMBER_BYTES + 1)
+            if len(content) > _MEMBER_BYTES:
+                raise ValueError(f"{member} is larger than {_MEMBER_BYTES >> 20} MiB")
+            value = json.loads(content)
     except _DAMAGE as error:
         raise ExporterError(f"{path} is not a readable .keras file: {error}") from error
     if not isinstance(value, dict):
@@ -75,6 +85,41 @@ def read_json_file(path: Path, what: str, *, most_bytes: int) -> Any:
         raise ExporterError(
             f"{path} is not readable JSON: {error}", hint=f"it should be {what}"
         ) from error
+
+
+def refuse_external_data(path: Path) -> None:
+    """Refuse an ONNX file whose weights are in other files, which no hash of this one covers.
+
+    Raises:
+        ExporterError: names the tensor. Of what is no ONNX file, its reader will say so.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except DecodeError:
+        return
+    graphs = [model.graph, *model.functions]
+    for tensor in (tensor for graph in graphs for tensor in _tensors(graph)):
+        if tensor.external_data or tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise ExporterError(
+                f"{path} takes {tensor.name!r} from another file, which its hash says nothing of",
+                hint="export it again; this tool writes graphs with their weights inside",
+            )
+
+
+def _tensors(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.TensorProto]:
+    """Walk all constants of a graph and of those inside its nodes."""
+    for sparse in getattr(graph, "sparse_initializer", ()):
+        yield from (sparse.values, sparse.indices)
+    yield from getattr(graph, "initializer", ())
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        yield from (attribute.t, *attribute.tensors)
+        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+            yield from (sparse.values, sparse.indices)
+        for inner in (attribute.g, *attribute.graphs):
+            yield from _tensors(inner)
 
 
 def refuse_code(path: Path, *, unsafe: bool) -> None:

@@ -18,6 +18,8 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from exporter.errors import ExporterError
+from exporter.preprocessing import PREPROCESSING
 from exporter.untrusted import read_json
 
 if TYPE_CHECKING:
@@ -100,6 +102,12 @@ def read_card(path: Path) -> dict[str, Any]:
     """Return what ``exporter train`` wrote beside the weights; empty for any other file.
 
     Raises:
-        ExporterError: the file is not a readable ``.keras`` archive.
+        ExporterError: the file is not a readable ``.keras`` archive, or its card is damaged.
     """
-    return read_json(path, _CARD, required=False)
+    card = read_json(path, _CARD, required=False)
+    said, classes = card.get("preprocessing"), card.get("classes", [])
+    if said is not None and said not in tuple(PREPROCESSING):
+        raise ExporterError(f"{path}: {_CARD} names the preprocessing {said!r}, which is none")
+    if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+        raise ExporterError(f"{path}: the classes in {_CARD} aren't a list of names")
+    return card

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 
 from exporter import artifact
@@ -127,6 +129,14 @@ def test_a_passport_without_hashes_is_damaged(tmp_path: Path, files: Any) -> Non
         artifact.read(tmp_path / "a")
 
 
+def test_measurements_of_another_type_are_damage(tmp_path: Path) -> None:
+    write(tmp_path / "a")
+    file = tmp_path / "a" / "passport.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "measured": 5}))
+    with pytest.raises(ExporterError, match="is damaged"):
+        artifact.read(tmp_path / "a")
+
+
 def test_a_newer_format_says_so(tmp_path: Path) -> None:
     write(tmp_path / "a")
     (tmp_path / "a" / "passport.json").write_text('{"format": 99}')
@@ -150,3 +160,45 @@ def test_what_was_measured_is_not_recorded_of_another_artefact(tmp_path: Path) -
     with pytest.raises(ExporterError, match="was replaced while it was measured: accuracy"):
         measured.record("accuracy", 1)
     assert "measured" not in artifact.read(tmp_path / "a").passport
+
+
+def test_a_link_in_a_strangers_folder_is_not_written_through(tmp_path: Path) -> None:
+    write(tmp_path / "a")
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    for name in ("passport.part", ".passport.json-"):
+        (tmp_path / "a" / name).symlink_to(victim)
+    artifact.read(tmp_path / "a").record("accuracy", 1)
+    assert victim.read_text() == "mine"
+    assert not (tmp_path / "a" / "passport.json").is_symlink()
+
+
+def external(where: str) -> bytes:
+    """A graph with one weight in another file, there as an initializer or inside a node."""
+    tensor = onnx.numpy_helper.from_array(np.ones(4, np.float32), "w")
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="weights.bin")
+    x, y = (onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [4]) for n in "xy")
+    add = onnx.helper.make_node("Add", ["x", "w"], ["y"])
+    if where == "initializer":
+        graph = onnx.helper.make_graph([add], "g", [x], [y], [tensor])
+    elif where == "constant":
+        constant = onnx.helper.make_node("Constant", [], ["w"], value=tensor)
+        graph = onnx.helper.make_graph([constant, add], "g", [x], [y])
+    else:
+        inner = onnx.helper.make_graph([add], "inner", [], [y], [tensor])
+        branch = onnx.helper.make_node("If", ["b"], ["y"], then_branch=inner, else_branch=inner)
+        graph = onnx.helper.make_graph([branch], "g", [x], [y])
+    content: bytes = onnx.helper.make_model(graph).SerializeToString()
+    return content
+
+
+@pytest.mark.parametrize("where", ["initializer", "constant", "branch"])
+def test_weights_in_a_file_that_no_hash_covers_are_refused(tmp_path: Path, where: str) -> None:
+    with artifact.writing(tmp_path / "a", force=False) as folder:
+        (folder / "model.onnx").write_bytes(external(where))
+        (folder / "weights.bin").write_bytes(bytes(16))
+        artifact.seal(folder, FIELDS)
+    with pytest.raises(ExporterError, match="takes 'w' from another file"):
+        artifact.read(tmp_path / "a").file("model.onnx")
