@@ -80,15 +80,24 @@ def image_size(source: Source, data: datasets.Dataset) -> tuple[int, int]:
     Raises:
         WrongUse: it does not take one image, or not one with the data's channels.
     """
+    size, channels = fixed_size(source), source.inputs[0].shape[-1]
+    if channels != data.channels:
+        raise WrongUse(
+            f"{source.name} takes images of {channels} channel(s), {data.name} has {data.channels}",
+            hint="choose other data with --data",
+        )
+    return size
+
+
+def fixed_size(source: Source) -> tuple[int, int]:
+    """Return the height and width the network takes, of any number of channels.
+
+    Raises:
+        WrongUse: it does not take one image.
+    """
     shape = source.inputs[0].shape
     if len(source.inputs) != 1 or len(shape) != 4 or shape[1] is None or shape[2] is None:
         raise WrongUse(f"{source.name} does not take one image of a fixed size: {source.inputs}")
-    if shape[-1] != data.channels:
-        raise WrongUse(
-            f"{source.name} takes images of {shape[-1]} channel(s), "
-            f"{data.name} has {data.channels}",
-            hint="choose other data with --data",
-        )
     return shape[1], shape[2]
 
 

@@ -13,6 +13,7 @@ from exporter.agreement import Agreement, compare
 from exporter.config import ExportConfig, FloatType
 from exporter.errors import ConversionError, WrongUse
 from exporter.passes import PassReport
+from exporter.passes._constants import label
 from exporter.passes.lint_types import lint_types
 from exporter.passes.raise_opset import RaiseOpset
 from exporter.passes.to_fp16 import ToFp16, tensors_to_measure
@@ -90,16 +91,20 @@ def to_half(model: ir.Model, measured: Measured, io: FloatType) -> Halving:
     """Type a graph FP16 in place.
 
     Raises:
-        ConversionError: the lint found a defect; names the node.
+        ConversionError: the lint found a defect, or every node has to stay FP32; names the node.
         WrongUse: the graph can't be typed, or an input does not fit FP16.
     """
     from onnx_ir.passes import common
 
     _refuse_inputs(model, measured, io)
     common.ShapeInferencePass()(model)  # the passes go by the tensors' types
+    refuse_mixed(model)
     opset, half = RaiseOpset(), ToFp16(measured.amax, io)
     opset(model)
     half(model)
+    if not half.report.applied:
+        why = next((f": {each.node} stays, {each.reason}" for each in half.report.kept), "")
+        raise ConversionError(f"nothing in the graph can be FP16{why}")
     findings = lint_types(model)
     errors = [each for each in findings if each.severity == "error"]
     if errors:
@@ -110,6 +115,24 @@ def to_half(model: ir.Model, measured: Measured, io: FloatType) -> Halving:
     warnings = [] if measured.images else [NOT_MEASURED]
     warnings += [str(each) for each in findings]
     return Halving(io, measured.images, [opset.report, half.report], warnings)
+
+
+def refuse_mixed(model: ir.Model) -> None:
+    """Refuse a network that is in half precision by itself, such as Keras' ``mixed_float16``.
+
+    Its types would have to be undone before others can be written; must be inferred before.
+
+    Raises:
+        WrongUse: names the first node.
+    """
+    halves = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+    for node in model.graph:
+        if any(value.dtype in halves for value in node.outputs):
+            raise WrongUse(
+                f"the network computes in half precision by itself, first in {label(node)}",
+                hint="save it with the dtype policy float32: with "
+                "keras.config.set_dtype_policy('float32'), build it again and load its weights",
+            )
 
 
 def simulated(data: bytes) -> bytes:

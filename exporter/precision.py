@@ -70,15 +70,17 @@ def apply(
     """
     to_half = target.types_half(config)
     done = Typed()
-    if to_half:
-        from exporter import half
-
-        measured = half.measure(model, source, config, progress)
     if config.precision == "int8":
         from exporter import quantize
 
         scheme = config.scheme or target.scheme
-        quantization = quantize.quantize(model, source, config, scheme, progress)
+        ready = quantize.calibrated(model, source, config, scheme, progress)
+    if to_half:
+        from exporter import half
+
+        measured = half.measure(model, source, config, progress)  # what recovery left of it
+    if config.precision == "int8":
+        quantization = quantize.finish(ready, source, config, progress)
         fields = {"int8": quantization.as_json()}
         done = Typed(serialize.checked_bytes(model), quantization.reports, fields, quantization)
     if to_half:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,8 +22,11 @@ from exporter.config import ExportConfig, RecoveryName
 from exporter.doctor import lacks_vnni
 from exporter.errors import ConversionError, WrongUse
 from exporter.fallback import Fallback, hold_budget
+from exporter.feeds import fixed_size
+from exporter.half import refuse_mixed
 from exporter.held_out import hold_out
-from exporter.passes import PassReport
+from exporter.passes import Kept, PassReport
+from exporter.passes._placement import place
 from exporter.passes.insert_qdq import InsertQdq, tensors_to_calibrate
 from exporter.passes.lint_qdq import lint_qdq
 from exporter.passes.schemes import Scheme, lookup
@@ -112,7 +115,14 @@ def quantize(
         GateRefused: ``max_drop`` can't be held.
         WrongUse: no data to calibrate on, or the network takes no images.
     """
-    ready = calibrated(model, source, config, scheme, progress)
+    return finish(calibrated(model, source, config, scheme, progress), source, config, progress)
+
+
+def finish(
+    ready: Calibrated, source: Source, config: ExportConfig, progress: Progress
+) -> Quantization:
+    """Quantise what :func:`calibrated` prepared, in place; errors as for `quantize`."""
+    model = ready.trials.model
     row, ranges, warnings = ready.trials.scheme, ready.trials.ranges, list(ready.warnings)
     recovered, fallback = ready.recovered, None
     if ready.images is not None:
@@ -124,6 +134,8 @@ def quantize(
         warnings += [*notes, *fallback.warnings]
     insert = InsertQdq(row, ranges, keep=fallback.nodes if fallback else ())
     insert(model)
+    if not insert.report.applied and fallback is None:
+        raise _nothing(source.name, insert.report.kept)
     return Quantization(
         scheme=row,
         params=ready.params,
@@ -139,7 +151,9 @@ def calibrated(
 ) -> Calibrated:
     """Prepare a graph in place, and find its ranges; arguments and errors as for `quantize`."""
     row = lookup(scheme, reduce_range=scheme == "cpu" and lacks_vnni())
+    size = fixed_size(source)
     reports = prepare(model)
+    refuse_mixed(model)
     methods, notes = recovery.chosen(config, row)
     recovered = recovery.before_calibration(model, methods)
     if source.preprocessing is None:
@@ -147,8 +161,9 @@ def calibrated(
             f"{source.name} does not say how its images are preprocessed",
             hint="say it with --preprocess {unit,raw,signed,caffe,torch}",
         )
+    if not tensors_to_calibrate(model, row):
+        raise _nothing(source.name, place(model, row).kept)
     graph = graph_hash(model)
-    size = (int(source.inputs[0].shape[1] or 0), int(source.inputs[0].shape[2] or 0))
     prepared = json.dumps(describe(source.preprocessing, size), sort_keys=True)
     images = measured_images(source, config, methods, progress)
     if config.calibration is not None:
@@ -252,6 +267,11 @@ def _setting(trials: Trials, images: CalibrationImages, progress: Progress) -> r
         open_int8=partial(open_session, as_written=True) if symmetric else open_session,
         progress=progress,
     )
+
+
+def _nothing(name: str, kept: Sequence[Kept]) -> ConversionError:
+    why = next((f": {each.node} stays, {each.reason}" for each in kept), "")
+    return ConversionError(f"nothing in {name} can be quantised{why}")
 
 
 def _linted(model: ir.Model, scheme: Scheme) -> list[str]:

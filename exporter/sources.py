@@ -7,6 +7,7 @@ is code) is refused before Keras sees it, unless the user says ``--unsafe``.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -238,12 +239,12 @@ def _output_names(model: Any) -> list[str]:
 
 
 def _described(tensors: list[Any], names: list[str]) -> dict[str, tuple[Any, str]]:
-    """Return shape and type by name; a name that comes twice gets a number."""
+    """Return shape and type by name; a name that comes twice gets a number that is free."""
     found: dict[str, tuple[Any, str]] = {}
     for name, tensor in zip(names, tensors, strict=True):
-        number = sum(known == name or known.startswith(f"{name}_") for known in found)
-        unique = f"{name}_{number}" if name in found else name
-        found[unique] = (tensor.shape, str(tensor.dtype))
+        numbered = (f"{name}_{number}" for number in itertools.count(1))
+        unique = next(n for n in numbered if n not in names and n not in found)
+        found[unique if name in found else name] = (tensor.shape, str(tensor.dtype))
     return found
 
 

@@ -31,7 +31,7 @@ class Trials:
     """A float graph and all it takes to quantise a part of it.
 
     Attributes:
-        model: folded and prepared, in float32; never changed.
+        model: folded and prepared, in float32; no trial changes it.
         scheme: of the Q/DQ.
         ranges: (low, high) by tensor.
     """

@@ -48,16 +48,21 @@ MOVING = LAYOUT | {
 }
 """Their outputs are inputs of theirs, or bounds: exact in any type, so they take their
 neighbours'."""
-BOUNDED = MOVING | {
+_BOUNDED = MOVING | {
     "AveragePool", "Dropout", "GlobalAveragePool", "LeakyRelu", "QuantizeLinear", "ReduceMean",
     "ReduceMax",
 }
-"""No output is larger than the largest input."""
 # fmt: on
 SATURATING = frozenset({"Clip"})
 """Their constants are bounds: beyond FP16's range they may be its end."""
 
 Reach = Mapping[ir.Value, float]
+
+
+def is_bounded(node: ir.Node) -> bool:
+    """Whether no output of the node is larger than its largest input."""
+    slope = node.attributes.get_float("alpha", 0.01) if node.op_type == "LeakyRelu" else 0.0
+    return node.domain == "" and node.op_type in _BOUNDED and abs(slope) <= 1
 
 
 def reach_of(graph: ir.Graph, amax: Mapping[str, float]) -> Reach:
@@ -79,10 +84,11 @@ def reach_of(graph: ir.Graph, amax: Mapping[str, float]) -> Reach:
                 found[value] = _largest(node)  # clipped there: needs no headroom
         elif str(value.name) in amax:
             found[value] = HEADROOM * amax[str(value.name)]
-        elif node is not None and node.op_type in BOUNDED and node.domain == "":
+        elif node is not None and is_bounded(node):
             sources = [each for each in node.inputs if each and not _is_constant(each)]
             if sources and all(each in found for each in sources):
-                found[value] = max(found[each] for each in sources)
+                joined = _largest_constant(node) if node.op_type == "Concat" else 0.0
+                found[value] = max(joined, *(found[each] for each in sources))
     return found
 
 
@@ -136,8 +142,10 @@ def _reason_of_op(node: ir.Node, opset: int) -> str | None:
         if value.dtype == ir.DataType.FLOAT and not signature.may_be_half(formal):
             return f"ONNX has no FP16 form of {node.op_type} at opset {opset}"
     floats = [v for v in node.inputs if v is not None and v.dtype == ir.DataType.FLOAT]
+    makes = any(value.dtype == ir.DataType.FLOAT for value in node.outputs)
+    if floats and not makes and not signature.may_be_half(signature.inputs[0]):
+        return f"ONNX has no FP16 form of {node.op_type} at opset {opset}"
     if not floats and not is_op(node, "Cast") and not is_op(node, "Constant"):
-        makes = any(value.dtype == ir.DataType.FLOAT for value in node.outputs)
         return "makes FP32 by itself" if makes else None
     return None
 
@@ -193,6 +201,11 @@ def _of_weights(node: ir.Node, reach: Reach) -> Iterator[str]:
             f"weights underflow: {int(bad.sum())} of {bad.size} channels, channel {worst} loses "
             f"{lost[worst] / reached[worst]:.1%}"
         )
+
+
+def _largest_constant(node: ir.Node) -> float:
+    arrays = (constant_array(value) for value in node.inputs)
+    return max((float(np.abs(a).max(initial=0)) for a in arrays if a is not None), default=0.0)
 
 
 def _is_constant(value: ir.Value | None) -> bool:

@@ -74,7 +74,9 @@ def plan_types(model: ir.Model, amax: Mapping[str, float], io: ir.DataType) -> P
         if reason is not None:
             reasons[node] = reason
     kinds = {
-        node: FLOAT if node in reasons else HALF for node in graph if not _takes_any_type(node)
+        node: FLOAT if node in reasons else HALF
+        for node in graph
+        if not _takes_any_type(node, opset)
     }
     for node in _between_fp32(graph, kinds, io):
         kinds[node] = FLOAT
@@ -82,13 +84,16 @@ def plan_types(model: ir.Model, amax: Mapping[str, float], io: ir.DataType) -> P
     return Plan(opset, floats, kinds, reasons)
 
 
-def _takes_any_type(node: ir.Node) -> bool:
+def _takes_any_type(node: ir.Node, opset: int) -> bool:
     """Whether a node has no type of its own: Q, DQ, and those that read one tensor's shape, say."""
     if is_op(node, "QuantizeLinear") or is_op(node, "DequantizeLinear"):
         return True
     if any(value.dtype == FLOAT for value in node.outputs):
         return is_op(node, "Constant")
-    return sum(value is not None and value.dtype == FLOAT for value in node.inputs) <= 1
+    floats = [i for i, value in enumerate(node.inputs) if value and value.dtype == FLOAT]
+    signature = read_signature(node, opset)
+    halves = signature is None or all(signature.may_be_half(signature.inputs[i]) for i in floats)
+    return len(floats) <= 1 and halves  # IsInf has an FP16 form from opset 20 on
 
 
 def _between_fp32(

@@ -130,6 +130,8 @@ def _follower(linear: Linear) -> tuple[ir.Node, int] | str:
         if not used_once(value):
             return f"its output has {len(value.uses())} readers"
         ((node, index),) = value.uses()
+        if node.graph is not linear.node.graph:
+            return "read inside a branch or loop"
         second = read_linear(node)
         if second is not None and index == 0:
             return _fit(linear, second, axis)

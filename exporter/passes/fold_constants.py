@@ -247,7 +247,7 @@ def _predicted_bytes(node: ir.Node, inputs: dict[str, _Constant]) -> int:
     if node.op_type == "Tile":
         return int(np.prod(last.array, dtype=object)) * first.nbytes
     if node.op_type == "Range" and len(constants) == 3:
-        start, limit, delta = (float(c.array) for c in constants)
+        start, limit, delta = (c.array.item() for c in constants)
         return int(max((limit - start) / delta, 0)) * first.dtype.itemsize
     return 0
 

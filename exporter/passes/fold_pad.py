@@ -98,6 +98,8 @@ def _refusal(pad: ir.Node, reader: ir.Node, pads: list[int]) -> str | None:
 
 def _pool_refusal(pad: ir.Node, pool: ir.Node, pads: list[int]) -> str | None:
     source = pad.inputs[0]
+    if any(value.uses() or value.is_graph_output() for value in pool.outputs[1:]):
+        return f"{label(pool)} gives places in the padded tensor too"
     if source is None or not _never_negative(source):
         return "values before a max pooling may be negative"
     attributes = pool.attributes

@@ -60,6 +60,8 @@ def _refusal(node: ir.Node) -> str | None:
     source = node.inputs[0]
     if source is None or source.shape is None:
         return "rank of its input isn't known"
+    if source.dtype is not None and not source.dtype.is_floating_point():
+        return f"a mean of {source.dtype.name}, which no pooling takes"
     rank = len(source.shape)
     if rank != 4:
         return f"input has rank {rank}"

@@ -19,7 +19,7 @@ from exporter.passes._constants import (
     label,
     unique_name,
 )
-from exporter.passes._fp16_rules import BOUNDED, SATURATING
+from exporter.passes._fp16_rules import SATURATING, is_bounded
 from exporter.passes._fp16_types import FLOAT, HALF, Plan, plan_types
 from exporter.passes._half import LARGEST, to_half
 from exporter.passes._qdq import is_op, producer_of
@@ -35,7 +35,7 @@ def tensors_to_measure(model: ir.Model) -> list[str]:
     """
     values = [value for value in model.graph.inputs if value.uses()]
     for node in model.graph:
-        if node.op_type not in BOUNDED and not is_op(node, "Constant"):
+        if not is_bounded(node) and not is_op(node, "Constant"):
             values.extend(node.outputs)
     return [str(value.name) for value in values if value.name and value.dtype == FLOAT]
 

@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from exporter import pipeline, targets
+from exporter import half, pipeline, recovery, targets
 from exporter.artifact import Artifact
 from exporter.config import ExportConfig
 from exporter.errors import ConversionError, WrongUse
@@ -55,9 +55,9 @@ def test_scheme_of_the_cpu_with_fp16_is_a_conflict() -> None:
 
 
 def test_overflow_that_was_not_measured_is_found_by_running() -> None:
-    half, model = _typed(net(f"c = {CONV} (x, w1) y = {CONV} (c, w2)", w2=np.full((4, 4, 3, 3), 6e4)))  # fmt: skip # noqa: E501
+    typed, model = _typed(net(f"c = {CONV} (x, w1) y = {CONV} (c, w2)", w2=np.full((4, 4, 3, 3), 6e4)))  # fmt: skip # noqa: E501
     with pytest.raises(ConversionError, match="not finite"):
-        compare_simulated(model, half, [{"x": np.full((1, 4, 8, 8), 60, np.float32)}])
+        compare_simulated(model, typed, [{"x": np.full((1, 4, 8, 8), 60, np.float32)}])
 
 
 def test_an_input_beyond_fp16_is_refused() -> None:
@@ -112,3 +112,34 @@ def test_without_data_the_passport_says_so(keras: ModuleType, tmp_path: Path) ->
     with targets.open_artifact(artifact) as runner:
         logits = runner.infer({"input": np.zeros((2, 16, 16, 1), np.float32)})["logits"]
     assert logits.dtype == np.float32
+
+
+def test_a_network_in_half_precision_is_refused_not_passed_through() -> None:
+    model = net("h = Cast <to = 10> (x) c = Conv (h, p) y = Cast <to = 1> (c)")
+    (weight,) = model.graph.initializer
+    array = onnx.numpy_helper.to_array(weight).astype(np.float16)
+    weight.CopyFrom(onnx.numpy_helper.from_array(array, "p"))
+    with pytest.raises(WrongUse, match="computes in half precision by itself, first in h"):
+        to_half(ir.from_proto(model), Measured({}, 0), "fp32")
+
+
+def test_nothing_in_fp16_is_a_request_not_kept() -> None:
+    graph = ir.from_proto(net("y = Softmax (x)"))
+    with pytest.raises(ConversionError, match="nothing in the graph can be FP16: y stays"):
+        to_half(graph, Measured({}, 0), "fp32")
+
+
+@pytest.mark.tf
+def test_fp16_is_measured_on_what_equalisation_left(
+    keras: ModuleType, tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It changes activations and keeps their names: magnitudes from before would be of others."""
+    done: list[str] = []
+    equalize, measure = recovery.before_calibration, half.measure
+    monkeypatch.setattr(
+        recovery, "before_calibration", lambda *a: (done.append("equalize"), equalize(*a))[1]
+    )
+    monkeypatch.setattr(half, "measure", lambda *a: (done.append("measure"), measure(*a))[1])
+    options = {"precision": "int8", "rest": "fp16", "recovery": ("equalize",)}
+    export(keras, tmp_path, data=data, preprocess="unit", **options)
+    assert done == ["equalize", "measure"]

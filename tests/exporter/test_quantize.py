@@ -15,7 +15,7 @@ from calibration.params import load
 from exporter import calibration_images, pipeline, targets
 from exporter.artifact import Artifact
 from exporter.config import ExportConfig
-from exporter.errors import WrongUse
+from exporter.errors import ConversionError, WrongUse
 from tests.exporter import networks
 
 pytestmark = pytest.mark.tf
@@ -151,3 +151,36 @@ def test_recovery_is_done_and_recorded(keras: ModuleType, tmp_path: Path, data: 
     assert again.file("model.onnx").read_bytes() == artifact.file("model.onnx").read_bytes()
     with pytest.raises(CalibrationError, match="graph is"):  # not equalised, so another graph
         export(keras, tmp_path, data, calibration=kept, output="other")
+
+
+def test_a_network_that_takes_no_image_is_wrong_use(keras: ModuleType, tmp_path: Path) -> None:
+    layers = [keras.Input((4,)), keras.layers.Dense(3)]
+    path = networks.save(keras.Sequential(layers), tmp_path / "table.keras")
+    config = ExportConfig(path, "ort", tmp_path / "out", precision="int8", preprocess="raw")
+    with pytest.raises(WrongUse, match="does not take one image of a fixed size"):
+        pipeline.export(config)
+
+
+@pytest.mark.parametrize(
+    ("network", "error", "message"),
+    [
+        ("pooling", ConversionError, "nothing in .*mine.keras can be quantised"),
+        ("mixed", WrongUse, "computes in half precision by itself"),
+    ],
+)
+def test_what_would_not_be_int8_is_refused(
+    keras: ModuleType,
+    tmp_path: Path,
+    data: str,
+    network: str,
+    error: type[Exception],
+    message: str,
+) -> None:
+    x = inputs = keras.Input((16, 16, 1))
+    if network == "mixed":
+        x = keras.layers.Conv2D(4, 3, dtype="mixed_float16")(x)
+    x = keras.layers.GlobalAveragePooling2D(dtype="float32")(x)
+    path = networks.save(keras.Model(inputs, x), tmp_path / "mine.keras")
+    fields: dict[str, Any] = {"precision": "int8", "preprocess": "unit", "calibration_images": 16}
+    with pytest.raises(error, match=message):
+        pipeline.export(ExportConfig(path, "ort", tmp_path / "out", data=data, **fields))

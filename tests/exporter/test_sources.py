@@ -166,3 +166,10 @@ def test_a_saved_model_of_text_is_refused(keras: ModuleType, tmp_path: Path) -> 
     tf.saved_model.save(module, str(tmp_path / "text"), signatures=module.f)
     with pytest.raises(WrongUse, match="'text' is string"):
         sources.load(str(tmp_path / "text"))
+
+
+def test_names_of_outputs_stay_apart() -> None:
+    """A layer called twice gets a number; another layer may have that name already."""
+    names = ["dense_2", "dense", "dense", "dense_1", "dense"]
+    found = list(sources._described([np.zeros(1)] * 5, names))
+    assert found == ["dense_2", "dense", "dense_3", "dense_1", "dense_4"]

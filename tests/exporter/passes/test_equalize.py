@@ -186,3 +186,12 @@ def test_a_chain_ends_even_and_keeps_its_function(seed, exponent, chain):
     ]
     for outputs, following in zip(found[:2], inputs, strict=True):
         np.testing.assert_allclose(outputs.max((1, 2, 3)), following, rtol=5e-3)
+
+
+def test_a_reader_inside_a_branch_is_no_pair():
+    inner = "then_branch = g1 () => (float[a,b,c,d] t) { t = Conv <pads = [1,1,1,1]> (c, w2) }"
+    other = "else_branch = g2 () => (float[a,b,c,d] e) { e = Identity (c) }"
+    before = net(f"c = {CONV} (x, w1) y = If <{inner}, {other}> (flag)")
+    before.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "flag"))
+    equalizing = Equalize()
+    assert not equalizing(ir.from_proto(before)).modified

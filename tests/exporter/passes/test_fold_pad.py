@@ -97,3 +97,19 @@ def test_left_alone_with_its_reason(body, pads, reason):
     assert [kept.node for kept in report.kept] == ["p"]
     assert reason in report.kept[0].reason
     assert "Pad" in ops
+
+
+def test_a_pooling_that_gives_places_keeps_its_padding():
+    """They count in the padded tensor, and would count in another without it."""
+    body = f"r = Relu (x) p = Pad (r, pads) {POOL.replace('y =', 'y, i =')}"
+    assert fold(body, pads=SAME)[0].applied == ["p"], "nobody reads them"
+    model = parse(
+        body,
+        opset=18,
+        inputs="float[N,3,6,5] x",
+        outputs="float[a,b,c,d] y, int64[a,b,c,d] i",
+        pads=SAME,
+    )
+    folding = FoldPad()
+    assert not folding(ir.from_proto(model)).modified
+    assert folding.report.kept[0].reason.endswith("gives places in the padded tensor too")

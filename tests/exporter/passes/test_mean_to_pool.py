@@ -67,3 +67,15 @@ def test_other_ranks_stay():
     )
     report, _ = rewrite(model, uniform(2, 3, 4, 5, 6))
     assert report.kept == [Kept("y", "input has rank 5")]
+
+
+def test_a_mean_of_whole_numbers_stays():
+    """ONNX's GlobalAveragePool takes floats only."""
+    model = parse(
+        "i = Cast <to = 6> (x) m = ReduceMean (i, axes) y = Cast <to = 1> (m)",
+        opset=18,
+        axes=np.array([2, 3]),
+    )
+    report, ops = rewrite(model)
+    assert ops == ["Cast", "ReduceMean", "Cast"]
+    assert report.kept == [Kept("m", "a mean of INT32, which no pooling takes")]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from exporter.errors import WrongUse
 from exporter.passes import LAYER_KEY, schemes
-from exporter.passes.to_fp16 import ToFp16
+from exporter.passes.to_fp16 import ToFp16, tensors_to_measure
 from tests.exporter.passes import half_graphs
 from tests.exporter.passes.graphs import parse
 from tests.exporter.passes.half_graphs import rounded, simulated, typed, types
@@ -297,3 +297,40 @@ def test_any_chain_is_typed_consistently_and_stays_close(steps, io, large):
     np.testing.assert_allclose(
         run(simulated(after))["y"], plain, rtol=0, atol=2.0**-7 * max(1, np.abs(plain).max())
     )
+
+
+def test_a_steep_leaky_relu_is_measured_and_kept():
+    """Below a slope of 1 its output is no larger than its input; above, it may overflow."""
+    body, inputs = "r = LeakyRelu <alpha = {}> (x) y = Neg (r)", "float[N,4,8,8] x"
+    steep, flat = (
+        ir.from_proto(parse(body.format(alpha), opset=19, inputs=inputs)) for alpha in (10.0, 0.1)
+    )
+    assert "r" in tensors_to_measure(steep)
+    assert "r" not in tensors_to_measure(flat)
+    half = ToFp16({"x": 4e3, "r": 4e4, "y": 4e4})
+    half(steep)
+    assert {kept.node for kept in half.report.kept} == {"r", "y"}
+
+
+def test_a_constant_in_a_concat_counts():
+    model = parse(
+        "k = Concat <axis = 0> (x, big) y = Neg (k)",
+        opset=19,
+        inputs="float[N,4,8,8] x",
+        big=np.full((1, 4, 8, 8), 7e4, np.float32),
+    )
+    half = ToFp16({"x": 1.0})
+    half(ir.from_proto(model))
+    assert {kept.node for kept in half.report.kept} == {"k", "y"}
+
+
+def test_what_has_no_fp16_form_reads_fp32():
+    """IsInf takes FP16 from opset 20 on."""
+    model = parse(
+        "a = Neg (x) i = IsInf (a) y = Cast <to = 1> (i)", opset=19, inputs="float[N,4,8,8] x"
+    )
+    report, after = typed(model)
+    assert types(after)["a"] == "fp16"
+    (isinf,) = [node for node in after.graph.node if node.op_type == "IsInf"]
+    assert types(after)[isinf.input[0]] == "fp32"
+    assert [kept.node for kept in report.kept] == ["i"]
