@@ -119,8 +119,9 @@ class SplitConvolution:
 class Audit:
     """All that :func:`audit` found.
 
-    ``opaque`` names compiled regions, whose inside no record tells. Times are milliseconds per
-    inference, slowest layer first; empty without a profile.
+    ``opaque`` names compiled regions, whose inside no record tells, and ``hidden`` counts the
+    graph's convolutions that must be in them; 0 where the graph is not at hand. Times are
+    milliseconds per inference, slowest layer first; empty without a profile.
     """
 
     layers: int
@@ -129,6 +130,7 @@ class Audit:
     reformats: tuple[Reformat, ...]
     split: tuple[SplitConvolution, ...]
     opaque: tuple[str, ...]
+    hidden: int
     times: tuple[tuple[str, str, float], ...]
 
     def precisions(self) -> dict[str, int]:
@@ -145,6 +147,11 @@ class Audit:
             for row in self.convolutions
             if row.precision != "INT8"
         ]
+        if self.hidden:
+            wrong.append(
+                f"{self.hidden} convolutions are inside {len(self.opaque)} compiled regions, where "
+                "nothing tells what they run in"
+            )
         wrong += [
             f"{row.node or row.layer} left INT8: {shortcut.tensor} ({shortcut.precision}), made "
             f"by {shortcut.made_by or 'an input of the engine'}, has no Q/DQ"
@@ -187,6 +194,8 @@ def audit(
             "the profile names no layer of this engine", hint="give the profile of this engine"
         )
     made_by = {tensor.name: layer for layer in layers for tensor in layer.outputs}
+    opaque = tuple(row.name for row in layers if row.is_opaque)
+    visible = sum(row.is_convolution for row in layers)
     timed = [(row.name, row.kind, times[row.name]) for row in layers if row.name in times]
     return Audit(
         layers=len(layers),
@@ -210,7 +219,8 @@ def audit(
             if row.is_reformat
         ),
         split=tuple(_split(layers, groups or {})),
-        opaque=tuple(row.name for row in layers if row.is_opaque),
+        opaque=opaque,
+        hidden=max(0, len(groups or {}) - visible) if opaque else 0,
         times=tuple(sorted(timed, key=lambda row: -row[2])),
     )
 

@@ -19,7 +19,8 @@ from exporter import engine_record
 from exporter.artifact import Artifact
 from exporter.compatibility import Fit, judge
 from exporter.engine_record import Flavour
-from exporter.gpus import Gpus, find_gpus
+from exporter.errors import Missing
+from exporter.gpus import Gpus, find_gpus, in_use
 from exporter.machines import Machine, jetson_module, lookup
 from exporter.targets import TARGETS, Target
 from exporter.versions import installed_versions
@@ -266,14 +267,16 @@ def engine_fit(
 
 
 def this_machine(flavour: Flavour, root: Path = Path("/")) -> Machine:
-    """Describe this machine as an engine's target; of several GPUs the first, CUDA's default.
+    """Describe this machine as an engine's target; of several GPUs by that which CUDA uses.
 
     Args:
         flavour: the library whose version counts.
         root: where ``proc`` and what :func:`find_gpus` reads are looked for.
+
+    Raises:
+        Missing: there are several kinds of GPU, and nothing tells which is used.
     """
-    devices = find_gpus(root).devices
-    gpu = devices[0] if devices else None
+    gpu = in_use(find_gpus(root).devices)
     try:
         board = (root / "proc/device-tree/model").read_text("utf-8", "replace").rstrip("\0\n")
     except OSError:
@@ -333,6 +336,23 @@ def lacks_vnni() -> bool:
     """Whether INT8 products saturate here: an x86 CPU that is known not to have VNNI."""
     sets = _cpu().instruction_sets
     return sets is not None and "avx2" in sets and not (sets["avx512_vnni"] or sets["avx_vnni"])
+
+
+def refuse_saturation(path: Path, int8: Mapping[str, Any] | None) -> None:
+    """Refuse to run an artefact of scheme ``cpu`` whose sums would saturate on this CPU.
+
+    Args:
+        path: of the artefact.
+        int8: what its passport says of INT8; None where it is in floating point.
+
+    Raises:
+        Missing: its 8-bit weights need VNNI, which this CPU lacks.
+    """
+    if int8 is not None and not int8["reduce_range"] and lacks_vnni():
+        raise Missing(
+            f"{path} has 8-bit weights, and this CPU has no VNNI: sums would saturate",
+            hint="export it on this machine with the CPU's scheme, which gives it 7-bit weights",
+        )
 
 
 def cpu_model() -> str:

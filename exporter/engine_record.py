@@ -125,7 +125,7 @@ def parse(record: Any, where: Path) -> EngineRecord:
 
 
 def _is_version(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)+([.+-]?\w+)*", value) is not None
+    return isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)+\w*([.+-]\w+)*", value) is not None
 
 
 def _is_core(value: Any) -> bool:

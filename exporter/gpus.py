@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from exporter.errors import Missing
+
 T = TypeVar("T")
 
 
@@ -52,6 +54,33 @@ def find_gpus(root: Path = Path("/")) -> Gpus:
     if nodes:
         return Gpus("/dev", tuple(Gpu(f"NVIDIA GPU (/dev/{node.name})") for node in nodes))
     return Gpus("none", ())
+
+
+def in_use(devices: tuple[Gpu, ...]) -> Gpu | None:
+    """Return the GPU that CUDA, and so TensorRT, uses here; None where there is none.
+
+    NVML and nvidia-smi list all by bus. CUDA takes the fastest first, and of those that
+    CUDA_VISIBLE_DEVICES leaves: where they differ, only CUDA knows.
+
+    Raises:
+        Missing: they differ, and CUDA can't be asked.
+    """
+    if len({(each.name, each.compute_capability) for each in devices}) <= 1:
+        return devices[0] if devices else None
+    try:
+        cudart = importlib.import_module("cuda.bindings.runtime")
+        _, index = cudart.cudaGetDevice()
+        _, found = cudart.cudaGetDeviceProperties(index)
+        name, capability = found.name.decode(), f"{found.major}.{found.minor}"
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        names = ", ".join(dict.fromkeys(each.name for each in devices))
+        raise Missing(
+            f"there are several kinds of GPU here ({names}), and nothing tells which is used",
+            hint="pip install 'exporter[target]' brings cuda-python, which does",
+        ) from error
+    same = (each for each in devices if each.compute_capability in (None, capability))
+    known = next((each for each in same if each.name == name), None)
+    return known or Gpu(name, compute_capability=capability, driver=devices[0].driver)
 
 
 @contextmanager

@@ -85,7 +85,7 @@ def inspect(path: Path, profile: Path | None = None) -> Inspection:
 
 
 def _groups(found: artifact.Artifact) -> dict[str, int]:
-    """Read the graph's grouped convolutions: node name and ``group``."""
+    """Read the graph's convolutions: node name and ``group``."""
     if artifact.MODEL not in found.passport["files"]:
         return {}
     import onnx
@@ -95,9 +95,7 @@ def _groups(found: artifact.Artifact) -> dict[str, int]:
     except Exception as error:  # protobuf's own kind, which has no types
         raise ExporterError(f"{found.path / artifact.MODEL} is no ONNX graph: {error}") from error
     return {
-        node.name: attribute.i
+        node.name: next((each.i for each in node.attribute if each.name == "group"), 1)
         for node in graph.node
         if node.op_type == "Conv"
-        for attribute in node.attribute
-        if attribute.name == "group" and attribute.i > 1
     }

@@ -19,6 +19,7 @@ from exporter.artifact import MODEL
 from exporter.engine_record import ENGINE, EngineRecord, HardwareCompatibility
 from exporter.errors import ConversionError, ExporterError, Missing, WrongUse
 from exporter.targets import Compiled, _timing_cache
+from exporter.targets._tensorrt_load import not_starting
 from exporter.targets._tensorrt_watch import Log, interruptible, make_log, make_monitor
 
 if TYPE_CHECKING:
@@ -140,11 +141,7 @@ def start(trt: Any, log: Log) -> tensorrt.Builder:
     try:
         builder: tensorrt.Builder = trt.Builder(log)
     except (TypeError, RuntimeError) as error:  # what its bindings make of a null pointer
-        reason = log.errors[-1] if log.errors else str(error)
-        raise Missing(
-            f"{trt.__name__} {trt.__version__} does not start here: {reason}",
-            hint="it needs an NVIDIA GPU and its driver: see nvidia-smi",
-        ) from error
+        raise not_starting(trt, log, error) from error
     return builder
 
 
@@ -314,6 +311,11 @@ def _place_on_dla(
     config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     on_gpu = [layer.name for layer in layers if not config.can_run_on_DLA(layer)]
+    if len(on_gpu) == len(layers):
+        raise ExporterError(
+            f"none of the network's {len(layers)} layers can run on a DLA",
+            hint="leave --dla-core out: the engine would run on the GPU alone",
+        )
     note = f"the rest on the GPU: {', '.join(on_gpu)}" if on_gpu else ""
     build.progress("layers on DLA", len(layers) - len(on_gpu), len(layers), note)
     return {"layers": len(layers), "on_gpu": on_gpu}

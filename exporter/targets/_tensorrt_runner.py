@@ -8,7 +8,6 @@ libraries, which shows that the calls are wired as meant and nothing about what 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import math
 import time
 from dataclasses import dataclass
@@ -20,11 +19,11 @@ import numpy as np
 
 from exporter.errors import ExporterError, Missing, WrongUse
 from exporter.runner import DeviceTimes
+from exporter.targets._tensorrt_load import last_error, load_engine, start_runtime
 from exporter.targets._tensorrt_watch import make_log
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    import tensorrt
 
     from exporter.runner import Feeds
 
@@ -47,11 +46,22 @@ class EngineRunner:
         trt: the module ``tensorrt`` or ``tensorrt_rtx``.
         plan: the engine's file, whose hash the caller has checked: loading one runs its code.
         cuda_graph: replay the kernels as one graph from the second batch of a shape on.
+        version_compatible: whether it was built so.
+        dla_core: that it was built for, None for the GPU alone.
     """
 
-    def __init__(self, trt: Any, plan: Path, *, cuda_graph: bool = True) -> None:
+    def __init__(
+        self,
+        trt: Any,
+        plan: Path,
+        *,
+        cuda_graph: bool = True,
+        version_compatible: bool = False,
+        dla_core: int | None = None,
+    ) -> None:
         self._trt = trt
         self._plan = plan
+        self._version_compatible, self._dla_core = version_compatible, dla_core
         self._wants_graph = cuda_graph
         self._timed = False
         self._events: list[Any] = []
@@ -84,14 +94,15 @@ class EngineRunner:
     def _load(self) -> None:
         trt = self._trt
         log = make_log(trt)
-        self._runtime: tensorrt.Runtime = trt.Runtime(log)
-        engine = self._runtime.deserialize_cuda_engine(self._plan.read_bytes())
-        context = None if engine is None else engine.create_execution_context()
+        self._runtime = start_runtime(
+            trt, log, version_compatible=self._version_compatible, dla_core=self._dla_core
+        )
+        engine = load_engine(trt, self._runtime, log, self._plan.read_bytes(), self._plan.name)
+        context = engine.create_execution_context()
         if context is None:
-            reason = log.errors[-1] if log.errors else "it gave no reason"
             raise ExporterError(
-                f"{trt.__name__} {trt.__version__} does not load {self._plan.name}: {reason}",
-                hint="engines hold for one TensorRT release and GPU: exporter compile it here",
+                f"{self._plan.name} loads and has no room to run: {last_error(log)}",
+                hint="it needs GPU memory for its largest batch: build it for a smaller --batch",
             )
         self._engine, self._context, self._log = engine, context, log
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
@@ -229,8 +240,7 @@ class EngineRunner:
 
     def _enqueue(self) -> None:
         if not self._context.execute_async_v3(int(self._stream)):
-            reason = self._log.errors[-1] if self._log.errors else "it gave no reason"
-            raise ExporterError(f"TensorRT could not run the engine: {reason}")
+            raise ExporterError(f"TensorRT could not run the engine: {last_error(self._log)}")
 
     def _capture(self) -> None:
         """Record the kernels as a graph; engines that can't be recorded go on without one."""
@@ -270,8 +280,11 @@ def load_cuda() -> Any:
     """Import cuda-python.
 
     Raises:
-        Missing: it is not installed.
+        Missing: it is not installed, is too old, or its libraries don't load.
     """
-    if importlib.util.find_spec("cuda") is None or importlib.util.find_spec(_CUDA) is None:
-        raise Missing("running an engine needs cuda-python", hint="pip install 'exporter[target]'")
-    return importlib.import_module(_CUDA)
+    try:
+        return importlib.import_module(_CUDA)
+    except (ImportError, OSError, RuntimeError) as error:
+        raise Missing(
+            f"running an engine needs cuda-python: {error}", hint="pip install 'exporter[target]'"
+        ) from error

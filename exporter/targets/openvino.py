@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from exporter.artifact import MODEL, Artifact
-from exporter.doctor import cpu_model, lacks_vnni
+from exporter.doctor import cpu_model, refuse_saturation
 from exporter.errors import ConversionError, ExporterError, Missing, WrongUse
 from exporter.runner import Feeds, usable_cores
 from exporter.targets import Build, Compiled
@@ -155,12 +155,7 @@ def open(artifact: Artifact, threads: int | None = None) -> OpenVinoRunner:
     Raises:
         Missing: its 8-bit weights need VNNI, which this CPU lacks.
     """
-    int8 = artifact.passport.get("int8")
-    if int8 is not None and not int8["reduce_range"] and lacks_vnni():
-        raise Missing(
-            f"{artifact.path} has 8-bit weights, and this CPU has no VNNI: sums would saturate",
-            hint="export it on this machine with the CPU's scheme, which gives it 7-bit weights",
-        )
+    refuse_saturation(artifact.path, artifact.passport.get("int8"))
     ir = (artifact.file(IR), artifact.file(WEIGHTS))
     passport = artifact.passport
     return OpenVinoRunner(ir, passport["precision"], passport["graph"], threads)

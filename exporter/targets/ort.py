@@ -7,6 +7,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from exporter.artifact import MODEL, Artifact
+from exporter.doctor import refuse_saturation
 from exporter.errors import ExporterError
 from exporter.runner import Feeds, usable_cores
 from exporter.targets import Build, Compiled
@@ -84,5 +85,12 @@ def compile(folder: Path, build: Build) -> Compiled:
 
 
 def open(artifact: Artifact, threads: int | None = None) -> OrtRunner:
-    """Open ``model.onnx`` once its hash is the passport's."""
+    """Open ``model.onnx`` once its hash is the passport's.
+
+    Raises:
+        Missing: its 8-bit weights need VNNI, which this CPU lacks.
+    """
+    int8 = artifact.passport.get("int8")
+    if int8 is not None and int8.get("scheme") == "cpu":  # others are simulated
+        refuse_saturation(artifact.path, int8)
     return OrtRunner(artifact.file(MODEL), threads)

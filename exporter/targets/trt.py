@@ -13,17 +13,17 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from exporter import engine_record
 from exporter.artifact import MODEL
 from exporter.doctor import this_machine
 from exporter.engine_record import ENGINE, LAYERS
-from exporter.errors import ExporterError, Missing
+from exporter.errors import Missing
 from exporter.gpus import find_gpus
 from exporter.targets import Compiled, _tensorrt, _timing_cache, _trtexec
+from exporter.targets._tensorrt_load import load_engine, start_runtime
 from exporter.targets._tensorrt_watch import make_log
 
 if TYPE_CHECKING:
-    import tensorrt
-
     from exporter.artifact import Artifact
     from exporter.runner import Runner
     from exporter.targets import Build
@@ -50,20 +50,35 @@ def open(artifact: Artifact, threads: int | None = None) -> Runner:
     """Open ``engine.plan`` once its hash is the passport's; ``threads`` is for CPU engines.
 
     Raises:
-        ExporterError: it was not compiled yet.
-        Missing: TensorRT or a GPU is not here.
+        Missing: it was not compiled yet, or TensorRT or a GPU is not here.
     """
-    if not artifact.passport[artifact.target]["compiled"]:
-        raise ExporterError(
-            f"{artifact.path} is not compiled yet",
-            hint=f"on the machine it is for: exporter compile {artifact.path}",
-        )
+    record = engine_record.read(artifact)
     missing = lacking()
     if missing is not None:
         raise missing
     from exporter.targets._tensorrt_runner import EngineRunner
 
-    return EngineRunner(importlib.import_module(MODULE), artifact.file(ENGINE))
+    return EngineRunner(
+        load_module(),
+        artifact.file(ENGINE),
+        version_compatible=record.version_compatible,
+        dla_core=record.dla_core,
+    )
+
+
+def load_module() -> Any:
+    """Import TensorRT.
+
+    Raises:
+        Missing: its libraries don't load, as in a container without them.
+    """
+    try:
+        return importlib.import_module(MODULE)
+    except (ImportError, OSError) as error:
+        raise Missing(
+            f"the Python module tensorrt is here and does not load: {error}",
+            hint="its libraries (libnvinfer) must be where the loader looks: see LD_LIBRARY_PATH",
+        ) from error
 
 
 def lacking() -> Missing | None:
@@ -87,7 +102,7 @@ def _build_here(folder: Path, build: Build) -> Compiled:
         Missing: nothing tells its compute capability, without which nobody could say later
             where the engine loads.
     """
-    trt = importlib.import_module(MODULE)
+    trt = load_module()
     here = this_machine("tensorrt")
     if here.gpu is None or here.compute_capability is None:
         raise Missing(
@@ -103,21 +118,23 @@ def _build_here(folder: Path, build: Build) -> Compiled:
     )
     cache = _timing_cache.cache_file(trt.__version__, here.gpu, here.compute_capability)
     done = _tensorrt.build_plan(trt, folder, build, built_for, timing_cache=cache)
-    _write_layers(trt, folder)
+    _write_layers(trt, folder, build)
     return done
 
 
-def _write_layers(trt: Any, folder: Path) -> None:
+def _write_layers(trt: Any, folder: Path, build: Build) -> None:
     """Keep TensorRT's own account of the engine's layers, for ``exporter inspect``.
 
     Raises:
         ExporterError: the engine that was just built does not load.
     """
     log = make_log(trt)
-    runtime: tensorrt.Runtime = trt.Runtime(log)
-    engine = runtime.deserialize_cuda_engine((folder / ENGINE).read_bytes())
-    if engine is None:
-        raise ExporterError(f"the new engine does not load: {' '.join(log.errors)}")
+    options = build.options
+    runtime = start_runtime(
+        trt, log, version_compatible=options.version_compatible, dla_core=options.dla_core
+    )
+    plan = (folder / ENGINE).read_bytes()
+    engine = load_engine(trt, runtime, log, plan, "the engine that was just built")
     inspector = engine.create_engine_inspector()
     text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
     (folder / LAYERS).write_text(text)

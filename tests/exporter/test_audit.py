@@ -86,7 +86,7 @@ class TestRealEngines:
     def test_is_json(self) -> None:
         values = json.loads(json.dumps(recorded(PLAIN).as_json()))
         assert set(values) == {
-            "layers", "convolutions", "adds", "reformats", "split", "opaque", "times",
+            "layers", "convolutions", "adds", "reformats", "split", "opaque", "hidden", "times",
             "precisions", "int8",
         }  # fmt: skip
         assert values["int8"]["ok"] is False
@@ -257,6 +257,15 @@ class TestConvolutions:
         assert found.opaque == ("__myl_ConvAddRelu_0",)
         (objection,) = found.objections()
         assert "no convolution outside 1 compiled region" in objection
+
+    def test_convolutions_inside_compiled_regions_are_not_vouched_for(self) -> None:
+        seen = conv("c", [tensor("a", "INT8")], tensor("c", "INT8"), weights="INT8")
+        region = Layer("__myl_ConvAddRelu_0", "kgen", (), ())
+        graph = {"c": 1, "d": 1, "e": 32}
+        assert audit([seen, region]).objections() == [], "no graph at hand: nothing is counted"
+        (objection,) = audit([seen, region], groups=graph).objections()
+        assert "2 convolutions are inside 1 compiled region" in objection
+        assert audit([seen], groups=graph).objections() == [], "fused: nothing is hidden"
 
 
 class TestSplitGroups:

@@ -197,14 +197,23 @@ class TestThisMachine:
         monkeypatch.setattr(doctor, "find_gpus", lambda root: Gpus("test", devices))
         monkeypatch.setattr(doctor, "installed_versions", lambda: found)
 
-    def test_its_first_gpu(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        gpus = (Gpu("NVIDIA L4", 23034, "8.9", "580.1"), Gpu("Tesla T4", 15360, "7.5", "580.1"))
+    def test_its_gpu(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        gpus = [Gpu("NVIDIA L4", 23034, "8.9", "580.1")] * 2
         self.have(monkeypatch, *gpus, tensorrt="10.13.3.9")
         row = doctor.this_machine("tensorrt", tmp_path)
         assert (row.gpu, row.compute_capability, row.driver) == ("NVIDIA L4", "8.9", "580.1")
         assert (row.os, row.arch) == (platform.system().lower(), platform.machine())
         assert row.tensorrt == "10.13.3.9"
         assert doctor.this_machine("tensorrt_rtx", tmp_path).tensorrt is None
+
+    def test_which_of_several_kinds_is_not_guessed(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
+        self.have(monkeypatch, Gpu("L4", None, "8.9"), Gpu("T4", None, "7.5"), tensorrt="10.13.3")
+        result = run("doctor", artefact(tmp_path / "a"))
+        assert result.exit_code == 4
+        assert "several kinds of GPU here (L4, T4)" in result.stderr
 
     def test_a_jetson(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         self.have(monkeypatch, Gpu("Jetson (Jetson Linux 36.4.3)"), tensorrt="10.3.0")

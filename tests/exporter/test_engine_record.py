@@ -82,3 +82,13 @@ def test_an_artefact_for_another_target(tmp_path: Path) -> None:
     place = artefact(tmp_path / "a", None, {}, target="ort")
     with pytest.raises(WrongUse, match="holds no TensorRT engine"):
         engine_record.read(artifact.read(place))
+
+
+@pytest.mark.parametrize("version", ["10.3.0", "10.3.0.30", "11.4.1+cuda13.0", "1.7.1.post2"])
+def test_versions(version: str) -> None:
+    assert engine_record._is_version(version)
+
+
+def test_a_strangers_version_is_judged_at_once() -> None:
+    """It once took time that doubles with every letter."""
+    assert not engine_record._is_version("1.0" + "a" * 5000 + "!")

@@ -10,8 +10,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from exporter import pipeline
+from exporter import artifact, doctor, pipeline
 from exporter.config import ExportConfig
+from exporter.errors import Missing
 from exporter.passes.insert_qdq import InsertQdq
 from exporter.targets import ort
 from tests.exporter import sensitive
@@ -84,3 +85,12 @@ def test_the_shipped_networks_run_in_integers_throughout(
     assert (found["QLinearAdd"], found["QGemm"]) == (8, 1)
     assert found["QuantizeLinear"] == 1, "the input's"
     assert not {"Conv", "FusedConv", "Gemm", "Relu", "Add", "DequantizeLinear"} & set(found), found
+
+
+def test_weights_of_8_bits_are_refused_where_their_sums_saturate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "lacks_vnni", lambda: True)
+    int8 = {"scheme": "cpu", "reduce_range": False}
+    with pytest.raises(Missing, match="has 8-bit weights, and this CPU has no VNNI"):
+        ort.open(artifact.Artifact(tmp_path, {"target": "ort", "int8": int8}))

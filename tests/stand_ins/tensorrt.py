@@ -257,6 +257,9 @@ class Context:
 
 
 class Runtime:
+    engine_host_code_allowed = False  # as in NvInferRuntime.h
+    DLA_core = -1
+
     def __init__(self, log: Any) -> None:
         self.log = log
 
@@ -264,4 +267,11 @@ class Runtime:
         if not plan.startswith(b"{"):
             self.log.log(ILogger.ERROR, "magic tag does not match")
             return None
-        return Engine(json.loads(plan))
+        told = json.loads(plan)
+        if "VERSION_COMPATIBLE" in told.get("flags", ()) and not self.engine_host_code_allowed:
+            self.log.log(ILogger.ERROR, "lean runtime since getEngineHostCodeAllowed() is false")
+            return None
+        if told.get("DLA_core", -1) != self.DLA_core:
+            self.log.log(ILogger.ERROR, f"built for DLA core {told['DLA_core']}")
+            return None
+        return Engine(told)

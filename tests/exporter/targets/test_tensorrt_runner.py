@@ -130,6 +130,26 @@ def test_errors_carry_the_reason_and_free_everything(
         EngineRunner(stand_ins, plan(tmp_path / "p")).__enter__()
 
 
+def test_a_runtime_that_does_not_start_is_missing(
+    stand_ins: Any, cuda: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(log: Any) -> Any:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(stand_ins, "Runtime", fail)
+    with pytest.raises(Missing, match="does not start here: pybind11"):
+        EngineRunner(stand_ins, plan(tmp_path / "p")).__enter__()
+
+
+def test_no_room_to_run_is_told_from_not_loading(
+    stand_ins: Any, cuda: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stand_ins.Engine, "create_execution_context", lambda self: None)
+    with pytest.raises(ExporterError, match="loads and has no room to run") as caught:
+        EngineRunner(stand_ins, plan(tmp_path / "p")).__enter__()
+    assert "smaller --batch" in str(caught.value.hint)
+
+
 def test_cuda_python_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_tensorrt_runner, "_CUDA", "cuda_that_is_not_here")
     with pytest.raises(Missing, match="cuda-python") as caught:

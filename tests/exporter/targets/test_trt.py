@@ -305,7 +305,7 @@ def test_an_engine_is_opened_only_when_compiled_and_unchanged(
     stand_ins: Any, tmp_path: Path
 ) -> None:
     path = tiny.handed_over(tmp_path / "a")
-    with pytest.raises(ExporterError, match="not compiled yet"):
+    with pytest.raises(Missing, match="is not compiled"):
         targets.open_artifact(artifact.read(path))
     finish(path)
     with (path / "engine.plan").open("ab") as file:
