@@ -112,7 +112,7 @@ def evaluate(
         with opened(artifact) as runner:
             given = images.feeds(artifact.passport["layout"])
             stage = artifact.path.name
-            got = images.logits(runner, given, fixed_batch(artifact), stage, progress)
+            got = images.logits(runner, given, images_a_call(artifact), stage, progress)
         name = f"{artifact.path} (simulated)" if artifact.is_simulation else str(artifact.path)
         rows.append(score(name, got, images.labels, expected))
     return rows
@@ -122,6 +122,12 @@ def fixed_batch(artifact: Artifact) -> int | None:
     """Return the one batch size that an artefact takes, or None."""
     batch = artifact.passport["batch"]
     return batch["min"] if batch["min"] == batch["max"] else None
+
+
+def images_a_call(artifact: Artifact) -> int | None:
+    """Return how many images to give an artefact at once; None where any number will do."""
+    batch = artifact.passport["batch"]
+    return None if batch["max"] is None else max(batch["min"], min(batch["max"], BATCH))
 
 
 @dataclass(frozen=True)
@@ -190,7 +196,7 @@ class Images:
         stage: str,
         progress: Progress,
     ) -> Logits:
-        """Run all batches, (count, classes); a fixed size is met by cutting and padding them."""
+        """Run all batches, (count, classes); a ``batch`` size is met by cutting and padding."""
         output = self.source.outputs[0].name
         parts: list[Logits] = []
         done = 0

@@ -14,7 +14,7 @@ from benchmarks.accuracy import (
     Accuracy,
     Images,
     Logits,
-    fixed_batch,
+    images_a_call,
     load_original,
     score,
 )
@@ -77,8 +77,8 @@ class Step:
         return made.layout if self.as_exported else "nhwc"
 
     def batch(self, made: Made) -> int | None:
-        """Return the one batch size it takes, or None."""
-        return fixed_batch(made.artifact) if self.name != "keras" else made.source.batch
+        """Return how many images to give it at once; None where any number will do."""
+        return images_a_call(made.artifact) if self.name != "keras" else made.source.batch
 
 
 def _converted(made: Made) -> Runner:

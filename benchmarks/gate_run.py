@@ -95,7 +95,8 @@ def choose_images(
     """Say what each artefact runs on: as its baseline has it, unless ``data`` says otherwise.
 
     Raises:
-        WrongUse: ``update``, and neither names any images.
+        WrongUse: ``update``, and neither names any images; ``data`` that an entry has no figures
+            for.
     """
     chosen = {}
     for index, artifact in enumerate(artifacts):
@@ -105,6 +106,12 @@ def choose_images(
             raise WrongUse(
                 f"nothing says on which images {artifact.path} is to run",
                 hint="name them with --data, or leave accuracy out of it with --graph-only",
+            )
+        if not update and data is not None and entry is not None and not entry.runs:
+            raise WrongUse(
+                f"--data names images, and the baseline of {artifact.path} was made with "
+                "--graph-only: it has no figures of any",
+                hint="leave --data out, or make figures with --update",
             )
         if update and data is not None:
             chosen[index] = Images(data, limit)
@@ -120,8 +127,9 @@ def compare(
     path: Path,
     *,
     update: bool,
+    graph_only: bool = False,
 ) -> list[Checked]:
-    """Judge each artefact by its entry; one that has none says so.
+    """Judge each artefact by its entry; one that has none, or no figures of its kind, says so.
 
     Raises:
         WrongUse: two artefacts for one entry; for a check, an entry of another model, or measured
@@ -142,9 +150,19 @@ def compare(
                 old, missing = None, error.message
         if old is not None and not update:
             _check_same_images(old, now)
+            if not graph_only and old.runs and not now.runs:
+                missing = _no_figures(old, now, artifact)
         findings = () if old is None else tuple(judge(old, now, book.tolerances))
         results.append(Checked(place, now.key, findings, missing))
     return results
+
+
+def _no_figures(old: Facts, now: Facts, artifact: Artifact) -> str:
+    kind, known = kind_of_run(artifact), " and ".join(sorted(old.runs))
+    return (
+        f"accuracy was not compared: the baseline of {now.key} has figures of what is {known}, and "
+        f"here it would run as {kind}. Make them here with --update --data"
+    )
 
 
 def _check_same_images(before: Facts, now: Facts) -> None:

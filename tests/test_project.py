@@ -235,7 +235,7 @@ def test_make_installs_the_data_exactly_where_no_folder_has_them(
         text=True,
         check=True,
     )
-    assert ("apt-get install" in shown.stdout) is installs
+    assert ("apt-get install -y -qq dataset-fashion-mnist" in shown.stdout) is installs
 
 
 def test_ci_builds_every_model_of_the_zoo() -> None:

@@ -86,18 +86,20 @@ def check(
         facts = gate_run.measure(
             artifacts, wanted, original=original, unsafe=unsafe, progress=progress
         )
-    results = gate_run.compare(artifacts, facts, book, baseline, update=update)
+    results = gate_run.compare(
+        artifacts, facts, book, baseline, update=update, graph_only=graph_only
+    )
+    if update:
+        for now in facts:
+            book = book.updated(now)
+        baselines.save(book, baseline)
     _write(results, baseline, junit, summary)
     if as_json:
         shown = [one.as_json() for one in results]
         console.print_json({"baseline": str(baseline), "updated": update, "results": shown})
     else:
         _show(results)
-    if update:
-        for now in facts:
-            book = book.updated(now)
-        baselines.save(book, baseline)
-    else:
+    if not update:
         _refuse(results, baseline)
 
 
@@ -108,6 +110,7 @@ def _show(results: list[Checked]) -> None:
     for one in results:
         if one.missing is not None:
             console.say(f"{one.key}: {one.missing}", markup=False)
+        if not one.findings:
             continue
         rows = [
             (finding.figure, finding.rung, finding.before, finding.now, finding.verdict)

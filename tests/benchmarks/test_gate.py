@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import TensorProto, numpy_helper
 
-from benchmarks import baseline
+from benchmarks import baseline, gate_run
 from benchmarks.baseline import Baseline, default_tolerances
 from benchmarks.facts import Facts, Run
 from benchmarks.gate import Finding, judge
@@ -351,9 +351,29 @@ def test_a_machine_without_a_gpu_keeps_what_one_with_it_measured() -> None:
     assert entry.fused is None
 
 
+def test_a_baseline_of_the_other_kind_compares_no_accuracy_and_says_so(work: Path) -> None:
+    """Made where there is no GPU and checked on a Jetson, it used to pass with nothing measured."""
+    assert check("one", "--update", "--graph-only").exit_code == 0
+    refused = check("one", "--data", "npz:x")
+    assert refused.exit_code == 2
+    assert "was made with --graph-only" in refused.output
+    one, book = artifact.read(work / "one"), baseline.load(work / "base.json")
+    (entry,) = book.entries.values()
+    truth = np.zeros(10, np.int64)
+    book = book.updated(replace(entry, runs={"simulated": run_of(truth, truth)}))
+    (result,) = gate_run.compare([one], [entry], book, work / "base.json", update=False)
+    assert result.missing is not None
+    assert "has figures of what is simulated, and here it would run as engine" in result.missing
+    assert result.findings, "the graph was compared all the same"
+    graph_only = {"update": False, "graph_only": True}
+    (result,) = gate_run.compare([one], [entry], book, work / "base.json", **graph_only)
+    assert result.missing is None
+
+
 def test_the_committed_baseline_reads() -> None:
     committed = ROOT / "benchmarks" / "baseline.json"
     if not committed.exists():
         pytest.skip("no benchmarks/baseline.json yet")
-    assert committed.stat().st_size < 100_000
-    assert baseline.load(committed).entries
+    entries = baseline.load(committed).entries
+    assert entries
+    assert committed.stat().st_size < 25_000 * len(entries), "small enough for its diff to be read"
