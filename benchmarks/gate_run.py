@@ -14,6 +14,7 @@ from benchmarks.gate import judge
 from benchmarks.gate_report import Checked
 from exporter import datasets, targets
 from exporter.artifact import Artifact
+from exporter.engine_record import FIELD
 from exporter.errors import Missing, WrongUse
 from exporter.gpus import find_gpus
 from exporter.progress import Progress, silent
@@ -213,7 +214,9 @@ def _runtime(artifact: Artifact) -> str:
     versions = installed_versions()
     if kind_of_run(artifact) == "simulated" or artifact.target in ("ort", "onnx"):
         return f"onnxruntime {versions['onnxruntime'] or versions['onnxruntime-gpu']}"
-    return f"{artifact.target} {artifact.passport[artifact.target].get('version', 'unknown')}"
+    engine = artifact.passport.get(FIELD)
+    version = engine["tensorrt"] if engine else artifact.passport[artifact.target].get("version")
+    return f"{artifact.target} {version or 'unknown'}"
 
 
 def _hashed(artifact: Artifact, wanted: Images, progress: Progress) -> tuple[str, datasets.Labels]:

@@ -204,6 +204,8 @@ def _jetson_11(engine: EngineRecord, _: str, machine: Machine) -> Answer:
     if engine.flavour != "tensorrt" or not machine.is_jetson or _numbers(engine.tensorrt)[0] < 11:
         return None
     if machine.jetpack is None:
+        if machine.tensorrt is not None and _numbers(machine.tensorrt)[0] >= 11:
+            return None  # that it is there says it
         return "unknown", "its JetPack version is not known"
     modern = _numbers(machine.jetpack) >= (7, 2, 2)
     detail = f"built with TensorRT {engine.tensorrt}, the machine has JetPack {machine.jetpack}"

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
+from rich.text import Text
 
 from exporter.progress import Progress
 
@@ -94,12 +95,12 @@ def _table(
 
 
 def facts(title: str, pairs: Sequence[tuple[str, str]]) -> None:
-    """Print names and values below each other."""
-    shown = Table(title=title, title_justify="left", show_header=False, box=None)
+    """Print names and values below each other, brackets and all: they come from files too."""
+    shown = Table(title=Text(title), title_justify="left", show_header=False, box=None)
     shown.add_column(style="bold")
     shown.add_column(overflow="fold")
     for name, value in pairs:
-        shown.add_row(name, value)
+        shown.add_row(Text(name), Text(value))
     Console().print(shown)
 
 

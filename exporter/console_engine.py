@@ -96,15 +96,15 @@ def show_fit(title: str, fit: Fit) -> None:
     """Show the verdict, then each rule with NVIDIA's words and where they stand."""
     machine = fit.machine
     console.facts(
-        escape(title),
+        title,
         [
             ("engine", _engine(fit)),
-            ("machine", escape(f"{machine.name}: {machine.gpu or 'no GPU'}")),
+            ("machine", f"{machine.name}: {machine.gpu or 'no GPU'}"),
             ("compute capability", machine.compute_capability or "not known"),
             ("TensorRT there", machine.tensorrt or "not known"),
             ("verdict", fit.verdict),
             *(("unverified", f"{field} of this machine") for field in machine.unverified),
-            *(("source", escape(source)) for source in machine.sources),
+            *(("source", source) for source in machine.sources),
         ],
     )
     for finding in fit.findings:
@@ -121,7 +121,7 @@ def _engine(fit: Fit) -> str:
     built += f", hardware compatibility {engine.hardware_compatibility}"
     built += ", version-compatible" if engine.version_compatible else ""
     built += f", DLA core {engine.dla_core}" if engine.dla_core is not None else ""
-    return escape(f"{built}, {engine.os} {engine.arch}")
+    return f"{built}, {engine.os} {engine.arch}"
 
 
 def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from exporter import engine_record
 from exporter.artifact import Artifact
 from exporter.compatibility import Fit, judge
 from exporter.engine_record import Flavour
-from exporter.errors import Missing
+from exporter.errors import Missing, WrongUse
 from exporter.gpus import Gpus, find_gpus, in_use
 from exporter.machines import Machine, jetson_module, lookup
 from exporter.targets import TARGETS, Target
@@ -251,10 +252,13 @@ def engine_fit(
         driver: likewise.
 
     Raises:
-        WrongUse: an unknown machine, or an artefact for another target.
+        WrongUse: an unknown machine, no version, or an artefact for another target.
         Missing: the engine is not compiled yet.
         ExporterError: the engine or its record is damaged.
     """
+    for option, version in (("--tensorrt", tensorrt), ("--driver", driver)):
+        if version is not None and not re.fullmatch(r"\d+(\.\d+)*", version):
+            raise WrongUse(f"{option} {version!r} is no version", hint="such as 10.13.3 or 580.65")
     engine = engine_record.read(artifact)
     if machine is None:
         here = this_machine(engine.flavour)

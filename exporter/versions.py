@@ -20,18 +20,24 @@ DISTRIBUTIONS = (
     "cuda-python",
     "numpy",
 )
+# Other names that the same modules come under.
+_ALSO = {"tensorrt": ("tensorrt-cu13", "tensorrt-cu12"), "cuda-python": ("cuda-bindings",)}
 
 
 def installed_versions() -> dict[str, str | None]:
     """Read the versions of :data:`DISTRIBUTIONS` from their metadata, importing none.
 
     Returns:
-        Each name with its version, None where it is not installed.
+        Each name with its version, or that of another name of its, None where neither is there.
     """
-    versions: dict[str, str | None] = {}
-    for name in DISTRIBUTIONS:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    return versions
+    return {
+        name: next(filter(None, map(_version, (name, *_ALSO.get(name, ())))), None)
+        for name in DISTRIBUTIONS
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -182,6 +182,14 @@ class TestDoctor:
         assert result.exit_code == 4
         assert "exporter compile" in result.stderr
 
+    @pytest.mark.parametrize(
+        "given", [("--tensorrt", "v10.3"), ("--driver", "new"), ("--tensorrt", "")]
+    )
+    def test_what_is_no_version_is_wrong_use(self, tmp_path: Path, given: tuple[str, str]) -> None:
+        result = run("doctor", artefact(tmp_path / "a"), "--for", "t4", *given)
+        assert result.exit_code == 2
+        assert "is no version" in result.stderr
+
     @pytest.mark.parametrize("option", ["--for", "--tensorrt", "--driver"])
     def test_a_machine_without_an_engine_is_wrong_use(self, option: str) -> None:
         assert run("doctor", option, "1.0").exit_code == 2

@@ -110,6 +110,8 @@ CASES: list[tuple[str, EngineRecord, Machine, str | None]] = [
      MACHINES["jetson-agx-orin-jp7.2.2"], "holds"),
     ("TensorRT 11 on Jetson", replace(ENGINE, tensorrt="11.4.1"),
      replace(HERE, jetpack=None), "unknown"),
+    ("TensorRT 11 on Jetson", replace(ENGINE, tensorrt="11.4.1"),
+     replace(HERE, jetpack=None, tensorrt="11.4.1"), None),
     ("TensorRT 11 on Jetson", ENGINE, HERE, None),
     ("TensorRT 11 on Jetson", replace(A10, tensorrt="11.4.1"), SERVER, None),
     ("TensorRT-RTX default", RTX_DEFAULT, PC, "holds"),

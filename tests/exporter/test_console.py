@@ -60,3 +60,10 @@ def test_short_names_stay_whole(
     monkeypatch.setenv("COLUMNS", "60")
     console.table("t", ["rung", *"abcd"], [["simulated", *["-0.03 to +0.03"] * 4]])
     assert "simulated" in capsys.readouterr().out
+
+
+def test_brackets_in_what_a_file_says_are_only_brackets(capsys: pytest.CaptureFixture[str]) -> None:
+    """A closing tag of nothing once ended a finished export with a trace."""
+    console.facts("a[/x]", [("warning", "[/y] [red]not red"), ("[b]", "v")])
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in ("a[/x]", "[/y] [red]not red", "[b]"))
