@@ -300,7 +300,8 @@ def markdown(report: Mapping[str, Any]) -> str:
             entries = (row["what"], *_cells(row, result["call_ms"]))
             lines.append(f"| {' | '.join(entries)} |")
         lines.append("")
-    where = f"{report['threads']} threads, {report['machine']['cpu']}, {report['date'][:10]}"
+    cpu = result_file.processor(report["machine"])
+    where = f"{report['threads']} threads, {cpu}, {report['date'][:10]}"
     lines.append(f"By `{report['command']}`;")
     lines.append(f"{where}; all layers: `benchmarks/results/layer_times.json`.")
     return "\n".join(lines)

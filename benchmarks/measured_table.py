@@ -156,7 +156,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"multiply-adds a second, by a probe: {peaks[name]['probe']}."
         for name in ("fp32", "int8")
     ]
-    where = f"{report['threads']} threads, 96x96x1, {report['machine']['cpu']}"
+    where = f"{report['threads']} threads, 96x96x1, {result_file.processor(report['machine'])}"
     return f"""
 Median milliseconds a call; times as fast as TensorFlow (a compiled `tf.function`) with its 95%
 interval; share of the machine's peak. {where}, {report["date"][:10]}:
@@ -165,7 +165,7 @@ interval; share of the machine's peak. {where}, {report["date"][:10]}:
 
 {chr(10).join(probes)}
 Times that may not repeat, for the machine was not quiet: {which}. The intervals hold that.
-By `{report["command"]}`; versions and reasons: `benchmarks/results/latency.json`.
+By `{report["command"]}`; versions and reasons: `benchmarks/results/{report["file"]}`.
 """
 
 
@@ -274,7 +274,7 @@ def main(
     cells = read_kept(names, plans, work)
     if not cells:
         raise click.ClickException(f"{work} holds no finished cell of {networks}")
-    report |= {"threads": threads, "peaks": peaks, "cells": cells}
+    report |= {"file": output.name, "threads": threads, "peaks": peaks, "cells": cells}
     result_file.write(report, output)
     Console(highlight=False, soft_wrap=True).print(markdown(report), markup=False)
     say.print("for the README: python -m benchmarks.readme_tables")

@@ -46,7 +46,8 @@ def int8_accuracy(report: Report) -> str:
     for row in report["results"]:
         paired = row["paired"]
         low, high = paired["interval_points"]
-        how = ", simulated" if row["simulated"] else ", 7-bit weights" * row["reduce_range"]
+        bits = 7 if row["reduce_range"] else 8
+        how = ", simulated" if row["simulated"] else f", {bits}-bit weights"
         rows.append(
             (
                 f"{row['scheme']} (`{row['target']}`{how})",
@@ -101,17 +102,24 @@ class Source:
     command: str
 
 
-_BEST = "build/measured_table/resnet18/openvino-int8"
+_WITH_VNNI = "benchmarks/results/latency_vnni.json"
+_BEST = "build/r18/openvino"
 
 # By mark in the README.
 TABLES = {
     "export_time": Source("export_time.json", export_time, "export_time"),
     "int8_comparison": Source("int8_comparison.json", int8_comparison, "int8_comparison"),
-    "int8_resnet18": Source("int8_resnet18.json", int8_accuracy, "int8_accuracy resnet18"),
-    "int8_resnext26_16x4d": Source(
-        "int8_resnext26_16x4d.json", int8_accuracy, "int8_accuracy resnext26_16x4d"
-    ),
+    **{
+        f"int8_{model}{cpu}": Source(
+            f"int8_{model}{cpu}.json", int8_accuracy, f"int8_accuracy {model}"
+        )
+        for model in ("resnet18", "resnext26_16x4d")
+        for cpu in ("", "_vnni")
+    },
     "latency": Source("latency.json", measured_table.markdown, "measured_table"),
+    "latency_vnni": Source(
+        "latency_vnni.json", measured_table.markdown, f"measured_table -o {_WITH_VNNI}"
+    ),
     "layer_times": Source("layer_times.json", layer_times.markdown, f"layer_times {_BEST}"),
     "rtx_builds": Source(
         "rtx_builds.json", lambda report: rtx_builds.markdown(report["results"]), "rtx_builds"

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,20 @@ def place() -> dict[str, Any]:
     from exporter.doctor import diagnose
 
     found = diagnose()
+    sets = found.cpu.instruction_sets
     return {
         "cpu": found.cpu.model,
+        "instruction_sets": sets and " ".join(name for name, here in sets.items() if here),
         "usable_cores": found.cpu.usable_cores,
         "architecture": found.architecture,
         "system": found.system,
     }
+
+
+def processor(machine: Mapping[str, Any]) -> str:
+    """Name the processor of :func:`place`, with the instruction sets that decide over INT8."""
+    sets = machine.get("instruction_sets")
+    return str(machine["cpu"]) + (f" with {sets.replace(' ', ', ')}" if sets else "")
 
 
 def write(report: dict[str, Any], output: Path) -> None:

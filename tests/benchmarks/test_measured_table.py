@@ -11,7 +11,7 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import latency, measured_table, peak_probe
+from benchmarks import latency, measured_table, peak_probe, result_file
 from benchmarks.latency import Plan
 from benchmarks.latency_result import Report
 from benchmarks.measured_table import (
@@ -21,7 +21,7 @@ from benchmarks.measured_table import (
     markdown,
     share_of_peak,
 )
-from exporter import artifact
+from exporter import artifact, doctor
 from tests.benchmarks.latency import row, tiny
 from tests.exporter.engines import artefact
 
@@ -52,7 +52,8 @@ def report(*cells: dict[str, Any]) -> dict[str, Any]:
         "cells": list(cells),
         "peaks": PEAKS,
         "threads": 2,
-        "machine": {"cpu": "A CPU"},
+        "file": "latency_vnni.json",
+        "machine": {"cpu": "A CPU", "instruction_sets": "avx2 avx512_vnni"},
         "date": "2026-11-23T12:00:00+00:00",
         "command": "python -m benchmarks.measured_table",
     }
@@ -71,9 +72,21 @@ def test_a_table_and_what_can_not_be_trusted() -> None:
     assert "| resnet18 | 1 | 8.00, 38% | 2.00, 4.0x [3.9, 4.1], 150% |" in text
     assert "| resnet50 (random weights) | 32 | failed | 2.00" in text
     assert "Peak in INT8: 300 billion multiply-adds a second, by a probe: convolutions" in text
+    assert "A CPU with avx2, avx512_vnni, 2026-11-23:" in text
+    assert "reasons: `benchmarks/results/latency_vnni.json`" in text
     assert "not quiet: resnet50 at 32." in text
     assert "not quiet: none." in markdown(report(cell()))
     assert "not quiet: all of them." in markdown(report(failed))
+
+
+def test_a_machine_says_what_decides_over_int8(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"avx2": True, "avx512_vnni": True, "amx_int8": False}
+    monkeypatch.setattr(doctor, "_cpu", lambda: doctor.Cpu("A CPU", 2, known, ()))
+    assert result_file.place()["instruction_sets"] == "avx2 avx512_vnni"
+    assert result_file.processor(result_file.place()) == "A CPU with avx2, avx512_vnni"
+    monkeypatch.setattr(doctor, "_cpu", lambda: doctor.Cpu("A CPU", 2, None, ()))
+    assert result_file.place()["instruction_sets"] is None
+    assert result_file.processor({"cpu": "A CPU"}) == "A CPU"  # a file from before
 
 
 def test_the_highest_peak_of_all_runs_counts(tmp_path: Path) -> None:
