@@ -110,8 +110,8 @@ def test_the_int8_plan_is_held_to_a_third(int8: int, refused: bool) -> None:
         ("fp16", 0.0078, False),  # 4 * sqrt(16) / 2048 = 0.0078125
         ("fp16", 0.0079, True),
         ("fp16", float("nan"), True),
-        ("int8", 0.09, False),
-        ("int8", 0.11, True),
+        ("int8", 0.062, False),  # 4 * sqrt(16) / 256 = 0.0625
+        ("int8", 0.063, True),
         ("fp32", None, False),
     ],
 )
