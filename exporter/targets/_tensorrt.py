@@ -19,7 +19,7 @@ from exporter.artifact import MODEL
 from exporter.engine_record import ENGINE, EngineRecord, HardwareCompatibility
 from exporter.errors import ConversionError, ExporterError, Missing, WrongUse
 from exporter.targets import Compiled, _timing_cache
-from exporter.targets._tensorrt_load import not_starting
+from exporter.targets._tensorrt_load import starting
 from exporter.targets._tensorrt_watch import Log, interruptible, make_log, make_monitor
 
 if TYPE_CHECKING:
@@ -138,10 +138,8 @@ def start(trt: Any, log: Log) -> tensorrt.Builder:
     Raises:
         Missing: TensorRT is installed and does not start, as without a GPU or its driver.
     """
-    try:
+    with starting(trt, log):
         builder: tensorrt.Builder = trt.Builder(log)
-    except (TypeError, RuntimeError) as error:  # what its bindings make of a null pointer
-        raise not_starting(trt, log, error) from error
     return builder
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import ExporterError, Missing
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import tensorrt
 
     from exporter.targets._tensorrt_watch import Log
@@ -31,10 +34,8 @@ def start_runtime(
     Raises:
         Missing: TensorRT is installed and does not start, as without a GPU or its driver.
     """
-    try:
+    with starting(trt, log):
         runtime: tensorrt.Runtime = trt.Runtime(log)
-    except (TypeError, RuntimeError) as error:  # what its bindings make of a null pointer
-        raise not_starting(trt, log, error) from error
     if version_compatible:
         runtime.engine_host_code_allowed = True
     if dla_core is not None:
@@ -59,13 +60,21 @@ def load_engine(
     return engine
 
 
-def not_starting(trt: Any, log: Log, error: Exception) -> Missing:
-    """Return the error of a TensorRT that is installed and does not start."""
-    reason = log.errors[-1] if log.errors else str(error)
-    return Missing(
-        f"{trt.__name__} {trt.__version__} does not start here: {reason}",
-        hint="it needs an NVIDIA GPU and its driver: see nvidia-smi",
-    )
+@contextlib.contextmanager
+def starting(trt: Any, log: Log) -> Iterator[None]:
+    """Turn what TensorRT raises where it is installed and does not start into ours.
+
+    Raises:
+        Missing: so it is, as without a GPU or its driver.
+    """
+    try:
+        yield
+    except (TypeError, RuntimeError) as error:  # what its bindings make of a null pointer
+        reason = log.errors[-1] if log.errors else str(error)
+        raise Missing(
+            f"{trt.__name__} {trt.__version__} does not start here: {reason}",
+            hint="it needs an NVIDIA GPU and its driver: see nvidia-smi",
+        ) from error
 
 
 def last_error(log: Log) -> str:
