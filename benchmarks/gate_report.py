@@ -53,7 +53,7 @@ def junit(results: Sequence[Checked]) -> str:
             root,
             "testsuite",
             name=_xml(one.key),
-            tests=str(max(len(one.findings), 1)),
+            tests=str(max(len(one.findings) + (one.missing is not None), 1)),
             failures=str(len(one.drifted)),
             errors="0",
             skipped=str(len(skipped) + (one.missing is not None)),
@@ -87,6 +87,7 @@ def markdown(results: Sequence[Checked], baseline: Path) -> str:
         lines += [f"### `{cell(one.key)}`", ""]
         if one.missing is not None:
             lines += [f"Not compared: {cell(one.missing)}", ""]
+        if not one.findings:
             continue
         lines += ["| figure | at | verdict | baseline | now | where |", "|---|---|---|---|---|---|"]
         for finding in one.findings:

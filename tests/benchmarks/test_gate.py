@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import TensorProto, numpy_helper
 
-from benchmarks import baseline, gate_run
+from benchmarks import baseline, gate_report, gate_run
 from benchmarks.baseline import Baseline, default_tolerances
 from benchmarks.facts import Facts, Run
 from benchmarks.gate import Finding, judge
@@ -365,6 +365,11 @@ def test_a_baseline_of_the_other_kind_compares_no_accuracy_and_says_so(work: Pat
     assert result.missing is not None
     assert "has figures of what is simulated, and here it would run as engine" in result.missing
     assert result.findings, "the graph was compared all the same"
+    shown = gate_report.markdown([result], work / "base.json")
+    assert "Not compared: accuracy was not compared" in shown
+    assert all(finding.figure in shown for finding in result.findings)
+    (suite,) = ElementTree.fromstring(gate_report.junit([result]))
+    assert len(suite) == int(suite.attrib["tests"]) == len(result.findings) + 1
     graph_only = {"update": False, "graph_only": True}
     (result,) = gate_run.compare([one], [entry], book, work / "base.json", **graph_only)
     assert result.missing is None
