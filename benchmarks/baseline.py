@@ -68,7 +68,7 @@ class Baseline:
         if rest and kin and key.endswith("-bit"):
             return (
                 f"it has {', '.join(kin)}, of a CPU with other integer instructions (7-bit weights "
-                "are for those without VNNI). Make one here with --update"
+                "are for those without VNNI). Export with --weight-bits, or add one with --update"
             )
         if not any(other.startswith(f"{model}/") for other in others):
             return f"it is of other models ({', '.join(others) or 'none'}). Add this with --update"

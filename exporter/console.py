@@ -182,7 +182,7 @@ def passport_lines(passport: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _int8_lines(int8: dict[str, Any]) -> list[tuple[str, str]]:
-    width = "7-bit weights, as this CPU has no VNNI" if int8["reduce_range"] else "8 bits"
+    width = "7-bit weights, for CPUs without VNNI" if int8["reduce_range"] else "8 bits"
     how = f"{int8['calibrator']} on {int8['calibration_images']} training images"
     how += " (no range moved any more)" if int8.get("stopped_early") else ""
     lines = [("int8", f"scheme {int8['scheme']}, {how}, {width}")]

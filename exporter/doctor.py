@@ -355,7 +355,7 @@ def refuse_saturation(path: Path, int8: Mapping[str, Any] | None) -> None:
     if int8 is not None and not int8["reduce_range"] and lacks_vnni():
         raise Missing(
             f"{path} has 8-bit weights, and this CPU has no VNNI: sums would saturate",
-            hint="export it on this machine with the CPU's scheme, which gives it 7-bit weights",
+            hint="export it with --weight-bits 7, or run it on a CPU with VNNI",
         )
 
 

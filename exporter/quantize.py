@@ -20,7 +20,7 @@ from exporter.artifact import CALIBRATION
 from exporter.calibration_images import CalibrationImages
 from exporter.config import ExportConfig, RecoveryName
 from exporter.doctor import lacks_vnni
-from exporter.errors import ConversionError, WrongUse
+from exporter.errors import ConversionError, Missing, WrongUse
 from exporter.fallback import Fallback, hold_budget
 from exporter.feeds import fixed_size
 from exporter.half import refuse_mixed
@@ -113,6 +113,7 @@ def quantize(
         CalibrationError: no usable images, or a calibration made for something else.
         ConversionError: the lint found a defect; names the node.
         GateRefused: ``max_drop`` can't be held.
+        Missing: ``max_drop`` or bias correction would run integers that this CPU gets wrong.
         WrongUse: no data to calibrate on, or the network takes no images.
     """
     return finish(calibrated(model, source, config, scheme, progress), source, config, progress)
@@ -150,7 +151,8 @@ def calibrated(
     model: ir.Model, source: Source, config: ExportConfig, scheme: str, progress: Progress
 ) -> Calibrated:
     """Prepare a graph in place, and find its ranges; arguments and errors as for `quantize`."""
-    row = lookup(scheme, reduce_range=scheme == "cpu" and lacks_vnni())
+    row = _scheme(scheme, config)
+    _refuse_to_run(row, config)
     size = fixed_size(source)
     reports = prepare(model)
     refuse_mixed(model)
@@ -179,6 +181,29 @@ def calibrated(
     }
     trials = Trials(model, row, ranges)
     return Calibrated(trials, params, images, methods, recovered, reports, [*warnings, *notes])
+
+
+def _scheme(name: str, config: ExportConfig) -> Scheme:
+    """The row, with weights of the bits asked for, or of those that this CPU sums right."""
+    bits = config.weight_bits or (7 if name == "cpu" and lacks_vnni() else 8)
+    if bits == 7 and name != "cpu":
+        raise WrongUse(
+            f"weights of 7 bits are for CPUs without VNNI, and the scheme is {name}",
+            hint="leave out --weight-bits, or give --scheme cpu where the target has it",
+        )
+    return lookup(name, reduce_range=bits == 7)
+
+
+def _refuse_to_run(scheme: Scheme, config: ExportConfig) -> None:
+    """Refuse to choose by integers that this CPU gets wrong; another may be what they are for."""
+    budget, bias = config.max_drop is not None, "bias" in (config.recovery or ())
+    asked = "--max-drop" if budget else "--recovery bias"
+    exact = scheme.name != "cpu" or scheme.reduce_range or not lacks_vnni()
+    if (budget or bias) and not exact:
+        raise Missing(
+            f"{asked} runs the integers here, and this CPU has no VNNI: sums would saturate",
+            hint="give --weight-bits 7, or export on a CPU with VNNI",
+        )
 
 
 def graph_hash(model: ir.Model) -> str:

@@ -60,6 +60,13 @@ from exporter.targets import TARGETS
 @calibration_images_option
 @calibration_option
 @click.option(
+    "--weight-bits",
+    type=click.Choice(["7", "8"]),
+    callback=lambda _, __, text: text and int(text),
+    help="INT8, scheme cpu: 7 for CPUs without VNNI, where sums of 8 saturate; default: as this "
+    "machine's CPU needs.",
+)
+@click.option(
     "--max-drop",
     type=float,
     metavar="POINTS",
@@ -116,6 +123,7 @@ def export(
       exporter export resnet18 --to ort --precision int8 --evaluate
       exporter export resnet18 --to openvino --precision fp16
       exporter export resnet18 --to ort --precision int8 --max-drop 0.2
+      exporter export resnet18 --to ort --precision int8 --weight-bits 7   (for another CPU)
       exporter export mine.keras --to onnx --layout nchw --batch 1
       exporter export resnet50 --to onnx --weights random
       exporter export resnet18 --to trt-rtx --batch 1:8:32

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import onnx
 import pytest
 
 from calibration.errors import CalibrationError
 from calibration.params import load
-from exporter import calibration_images, pipeline, targets
+from exporter import calibration_images, pipeline, quantize, targets
 from exporter.artifact import Artifact
 from exporter.config import ExportConfig
-from exporter.errors import ConversionError, WrongUse
+from exporter.errors import ConversionError, Missing, WrongUse
 from tests.exporter import networks
 
 pytestmark = pytest.mark.tf
@@ -70,6 +71,45 @@ def test_a_calibration_can_be_used_again_but_not_elsewhere(
     with pytest.raises(CalibrationError, match="graph is"):
         export(keras, tmp_path, data, calibration=kept, output="other")
     assert not any((tmp_path / name).exists() for name in ("raw", "other"))
+
+
+@pytest.mark.parametrize(("bits", "vnni"), [(7, True), (8, False), (None, False), (None, True)])
+def test_weights_have_the_bits_asked_for_or_those_this_cpu_sums_right(
+    keras: ModuleType,
+    tmp_path: Path,
+    data: str,
+    monkeypatch: pytest.MonkeyPatch,
+    bits: Literal[7, 8] | None,
+    vnni: bool,
+) -> None:
+    """By hand: of 7 bits the largest magnitude is 64, of 8 127."""
+    monkeypatch.setattr(quantize, "lacks_vnni", lambda: not vnni)
+    artifact = export(keras, tmp_path, data, weight_bits=bits)
+    largest = 64 if bits == 7 or (bits is None and not vnni) else 127
+    assert artifact.passport["int8"]["reduce_range"] is (largest == 64)
+    constants = onnx.load(artifact.file("model.onnx")).graph.initializer
+    arrays = [onnx.numpy_helper.to_array(one) for one in constants]
+    found = [abs(array.astype(int)).max() for array in arrays if array.dtype == np.int8]
+    assert found
+    assert {int(amax) for amax in found if amax} == {largest}
+
+
+@pytest.mark.parametrize("asked", [{"recovery": ("bias",)}, {"max_drop": 1.0}])
+def test_nothing_is_chosen_by_sums_that_saturate_here(
+    keras: ModuleType, tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch, asked: Any
+) -> None:
+    monkeypatch.setattr(quantize, "lacks_vnni", lambda: True)
+    with pytest.raises(Missing, match="runs the integers here, and this CPU has no VNNI") as raised:
+        export(keras, tmp_path, data, weight_bits=8, **asked)
+    assert "--weight-bits 7" in str(raised.value.hint)
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_of_7_bits_are_for_cpus(keras: ModuleType, tmp_path: Path, data: str) -> None:
+    with pytest.raises(WrongUse, match="7 bits are for CPUs without VNNI, and the scheme is tens"):
+        export(keras, tmp_path, data, target="onnx", weight_bits=7)
+    with pytest.raises(WrongUse, match="--weight-bits is for INT8, and --precision is fp32"):
+        export(keras, tmp_path, data, precision="fp32", weight_bits=7)
 
 
 def test_auto_stops_when_ranges_settle_and_says_so(
