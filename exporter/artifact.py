@@ -60,6 +60,24 @@ class Artifact:
             ExporterError: the file is missing, changed, or not in the passport, or a graph with
                 weights in other files.
         """
+        path = self._find(name)
+        self._check(name, sha256(path))
+        if path.suffix == ".onnx":
+            refuse_external_data(path)
+        return path
+
+    def read_bytes(self, name: str) -> bytes:
+        """Return a file's bytes, hashed as they were read: nobody can change them in between.
+
+        Raises:
+            ExporterError: as `file`.
+        """
+        path = self._find(name)
+        content = path.read_bytes()
+        self._check(name, hashlib.sha256(content).hexdigest())
+        return content
+
+    def _find(self, name: str) -> Path:
         record = self.passport["files"].get(name)
         if record is None:
             raise ExporterError(f"{self.path}: the passport knows no file {name!r}")
@@ -68,14 +86,14 @@ class Artifact:
             raise ExporterError(f"{self.path}: the passport names a file outside: {name!r}")
         if not path.is_file():
             raise ExporterError(f"{self.path}: {name} is missing", hint="export it again")
-        if sha256(path) != record["sha256"]:
+        return path
+
+    def _check(self, name: str, digest: str) -> None:
+        if digest != self.passport["files"][name]["sha256"]:
             raise ExporterError(
-                f"{path} is not the file its passport describes (SHA-256 differs)",
+                f"{self.path / name} is not the file its passport describes (SHA-256 differs)",
                 hint="it was changed or damaged; export it again",
             )
-        if path.suffix == ".onnx":
-            refuse_external_data(path)
-        return path
 
     def record(self, key: str, value: Any) -> Artifact:
         """Write a measurement into the passport, under ``measured``, beside what is there by now.

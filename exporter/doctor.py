@@ -260,6 +260,7 @@ def engine_fit(
         if version is not None and not re.fullmatch(r"\d+(\.\d+)*", version):
             raise WrongUse(f"{option} {version!r} is no version", hint="such as 10.13.3 or 580.65")
     engine = engine_record.read(artifact)
+    artifact.file(engine_record.ENGINE)
     if machine is None:
         here = this_machine(engine.flavour)
         row = dataclasses.replace(

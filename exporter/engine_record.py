@@ -60,12 +60,12 @@ class EngineRecord:
 
 
 def read(artifact: Artifact) -> EngineRecord:
-    """Read an artefact's engine record; its engine's hash is checked first.
+    """Read an artefact's engine record, which holds for the engine of the passport's hash alone.
 
     Raises:
         WrongUse: it was not made for TensorRT.
         Missing: its engine has not been compiled yet.
-        ExporterError: the engine was changed or damaged, or its record is.
+        ExporterError: the record is damaged.
     """
     record = artifact.passport.get(FIELD)
     if record is None and not artifact.target.startswith("trt"):
@@ -78,7 +78,6 @@ def read(artifact: Artifact) -> EngineRecord:
             f"{artifact.path} is not compiled: there is no engine in it yet",
             hint=f"on the machine that will run it: exporter compile {artifact.path}",
         )
-    artifact.file(ENGINE)
     return parse(record, artifact.path)
 
 

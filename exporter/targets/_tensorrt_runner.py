@@ -12,7 +12,6 @@ import math
 import time
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,7 +43,7 @@ class EngineRunner:
 
     Args:
         trt: the module ``tensorrt`` or ``tensorrt_rtx``.
-        plan: the engine's file, whose hash the caller has checked: loading one runs its code.
+        plan: the engine, whose hash the caller has checked: loading one runs its code.
         cuda_graph: replay the kernels as one graph from the second batch of a shape on.
         version_compatible: whether it was built so.
         dla_core: that it was built for, None for the GPU alone.
@@ -53,7 +52,7 @@ class EngineRunner:
     def __init__(
         self,
         trt: Any,
-        plan: Path,
+        plan: bytes,
         *,
         cuda_graph: bool = True,
         version_compatible: bool = False,
@@ -97,11 +96,11 @@ class EngineRunner:
         self._runtime = start_runtime(
             trt, log, version_compatible=self._version_compatible, dla_core=self._dla_core
         )
-        engine = load_engine(trt, self._runtime, log, self._plan.read_bytes(), self._plan.name)
+        engine = load_engine(trt, self._runtime, log, self._plan, "the engine")
         context = engine.create_execution_context()
         if context is None:
             raise ExporterError(
-                f"{self._plan.name} loads and has no room to run: {last_error(log)}",
+                f"the engine loads and has no room to run: {last_error(log)}",
                 hint="it needs GPU memory for its largest batch: build it for a smaller --batch",
             )
         self._engine, self._context, self._log = engine, context, log

@@ -60,7 +60,7 @@ def open(artifact: Artifact, threads: int | None = None) -> Runner:
 
     return EngineRunner(
         load_module(),
-        artifact.file(ENGINE),
+        artifact.read_bytes(ENGINE),
         version_compatible=record.version_compatible,
         dla_core=record.dla_core,
     )
@@ -141,11 +141,15 @@ def _write_layers(trt: Any, folder: Path, build: Build) -> None:
 
 
 def _cuda_version() -> str | None:
-    """Return the runtime's version by cuda-python, which building does not need."""
+    """Return the version of this machine's libcudart; None where nothing tells.
+
+    cuda-python, which building does not need, finds it. Its cudaRuntimeGetVersion would give the
+    version that it was itself built with.
+    """
     try:
         cudart = importlib.import_module("cuda.bindings.runtime")
-        _, version = cudart.cudaRuntimeGetVersion()
-    except (ImportError, RuntimeError):
+        _, version = cudart.getLocalRuntimeVersion()
+    except (ImportError, RuntimeError, AttributeError):
         return None
     return f"{version // 1000}.{version % 1000 // 10}" if version else None
 

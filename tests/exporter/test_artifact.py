@@ -120,6 +120,21 @@ def test_a_damaged_passport_is_one_clear_error(tmp_path: Path, text: str) -> Non
         artifact.read(tmp_path / "a")
 
 
+def test_bytes_are_hashed_as_they_were_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever can change the file between a check and a read would have code of theirs run."""
+    write(tmp_path / "a", "the graph")
+    found = artifact.read(tmp_path / "a")
+    monkeypatch.setattr(artifact, "sha256", lambda _: pytest.fail("read a second time"))
+    assert found.read_bytes("model.onnx") == b"the graph"
+    (tmp_path / "a" / "model.onnx").write_text("another")
+    with pytest.raises(ExporterError, match="SHA-256 differs"):
+        found.read_bytes("model.onnx")
+    with pytest.raises(ExporterError, match="knows no file"):
+        found.read_bytes("engine.plan")
+
+
 @pytest.mark.parametrize("files", [[], {"model.onnx": {}}, {"model.onnx": "x"}, None])
 def test_a_passport_without_hashes_is_damaged(tmp_path: Path, files: Any) -> None:
     write(tmp_path / "a")

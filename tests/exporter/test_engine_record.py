@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from exporter import artifact, engine_record
-from exporter.engine_record import ENGINE
 from exporter.errors import ExporterError, Missing, WrongUse
 from tests.exporter.engines import ORIN, artefact
 
@@ -59,13 +58,6 @@ def test_damaged_records_name_the_field(tmp_path: Path, field: str, value: Any) 
 def test_what_is_no_record(tmp_path: Path, record: Any) -> None:
     with pytest.raises(ExporterError, match="damaged"):
         engine_record.parse(record, tmp_path)
-
-
-def test_a_changed_engine_is_refused(tmp_path: Path) -> None:
-    place = artefact(tmp_path / "a")
-    (place / ENGINE).write_bytes(b"another engine")
-    with pytest.raises(ExporterError, match="SHA-256 differs"):
-        engine_record.read(artifact.read(place))
 
 
 @pytest.mark.parametrize("files", [{}, {"model.onnx": b""}])

@@ -35,7 +35,7 @@ def batch(size: int, start: int = 0) -> np.ndarray:
 
 
 def test_every_batch_of_the_range_runs(stand_ins: Any, cuda: Any, tmp_path: Path) -> None:
-    with EngineRunner(stand_ins, plan(tmp_path / "p")) as runner:
+    with EngineRunner(stand_ins, plan(tmp_path / "p").read_bytes()) as runner:
         for size in (1, 4, 2):
             got = runner.infer({"x": batch(size)})["doubled"]
             np.testing.assert_array_equal(got, 2 * batch(size))
@@ -45,7 +45,7 @@ def test_every_batch_of_the_range_runs(stand_ins: Any, cuda: Any, tmp_path: Path
 def test_a_graph_is_replayed_from_the_second_batch_of_a_shape(
     stand_ins: Any, cuda: Any, tmp_path: Path
 ) -> None:
-    with EngineRunner(stand_ins, plan(tmp_path / "p")) as runner:
+    with EngineRunner(stand_ins, plan(tmp_path / "p").read_bytes()) as runner:
         for number in range(3):
             got = runner.infer({"x": batch(2, number)})["doubled"]
             np.testing.assert_array_equal(got, 2 * batch(2, number))
@@ -58,7 +58,7 @@ def test_a_graph_is_replayed_from_the_second_batch_of_a_shape(
 def test_without_graphs_on_request_and_where_recording_fails(
     stand_ins: Any, cuda: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with EngineRunner(stand_ins, plan(tmp_path / "p"), cuda_graph=False) as runner:
+    with EngineRunner(stand_ins, plan(tmp_path / "p").read_bytes(), cuda_graph=False) as runner:
         for _ in range(2):
             runner.infer({"x": batch(2)})
         assert not runner.uses_cuda_graph
@@ -68,7 +68,7 @@ def test_without_graphs_on_request_and_where_recording_fails(
         return cuda.cudaError_t.cudaErrorInvalidValue, None
 
     monkeypatch.setattr(cuda, "cudaStreamEndCapture", refuse)
-    with EngineRunner(stand_ins, plan(tmp_path / "p")) as runner:
+    with EngineRunner(stand_ins, plan(tmp_path / "p").read_bytes()) as runner:
         for number in range(3):
             got = runner.infer({"x": batch(2, number)})["doubled"]
             np.testing.assert_array_equal(got, 2 * batch(2, number))
@@ -79,7 +79,7 @@ def test_without_graphs_on_request_and_where_recording_fails(
 def test_events_stand_around_copies_and_kernels(
     stand_ins: Any, cuda: Any, tmp_path: Path, cuda_graph: bool
 ) -> None:
-    runner = EngineRunner(stand_ins, plan(tmp_path / "p"))
+    runner = EngineRunner(stand_ins, plan(tmp_path / "p").read_bytes())
     assert isinstance(runner, DeviceRunner)
     runner.time_batches(cuda_graph=cuda_graph)
     with runner:
@@ -93,7 +93,7 @@ def test_events_stand_around_copies_and_kernels(
 
 
 def test_feeds_become_what_the_engine_takes(stand_ins: Any, cuda: Any, tmp_path: Path) -> None:
-    with EngineRunner(stand_ins, plan(tmp_path / "p", "float16")) as runner:
+    with EngineRunner(stand_ins, plan(tmp_path / "p", "float16").read_bytes()) as runner:
         got = runner.infer({"x": np.asfortranarray(batch(2))})["doubled"]
     assert got.dtype == np.float16
     np.testing.assert_array_equal(got, 2 * batch(2).astype(np.float16))
@@ -111,7 +111,7 @@ def test_what_does_not_fit_is_refused(
     stand_ins: Any, cuda: Any, tmp_path: Path, feeds: Any, message: str
 ) -> None:
     with (
-        EngineRunner(stand_ins, plan(tmp_path / "p")) as runner,
+        EngineRunner(stand_ins, plan(tmp_path / "p").read_bytes()) as runner,
         pytest.raises(WrongUse, match=message),
     ):
         runner.infer(feeds)
@@ -120,14 +120,13 @@ def test_what_does_not_fit_is_refused(
 def test_errors_carry_the_reason_and_free_everything(
     stand_ins: Any, cuda: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "bad").write_bytes(b"not a plan")
-    with pytest.raises(ExporterError, match="does not load bad: magic tag"):
-        EngineRunner(stand_ins, tmp_path / "bad").__enter__()
+    with pytest.raises(ExporterError, match="does not load the engine: magic tag"):
+        EngineRunner(stand_ins, b"not a plan").__enter__()
     monkeypatch.setattr(
         cuda, "cudaMalloc", lambda size: (cuda.cudaError_t.cudaErrorMemoryAllocation, None)
     )
     with pytest.raises(ExporterError, match="cudaMalloc failed: cudaErrorMemoryAllocation"):
-        EngineRunner(stand_ins, plan(tmp_path / "p")).__enter__()
+        EngineRunner(stand_ins, plan(tmp_path / "p").read_bytes()).__enter__()
 
 
 def test_a_runtime_that_does_not_start_is_missing(
@@ -138,7 +137,7 @@ def test_a_runtime_that_does_not_start_is_missing(
 
     monkeypatch.setattr(stand_ins, "Runtime", fail)
     with pytest.raises(Missing, match="does not start here: pybind11"):
-        EngineRunner(stand_ins, plan(tmp_path / "p")).__enter__()
+        EngineRunner(stand_ins, plan(tmp_path / "p").read_bytes()).__enter__()
 
 
 def test_no_room_to_run_is_told_from_not_loading(
@@ -146,12 +145,12 @@ def test_no_room_to_run_is_told_from_not_loading(
 ) -> None:
     monkeypatch.setattr(stand_ins.Engine, "create_execution_context", lambda self: None)
     with pytest.raises(ExporterError, match="loads and has no room to run") as caught:
-        EngineRunner(stand_ins, plan(tmp_path / "p")).__enter__()
+        EngineRunner(stand_ins, plan(tmp_path / "p").read_bytes()).__enter__()
     assert "smaller --batch" in str(caught.value.hint)
 
 
 def test_cuda_python_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_tensorrt_runner, "_CUDA", "cuda_that_is_not_here")
     with pytest.raises(Missing, match="cuda-python") as caught:
-        EngineRunner(None, tmp_path / "p").__enter__()
+        EngineRunner(None, b"").__enter__()
     assert caught.value.hint == "pip install 'exporter[target]'"

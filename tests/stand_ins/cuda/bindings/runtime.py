@@ -39,7 +39,7 @@ def keep(thing: Any) -> int:
     return id(thing)
 
 
-def cudaRuntimeGetVersion() -> tuple[cudaError_t, int]:
+def getLocalRuntimeVersion() -> tuple[cudaError_t, int]:
     return OK, 12060
 
 
