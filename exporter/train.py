@@ -139,8 +139,10 @@ def train(config: TrainConfig, progress: Progress = silent) -> dict[str, Any]:
     model = zoo.build(
         config.model, image_size=config.image_size, channels=data.channels, classes=classes
     )
+    past = {}
     if config.start_from is not None:
         _start_from(keras, model, config.start_from)
+        past = {"started_from": _history_of(config.start_from)}
     steps = math.ceil(len(kept) / config.batch_size)
     _compile(keras, model, config, steps, classes)
 
@@ -156,7 +158,7 @@ def train(config: TrainConfig, progress: Progress = silent) -> dict[str, Any]:
         row["seconds"] = round(time.monotonic() - started, 1)
         history.append({"epoch": epoch + 1, **row})
         train_state.save(model, state, config.as_json(), history)
-    return _finish(keras, model, test, config, history, state, progress)
+    return _finish(keras, model, test, config, history, past, state, progress)
 
 
 def _run_epoch(
@@ -320,6 +322,7 @@ def _finish(
     test: datasets.Dataset,
     config: TrainConfig,
     history: History,
+    past: dict[str, Any],
     state: Path,
     progress: Progress,
 ) -> dict[str, Any]:
@@ -338,9 +341,8 @@ def _finish(
             "keras": keras.__version__,
             "backend": keras.backend.backend(),
         },
+        **past,
     }
-    if config.start_from is not None:
-        result["started_from"] = _history_of(config.start_from)
     _history_file(config.output).write_text(json.dumps(result, indent=1) + "\n")
     _plot(history, config.output.with_suffix(".png"))
     train_state.retire(state)
@@ -356,7 +358,13 @@ def _history_of(weights: Path) -> dict[str, Any] | None:
     file = _history_file(weights)
     if not file.is_file():
         return None
-    past: dict[str, Any] = json.loads(file.read_text())
+    try:
+        past: dict[str, Any] = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ExporterError(
+            f"{file} is no readable history: {error}",
+            hint="delete it to go on without the past of these weights",
+        ) from error
     return past
 
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from exporter.passes import Kept, PassReport
-from exporter.passes._constants import constant_array, drop_unused_constants, label, used_once
+from exporter.passes._constants import (
+    constant_array,
+    drop_unused_constants,
+    label,
+    set_constant_input,
+    used_once,
+)
 
 
 class DenseToGemm(ir.passes.InPlacePass):
@@ -72,8 +78,13 @@ def _bias_add(node: ir.Node, columns: int) -> ir.Node | None:
 def _absorb(node: ir.Node, add: ir.Node) -> None:
     graph, old, result = node.graph, add.outputs[0], node.outputs[0]
     assert graph is not None
+    bias = _other_input(add, result)
     node.resize_inputs(3)
-    node.replace_input_with(2, _other_input(add, result))
+    node.replace_input_with(2, bias)
+    if bias is not None and bias.producer() is not None:  # a Constant node, maybe behind this one
+        array = constant_array(bias)
+        assert array is not None
+        set_constant_input(node, 2, array, f"{label(node)}_bias")
     name, result.shape, result.type = old.name, old.shape or result.shape, old.type or result.type
     ir.convenience.replace_all_uses_with(old, result, replace_graph_outputs=True)
     graph.remove(add, safe=True)

@@ -44,10 +44,11 @@ _RANDOM = frozenset({
 _QUANTIZATION = frozenset({
     "DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear",
 })
-# onnx 1.23's reference evaluator is wrong on ConvTranspose with groups, and on a Softmax before
-# opset 13; a network has none of these on constants, so nothing is lost.
+# onnx 1.23's reference evaluator is wrong on ConvTranspose with groups, on a Softmax before opset
+# 13, on LRN and on some pooling; a network has none of these on constants, so nothing is lost.
 _UNTRUSTED = frozenset({
-    "Conv", "ConvTranspose", "Hardmax", "LogSoftmax", "Softmax",
+    "AveragePool", "Conv", "ConvTranspose", "Hardmax", "LRN", "LogSoftmax", "LpPool", "MaxPool",
+    "Softmax",
 })
 # fmt: on
 

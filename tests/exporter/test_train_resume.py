@@ -200,3 +200,12 @@ class TestStartFrom:
         (tmp_path / "cut.keras").write_bytes(whole[: len(whole) // 2])
         with pytest.raises(ExporterError, match=r"can't load .*cut\.keras"):
             train.train(configure(tmp_path, tiny_data, start_from=tmp_path / "cut.keras"))
+
+    def test_a_damaged_history_is_told_before_training(
+        self, tmp_path: Path, tiny_data: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tiny_build("x", image_size=16, channels=1, classes=3).save(tmp_path / "past.keras")
+        (tmp_path / "past.history.json").write_text('{"epochs": [')
+        monkeypatch.setattr(train, "_run_epoch", lambda *_: pytest.fail("it trained"))
+        with pytest.raises(ExporterError, match=r"past\.history\.json is no readable history"):
+            train.train(configure(tmp_path, tiny_data, start_from=tmp_path / "past.keras"))

@@ -40,6 +40,13 @@ def test_matmul_and_add_become_one_gemm(add, shape):
     assert ops == [("Gemm", 3)]
 
 
+def test_a_bias_that_is_computed_behind_the_matmul_is_in_order_after():
+    body = "h = MatMul (x, w) c = Constant <value = float[3] {1, 2, 3}> () y = Add (h, c)"
+    report, ops = join(body)
+    assert report.applied == ["h"]
+    assert ops == [("Gemm", 3)]
+
+
 def test_matmul_alone():
     assert join("y = MatMul (x, w)")[1] == [("Gemm", 2)]
 
