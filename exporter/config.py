@@ -192,9 +192,3 @@ class ExportConfig:
             raise WrongUse(f"--max-drop is for INT8, and --precision is {self.precision}")
         if not 0 <= points <= 100:  # NaN is neither
             raise WrongUse(f"max-drop is points of top-1, 0 to 100, not {points}")
-        if self.recovery:
-            raise WrongUse(
-                "--max-drop and --recovery can't be had together yet: the budget would be "
-                "measured on a graph without the recovery",
-                hint="give one of the two",
-            )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from exporter.half import refuse_mixed
 from exporter.held_out import hold_out
 from exporter.passes import Kept, PassReport
 from exporter.passes._placement import place
-from exporter.passes.insert_qdq import InsertQdq, tensors_to_calibrate
+from exporter.passes.insert_qdq import tensors_to_calibrate
 from exporter.passes.lint_qdq import lint_qdq
 from exporter.passes.schemes import Scheme, lookup
 from exporter.preprocessing import describe
@@ -123,24 +123,24 @@ def finish(
     ready: Calibrated, source: Source, config: ExportConfig, progress: Progress
 ) -> Quantization:
     """Quantise what :func:`calibrated` prepared, in place; errors as for `quantize`."""
-    model = ready.trials.model
-    row, ranges, warnings = ready.trials.scheme, ready.trials.ranges, list(ready.warnings)
+    trials, warnings = ready.trials, list(ready.warnings)
+    model, row = trials.model, trials.scheme
     recovered, fallback = ready.recovered, None
     if ready.images is not None:
-        setting = _setting(ready.trials, ready.images, progress)
+        trials = replace(trials, unrecovered=model.clone())
+        setting = _setting(trials, ready.images, progress)
         recovered = recovered | recovery.with_images(model, ready.methods, setting)
     if config.max_drop is not None:
         images, notes = hold_out(source, config, ready.params, progress)
-        fallback = hold_budget(ready.trials, images, config.max_drop, progress)
+        fallback = hold_budget(trials, images, config.max_drop, progress)
         warnings += [*notes, *fallback.warnings]
-    insert = InsertQdq(row, ranges, keep=fallback.nodes if fallback else ())
-    insert(model)
-    if not insert.report.applied and fallback is None:
-        raise _nothing(source.name, insert.report.kept)
+    report = trials.quantize(model, fallback.nodes if fallback else ())
+    if not report.applied and fallback is None:
+        raise _nothing(source.name, report.kept)
     return Quantization(
         scheme=row,
         params=ready.params,
-        reports=[*ready.reports, *recovered.values(), insert.report],
+        reports=[*ready.reports, *recovered.values(), report],
         warnings=warnings + _linted(model, row),
         recovery={name: len(report.applied) for name, report in recovered.items()},
         fallback=fallback,

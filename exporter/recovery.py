@@ -178,7 +178,7 @@ def chosen(config: ExportConfig, scheme: Scheme) -> tuple[tuple[RecoveryName, ..
     """
     if config.recovery is not None:
         return config.recovery, []
-    if not scheme.reduce_range or config.max_drop is not None:
+    if not scheme.reduce_range:
         return (), []
     if config.calibration is not None and config.data is None:
         return (), ["weights of 7 bits are rounded to nearest: to round them better takes --data"]

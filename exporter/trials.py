@@ -13,11 +13,12 @@ import onnx_ir as ir
 
 from calibration.tap import tapped
 from exporter.held_out import HeldOut
-from exporter.passes import LAYER_KEY
+from exporter.passes import LAYER_KEY, PassReport
 from exporter.passes._constants import label
 from exporter.passes._linear import Linear
 from exporter.passes._placement import LINEAR_OPS, place
 from exporter.passes.insert_qdq import InsertQdq
+from exporter.passes.restore_weights import RestoreWeights
 from exporter.passes.schemes import Scheme
 
 if TYPE_CHECKING:
@@ -34,11 +35,14 @@ class Trials:
         model: folded and prepared, in float32; no trial changes it.
         scheme: of the Q/DQ.
         ranges: (low, high) by tensor.
+        unrecovered: `model` before recovery made its constants right for integers; None where
+            nothing did.
     """
 
     model: ir.Model
     scheme: Scheme
     ranges: Mapping[str, tuple[float, float]]
+    unrecovered: ir.Model | None = None
 
     @cached_property
     def layers(self) -> dict[str, Linear]:
@@ -72,12 +76,20 @@ class Trials:
 
     def float_logits(self, images: HeldOut) -> Logits:
         """Return what the float graph gives, (images, classes)."""
-        return self._logits(self.model, images)
+        return self._logits(self.unrecovered or self.model, images)
+
+    def quantize(self, model: ir.Model, keep: Collection[str]) -> PassReport:
+        """Quantise `model` or a copy of it, in place, but for the nodes of these names."""
+        if self.unrecovered is not None:
+            RestoreWeights(self.unrecovered, keep)(model)
+        insert = InsertQdq(self.scheme, self.ranges, keep=keep)
+        insert(model)
+        return insert.report
 
     def logits(self, keep: Collection[str], images: HeldOut) -> Logits:
         """Return what the graph gives with the nodes of these names in float."""
         model = self.model.clone()
-        InsertQdq(self.scheme, self.ranges, keep=keep)(model)
+        self.quantize(model, keep)
         return self._logits(model, images)
 
     def logits_alone(self, layer: str, images: HeldOut) -> Logits:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,24 @@ def test_what_lies_between_float_layers_is_float_too(tensorrt: Trials) -> None:
     assert ready.with_followers(["c1"]) == {"c1"}
     assert ready.with_followers(["c1", "c2"]) == {"c1", "c2", "a"}, "y reads the Add's result"
     assert ready.with_followers(["c2", "y"]) == {"c2", "y", "s"}, "c1 feeds the pooling"
+
+
+def test_a_layer_in_float_has_the_weights_it_had_before_recovery(tensorrt: Trials) -> None:
+    """Here "recovery" halves every weight, which nobody could take for rounding."""
+    model = tensorrt.model.clone()
+    for name in ("w_first", "w_ruined", "w_second", "w_head"):
+        weight = model.graph.initializers[name]
+        weight.const_value = ir.Tensor(weight.const_value.numpy() / 2)
+    ready = replace(tensorrt, model=model, unrecovered=tensorrt.model)
+    images = sensitive.held_out(tensorrt)
+    np.testing.assert_array_equal(ready.float_logits(images), tensorrt.float_logits(images))
+    np.testing.assert_array_equal(ready.logits(sensitive.MACS, images), ready.float_logits(images))
+    alone = ready.logits_alone("second", images) - tensorrt.logits_alone("second", images)
+    assert abs(alone).max() > 0.1, "its own is halved"
+    assert [*ready.quantize(model, ["ruined"]).applied]
+    (kept,) = [node for node in model.graph if node.name == "ruined"]
+    expected = tensorrt.model.graph.initializers["w_ruined"].const_value.numpy()
+    np.testing.assert_array_equal(kept.inputs[1].const_value.numpy(), expected)
 
 
 def test_the_picture_shows_every_layer(tensorrt: Trials, tmp_path: Path) -> None:

@@ -104,6 +104,27 @@ def test_the_ruined_layer_stays_in_float_and_the_passport_says_why(work: Path) -
 
 
 @pytest.mark.tf
+def test_recovery_leaves_what_stays_in_float_as_it_was(work: Path) -> None:
+    assert run("export", "ruined.keras", "--to", "onnx", *COMMON[:4], "-o", "fp32").exit_code == 0
+    options = ("--max-drop", 15, "--held-out-images", 64, "--recovery", "rounding,bias")
+    done = run(*INT8, *options, "-o", "out")
+    assert done.exit_code == 0, done.stderr
+    found = artifact.read(work / "out")
+    int8 = found.passport["int8"]
+    assert int8["recovery"] == {"rounding": 3, "bias": 3}, "all were, before layers were chosen"
+    (kept,) = (row["node"] for row in int8["max_drop"]["kept"])
+
+    def constants(folder: Path) -> list[np.ndarray]:
+        graph = onnx.load(folder / "model.onnx").graph
+        arrays = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
+        (node,) = [node for node in graph.node if node.name == kept]
+        return [arrays[name] for name in node.input[1:]]
+
+    for now, before in zip(constants(work / "out"), constants(work / "fp32"), strict=True):
+        np.testing.assert_array_equal(now, before)
+
+
+@pytest.mark.tf
 def test_the_sensitivity_command_ranks_and_draws(work: Path) -> None:
     done = run(
         "sensitivity",

@@ -193,7 +193,7 @@ CPU_8_BIT = schemes.lookup("cpu", reduce_range=False)
         ({}, SCHEMES[1], ("rounding",)),
         ({}, SCHEMES[0], ()),
         ({}, CPU_8_BIT, ()),
-        ({"max_drop": 1.0}, SCHEMES[1], ()),
+        ({"max_drop": 1.0}, SCHEMES[1], ("rounding",)),
         ({"recovery": ()}, SCHEMES[1], ()),
         ({"recovery": ("bias",)}, CPU_8_BIT, ("bias",)),
         ({"calibration": Path("c.json")}, SCHEMES[0], ()),

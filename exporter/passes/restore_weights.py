@@ -1,0 +1,68 @@
+"""Give linear nodes back the weights and biases that they had before something changed them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import onnx_ir as ir
+
+from exporter.passes import PassReport
+from exporter.passes._constants import (
+    Array,
+    constant_array,
+    drop_unused_constants,
+    label,
+    set_constant_input,
+)
+from exporter.passes._linear import bias_value, read_linear
+
+
+class RestoreWeights(ir.passes.InPlacePass):
+    """Copy the constants of named linear nodes from another state of the same graph.
+
+    What rounds a weight for integers, or corrects a bias for their mean error, is wrong for a
+    layer that stays in float. It runs before InsertQdq.
+
+    It must not fire where a constant is what it was, as weights are that several nodes share,
+    or where it was none.
+
+    Attributes:
+        report: of the latest call; `applied` names the nodes that had changed.
+    """
+
+    def __init__(self, original: ir.Model, names: Collection[str]) -> None:
+        """Take the graph as it was, which is not changed, and the names of nodes."""
+        self.report = PassReport("restore_weights")
+        self._original, self._names = original, frozenset(names)
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Restore node by node."""
+        self.report = PassReport("restore_weights")
+        before = {label(node): node for node in self._original.graph if label(node) in self._names}
+        for node in model.graph:
+            old = before.get(label(node))
+            if old is not None and read_linear(node) is not None and _restore(node, old):
+                self.report.applied.append(label(node))
+        drop_unused_constants(model.graph)
+        return ir.passes.PassResult(model, modified=bool(self.report.applied))
+
+
+def _restore(node: ir.Node, before: ir.Node) -> bool:
+    """Restore what differs; say whether anything did."""
+    changed = False
+    for index, hint in ((1, "weight"), (2, "bias")):
+        old, now = (_constant(each, index) for each in (before, node))
+        if old is not None and not (now is not None and np.array_equal(old, now)):
+            set_constant_input(node, index, old, f"{label(node)}_{hint}")
+            changed = True
+    if bias_value(before) is None and bias_value(node) is not None:
+        node.resize_inputs(2)
+        changed = True
+    if "beta" in before.attributes:  # of Gemm
+        node.attributes["beta"] = before.attributes["beta"]
+    return changed
+
+
+def _constant(node: ir.Node, index: int) -> Array | None:
+    return constant_array(node.inputs[index]) if index < len(node.inputs) else None
