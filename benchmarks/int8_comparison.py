@@ -32,6 +32,7 @@ from benchmarks.int8_tools import OURS, RIVALS, TOOLS
 from benchmarks.paired import paired
 from benchmarks.untuned import RECIPES
 from exporter import artifact
+from exporter.install import pip_line
 from exporter.models import zoo
 
 SCHEMES = ("cpu", "tensorrt")
@@ -297,7 +298,7 @@ def main(
     sizes = (images, calibration_images)
     say = Console(stderr=True, highlight=False, soft_wrap=True)
     if importlib.util.find_spec("nncf") is None:
-        say.print("NNCF is not installed, its cells will fail: pip install 'exporter[compare]'")
+        say.print(f"NNCF is not installed, its cells will fail: {pip_line('compare')}")
     report: dict[str, Any] = {
         **result_file.header("int8_comparison"),
         "versions": _versions(),

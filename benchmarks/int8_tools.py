@@ -17,6 +17,7 @@ import numpy.typing as npt
 import onnx
 
 from exporter.errors import Missing
+from exporter.install import pip_line
 
 Images = npt.NDArray[np.float32]
 Settings = dict[str, Any]
@@ -155,7 +156,7 @@ def _nncf(settings: Settings, folded: Path, images: Images, output: Path) -> Non
     try:
         import nncf
     except ImportError as error:
-        raise Missing("NNCF is not installed", hint="pip install 'exporter[compare]'") from error
+        raise Missing("NNCF is not installed", hint=pip_line("compare")) from error
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
 
     graph = onnx.load(folded)

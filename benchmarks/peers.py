@@ -21,6 +21,7 @@ from exporter import artifact, datasets
 from exporter.artifact import Artifact
 from exporter.doctor import lacks_vnni
 from exporter.errors import Missing
+from exporter.install import pip_line
 from exporter.progress import Progress
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ Settings = dict[str, Any]
 
 DESCRIPTION = "peer.json"
 CALIBRATION_IMAGES = 512
-INSTALL = "pip install 'exporter[compare]'"
 # Of one tool. NNCF and TFLite calibrate image by image.
 _LIMIT_S = 1800.0
 
@@ -99,7 +99,7 @@ def check(names: Sequence[str]) -> None:
     }
     if lacking:
         wanted = ", ".join(name for name in names if lacking.intersection(PEERS[name].needs))
-        raise Missing(f"{wanted} needs {', '.join(sorted(lacking))}", hint=INSTALL)
+        raise Missing(f"{wanted} needs {', '.join(sorted(lacking))}", hint=pip_line("compare"))
 
 
 def make_all(

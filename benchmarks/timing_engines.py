@@ -186,14 +186,14 @@ def limit_tensorflow(threads: int) -> None:
     import os
 
     from exporter.errors import Missing
-    from exporter.keras_env import INSTALL_HINT
+    from exporter.install import pip_line
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     try:
         import tensorflow as tf
     except ImportError as error:
-        raise Missing("TensorFlow is not installed", hint=INSTALL_HINT) from error
+        raise Missing("TensorFlow is not installed", hint=pip_line("cpu")) from error
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
 

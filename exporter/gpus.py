@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from exporter.errors import Missing
+from exporter.install import pip_line
 
 T = TypeVar("T")
 
@@ -76,7 +77,7 @@ def in_use(devices: tuple[Gpu, ...]) -> Gpu | None:
         names = ", ".join(dict.fromkeys(each.name for each in devices))
         raise Missing(
             f"there are several kinds of GPU here ({names}), and nothing tells which is used",
-            hint="pip install 'exporter[target]' brings cuda-python, which does",
+            hint=f"{pip_line('target')} brings cuda-python, which does",
         ) from error
     same = (each for each in devices if each.compute_capability in (None, capability))
     known = next((each for each in same if each.name == name), None)

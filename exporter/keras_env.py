@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from types import ModuleType
 
 from exporter.errors import Missing
-
-INSTALL_HINT = "pip install 'exporter[cpu]'"
+from exporter.install import pip_line
 
 
 @contextlib.contextmanager
@@ -61,7 +60,7 @@ def load_keras(backend: str = "tensorflow") -> ModuleType:
     except ImportError as error:
         raise Missing(
             f"{error.name or 'keras'} is not installed, and this command needs it",
-            hint=INSTALL_HINT,
+            hint=pip_line("cpu"),
         ) from error
     if backend == "tensorflow" and keras.backend.backend() != backend:
         raise Missing(

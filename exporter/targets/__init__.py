@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from exporter.config import Batch, BuildOptions
 from exporter.engine_record import FIELD, EngineRecord
 from exporter.errors import Missing, WrongUse, unknown_name
+from exporter.install import pip_line
 from exporter.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -77,11 +78,12 @@ class Target:
         precisions: what it can do.
         scheme: where its INT8 graphs have Q/DQ, unless the user says otherwise.
         needs: the module that its file imports.
-        install: the line that installs what it needs.
+        extras: of this package, that bring what it needs.
         distributions: what exporting to it takes: of each group, any one.
         finish_distributions: what ``exporter compile`` and running take, on a machine that need
             not export; empty where there is nothing to finish.
-        finish_install: the line that installs these.
+        finish_extras: that bring these.
+        finish_besides: what no extra brings, in words.
         needs_gpu: whether building its engine also takes an NVIDIA GPU.
         batch_range: whether its engines are built for a range of batch sizes.
         cpu_needs: for a precision that not every CPU runs: of these instruction sets, any one.
@@ -97,10 +99,11 @@ class Target:
     precisions: tuple[Precision, ...]
     scheme: SchemeName
     needs: str
-    install: str
+    extras: str
     distributions: tuple[tuple[str, ...], ...]
     finish_distributions: tuple[tuple[str, ...], ...] = ()
-    finish_install: str | None = None
+    finish_extras: str | None = None
+    finish_besides: str | None = None
     needs_gpu: bool = False
     batch_range: bool = False
     cpu_needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -108,6 +111,18 @@ class Target:
     schemes: tuple[SchemeName, ...] = ("tensorrt", "cpu")
     half_graph: bool = True
     honours: tuple[str, ...] = ()
+
+    @property
+    def install(self) -> str:
+        """The line that installs what it needs."""
+        return pip_line(self.extras)
+
+    @property
+    def finish_install(self) -> str | None:
+        """The line that installs what finishing takes; None where there is nothing to finish."""
+        if self.finish_extras is None:
+            return None
+        return "; ".join(filter(None, (pip_line(self.finish_extras), self.finish_besides)))
 
     def load(self) -> TargetModule:
         """Import the target's file.
@@ -248,7 +263,7 @@ TARGETS: dict[str, Target] = {
             ("fp32", "fp16", "int8"),
             scheme="tensorrt",
             needs="onnxruntime",
-            install="pip install 'exporter[cpu]'",
+            extras="cpu",
             distributions=_EXPORT,
         ),
         Target(
@@ -257,7 +272,7 @@ TARGETS: dict[str, Target] = {
             ("fp32", "int8"),
             scheme="cpu",
             needs="onnxruntime",
-            install="pip install 'exporter[cpu]'",
+            extras="cpu",
             distributions=_EXPORT,
         ),
         Target(
@@ -266,7 +281,7 @@ TARGETS: dict[str, Target] = {
             ("fp32", "fp16", "bf16", "int8"),
             scheme="cpu",
             needs="openvino",
-            install="pip install 'exporter[cpu,openvino]'",
+            extras="cpu,openvino",
             distributions=(*_EXPORT, ("openvino",)),
             cpu_needs={"bf16": ("avx512_bf16", "amx_bf16")},
             half_graph=False,
@@ -277,11 +292,11 @@ TARGETS: dict[str, Target] = {
             ("fp32", "fp16", "int8"),
             scheme="tensorrt",
             needs="onnx",  # TensorRT itself only where the engine is built
-            install="pip install 'exporter[cpu]'",
+            extras="cpu",
             distributions=_EXPORT,
             finish_distributions=(("onnx",), ("cuda-python",), ("tensorrt",)),
-            finish_install="pip install 'exporter[target]'; TensorRT: the system's, or pip install "
-            "tensorrt",
+            finish_extras="target",
+            finish_besides="TensorRT: the system's, or pip install tensorrt",
             needs_gpu=True,
             batch_range=True,
             rest="fp16",
@@ -300,10 +315,10 @@ TARGETS: dict[str, Target] = {
             ("fp32", "fp16", "int8"),
             scheme="tensorrt",
             needs="tensorrt_rtx",
-            install="pip install 'exporter[cpu,rtx]'",
+            extras="cpu,rtx",
             distributions=(*_EXPORT, ("tensorrt-rtx",)),
             finish_distributions=(("onnx",), ("tensorrt-rtx",)),
-            finish_install="pip install 'exporter[rtx]'",
+            finish_extras="rtx",
             batch_range=True,
             rest="fp16",
             schemes=("tensorrt",),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter.errors import ExporterError, Missing, WrongUse
+from exporter.install import pip_line
 from exporter.runner import DeviceTimes
 from exporter.targets._tensorrt_load import last_error, load_engine, start_runtime
 from exporter.targets._tensorrt_watch import make_log
@@ -285,5 +286,5 @@ def load_cuda() -> Any:
         return importlib.import_module(_CUDA)
     except (ImportError, OSError, RuntimeError) as error:
         raise Missing(
-            f"running an engine needs cuda-python: {error}", hint="pip install 'exporter[target]'"
+            f"running an engine needs cuda-python: {error}", hint=pip_line("target")
         ) from error

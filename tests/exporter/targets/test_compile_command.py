@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from exporter import targets
 from exporter.cli import main
 from exporter.errors import Missing
+from exporter.install import pip_line
 from exporter.targets import _tensorrt_runner, trt
 from tests.exporter.targets import tiny
 from tests.exporter.targets.conftest import STAND_INS
@@ -74,7 +75,7 @@ def test_rtx_without_its_module_says_how_to_install_it(monkeypatch: pytest.Monke
     monkeypatch.setattr(targets.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(Missing, match="needs tensorrt_rtx") as caught:
         targets.lookup("trt-rtx").load()
-    assert (caught.value.exit_code, caught.value.hint) == (4, "pip install 'exporter[cpu,rtx]'")
+    assert (caught.value.exit_code, caught.value.hint) == (4, pip_line("cpu,rtx"))
 
 
 def act_as_target(python: Path | str, path: Path, extra: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from exporter.errors import ExporterError, Missing, WrongUse
+from exporter.install import pip_line
 from exporter.runner import DeviceRunner
 from exporter.targets import _tensorrt_runner
 from exporter.targets._tensorrt_runner import EngineRunner
@@ -153,4 +154,4 @@ def test_cuda_python_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(_tensorrt_runner, "_CUDA", "cuda_that_is_not_here")
     with pytest.raises(Missing, match="cuda-python") as caught:
         EngineRunner(None, b"").__enter__()
-    assert caught.value.hint == "pip install 'exporter[target]'"
+    assert caught.value.hint == pip_line("target")
