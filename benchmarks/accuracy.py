@@ -106,10 +106,11 @@ def evaluate(
     """
     source = load_original(artifacts, original, unsafe)
     images = Images.load(source, data_spec, limit, progress)
+    runners = [opened(artifact) for artifact in artifacts]  # what can't be is said before the work
     expected = original_logits(images, progress)
     rows = [score("keras", expected, images.labels)]
-    for artifact in artifacts:
-        with opened(artifact) as runner:
+    for artifact, opening in zip(artifacts, runners, strict=True):
+        with opening as runner:
             given = images.feeds(artifact.passport["layout"])
             stage = artifact.path.name
             got = images.logits(runner, given, images_a_call(artifact), stage, progress)

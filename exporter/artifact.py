@@ -19,6 +19,7 @@ from exporter.untrusted import refuse_external_data
 PASSPORT = "passport.json"
 MODEL = "model.onnx"
 CALIBRATION = "calibration.json"
+SENSITIVITY = "sensitivity.json"
 FORMAT = 1
 
 Passport = dict[str, Any]

@@ -11,7 +11,7 @@ import numpy as np
 
 from calibration.collect import FIRST_SNAPSHOT, Collected, Options, collect
 from exporter import datasets
-from exporter.feeds import image_size, in_layout, network_input
+from exporter.feeds import image_size, in_layout, network_input, training_data
 from exporter.training_images import batches, choose_images
 
 if TYPE_CHECKING:
@@ -73,9 +73,9 @@ def choose(source: Source, config: ExportConfig, progress: Progress) -> Calibrat
     """Choose ``calibration_images`` training images, always the same, none of them a test image.
 
     Raises:
-        WrongUse: too few are left, or the network takes no images.
+        WrongUse: too few are left, no data is named, or the network takes no images.
     """
-    spec = config.data or "fashion-mnist"
+    spec = training_data(source, config)
     data = datasets.load(spec, "train", progress)
     test = datasets.load(spec, "test", progress)
     size = image_size(source, data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -87,6 +87,10 @@ class BuildOptions:
         return tuple(
             field.name for field in fields(self) if getattr(self, field.name) != field.default
         )
+
+    def over(self, other: BuildOptions) -> BuildOptions:
+        """Return the other options, with those that these say something of in their place."""
+        return replace(other, **{name: getattr(self, name) for name in self.asked})
 
     def as_json(self) -> dict[str, Any]:
         """Return what is asked for as JSON values."""

@@ -182,8 +182,9 @@ def load(spec: str, split: Split, progress: Progress = silent) -> Dataset:
     Args:
         spec: ``fashion-mnist``, ``folder:PATH`` (one folder a class; ``PATH/train`` and
             ``PATH/test`` are used where both exist) or ``npz:PATH`` (``images`` uint8
-            (n, height, width[, channels]) and ``labels`` (n,)).
-        split: which part; ``npz`` and flat folders have only one, which serves as both.
+            (n, height, width[, channels]) and ``labels`` (n,); or, as Keras' own data sets have
+            them, ``x_train``, ``y_train``, ``x_test``, ``y_test``).
+        split: which part; flat folders and one pair of arrays have only one, which serves as both.
         progress: told about a download.
 
     Raises:
@@ -296,7 +297,7 @@ def _idx(path: Path, sha256: str) -> Pixels:
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * ndim).reshape(shape)
 
 
-def _npz(path: Path, split: str) -> ArrayDataset:
+def _npz(path: Path, split: Split) -> ArrayDataset:
     if not path.is_file():
         raise WrongUse(f"no such file: {path}")
     try:
@@ -304,11 +305,16 @@ def _npz(path: Path, split: str) -> ArrayDataset:
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("it holds one bare array")
-            images, labels = archive["images"], archive["labels"]
+            parts = f"x_{split}" in archive
+            images = archive[f"x_{split}" if parts else "images"]
+            labels = archive[f"y_{split}" if parts else "labels"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise WrongUse(
-            f"can't read {path}: {error}", hint="it needs the arrays 'images' and 'labels'"
+            f"can't read {path}: {error}",
+            hint="it needs the arrays 'images' and 'labels', or x_train, y_train, x_test, y_test",
         ) from error
+    if labels.shape == (len(images), 1):  # as in keras.datasets.cifar10
+        labels = labels[:, 0]
     if images.ndim == 3:
         images = images[..., None]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):

@@ -76,7 +76,8 @@ def read(artifact: Artifact) -> EngineRecord:
     if record is None or ENGINE not in artifact.passport["files"]:
         raise Missing(
             f"{artifact.path} is not compiled: there is no engine in it yet",
-            hint=f"on the machine that will run it: exporter compile {artifact.path}",
+            hint=f"on the machine that will run it: exporter compile {artifact.path}; what its "
+            "graph loses, simulated here, tells: exporter evaluate --ladder",
         )
     return parse(record, artifact.path)
 

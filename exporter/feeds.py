@@ -117,6 +117,23 @@ def _noise(source: Source, batch: int, rng: np.random.Generator) -> Feeds:
     return feeds
 
 
+def training_data(source: Source, config: ExportConfig) -> str:
+    """Name the data whose training images a network is to be measured on.
+
+    Raises:
+        WrongUse: it is not said, and the network is none that was trained on Fashion-MNIST.
+    """
+    if config.data is not None:
+        return config.data
+    if source.kind != "zoo":
+        raise WrongUse(
+            f"which images {source.name} is measured on is not said",
+            hint="give some that it was trained on: --data folder:PATH, with train/ and test/ in "
+            "PATH, one folder a class in each",
+        )
+    return "fashion-mnist"
+
+
 def default_data(source: Source) -> str | None:
     """Fashion-MNIST for networks it fits; for any other there is no image without ``--data``."""
     shape = source.inputs[0].shape

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter import artifact, targets
-from exporter.artifact import CALIBRATION, MODEL, PASSPORT, Artifact
+from exporter.artifact import CALIBRATION, MODEL, PASSPORT, SENSITIVITY, Artifact
 from exporter.config import Batch, BuildOptions
 from exporter.errors import ExporterError, WrongUse
 from exporter.progress import Progress, silent
@@ -27,7 +27,7 @@ def finish(
 
     Args:
         path: the artefact's folder.
-        options: of the builder; None for those it was exported with.
+        options: of the builder, beside those it was exported with, or in place of the same.
         force: build again what is built.
         progress: told of the builder's work.
 
@@ -45,13 +45,13 @@ def finish(
         raise WrongUse(f"{path} is compiled already", hint="--force builds it again")
     precision = found.passport["precision"]
     batch, recorded = _recorded(found, section)
-    batch, options = target.bounded(batch), recorded if options is None else options
+    batch, options = target.bounded(batch), (options or BuildOptions()).over(recorded)
     target.check_precision(precision)
     target.check_build(options, precision, batch)
     build = targets.Build(batch, precision, options, progress, here=True)
     compiler = target.load()
     with artifact.writing(path.resolve(), force=True) as folder:  # `exporter compile .` too
-        for name in (MODEL, CALIBRATION):
+        for name in (MODEL, CALIBRATION, SENSITIVITY):
             if name in found.passport["files"]:
                 shutil.copyfile(found.file(name), folder / name)
         compiled = compiler.compile(folder, build)

@@ -78,7 +78,8 @@ def measure(model: ir.Model, source: Source, config: ExportConfig, progress: Pro
     from exporter import calibration_images, feeds
 
     common.ShapeInferencePass()(model)  # which tensors are float
-    if source.preprocessing is None or (config.data is None and not feeds.default_data(source)):
+    known = config.data is not None or (source.kind == "zoo" and feeds.default_data(source))
+    if source.preprocessing is None or not known:
         return Measured({}, 0)
     tensors = tensors_to_measure(model)
     images = calibration_images.choose(source, config, progress)

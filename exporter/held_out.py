@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from exporter import datasets
 from exporter.errors import WrongUse
-from exporter.feeds import image_size, in_layout, network_input
+from exporter.feeds import image_size, in_layout, network_input, training_data
 from exporter.progress import Progress
 from exporter.training_images import choose_images, whole_batches
 
@@ -69,7 +69,7 @@ def hold_out(
         WrongUse: too few images are left, or the network is no classifier of them.
     """
     classes = _classes(source)
-    spec = config.data or "fashion-mnist"
+    spec = training_data(source, config)
     data = datasets.load(spec, "train", progress)
     test = datasets.load(spec, "test", progress)
     size = image_size(source, data)

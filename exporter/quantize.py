@@ -16,7 +16,7 @@ from calibration import convergence
 from calibration.params import Params, calibrate
 from calibration.params import load as load_params
 from exporter import calibration_images, recovery
-from exporter.artifact import CALIBRATION
+from exporter.artifact import CALIBRATION, SENSITIVITY
 from exporter.calibration_images import CalibrationImages
 from exporter.config import ExportConfig, RecoveryName
 from exporter.doctor import lacks_vnni
@@ -34,8 +34,6 @@ from exporter.preprocessing import describe
 from exporter.progress import Progress
 from exporter.sources import Source
 from exporter.trials import Trials
-
-SENSITIVITY = "sensitivity.json"
 
 
 @dataclass(frozen=True)

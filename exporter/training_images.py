@@ -56,7 +56,8 @@ def choose_images(
         raise WrongUse(
             f"{data.name} has {len(chosen)} images to {what} that are not test images, "
             f"{wanted} were asked for",
-            hint=f"ask for fewer with {option}, or give data with train/ and test/",
+            hint=f"ask for fewer with {option}, or give training and test images apart: "
+            "folder:PATH with train/ and test/ in it, or npz:PATH with x_train and x_test",
         )
     return chosen
 

@@ -166,7 +166,7 @@ def compile(artefact: Path, force: bool, as_json: bool, **options: Any) -> None:
 
     The second step of "export --to trt" where that had no GPU. Needs TensorRT and a GPU, and
     neither Keras nor the data nor onnxruntime. The artefact is replaced whole, or left as it
-    was. Options given here stand for all that the artefact was exported with.
+    was. Options given here stand in place of the same ones that it was exported with.
 
     \b
     Examples:
@@ -178,7 +178,7 @@ def compile(artefact: Path, force: bool, as_json: bool, **options: Any) -> None:
 
     asked = take_build_options(options)
     with console.progress_bars(quiet=False) as progress:
-        done = finish(artefact, asked if asked.asked else None, force=force, progress=progress)
+        done = finish(artefact, asked, force=force, progress=progress)
     if as_json:
         console.print_json(done.passport)
     else:

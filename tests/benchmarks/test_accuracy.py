@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
 
+from benchmarks import accuracy
 from benchmarks.accuracy import BATCH, cut, images_a_call
 from exporter.artifact import Artifact
+from exporter.errors import Missing
 
 
 @pytest.mark.parametrize(
@@ -20,6 +23,20 @@ def test_an_engine_gets_no_more_than_it_takes(
 ) -> None:
     batch = {"min": least, "opt": least, "max": most}
     assert images_a_call(Artifact(Path("a"), {"batch": batch})) == at_once
+
+
+def test_an_engine_that_can_not_be_opened_is_told_before_keras_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(accuracy, "load_original", lambda *_: None)
+    monkeypatch.setattr(accuracy.Images, "load", lambda *_: None)
+    monkeypatch.setattr(accuracy, "original_logits", lambda *_: pytest.fail("Keras ran"))
+
+    def opened(_: Artifact) -> NoReturn:
+        raise Missing("it is not compiled")
+
+    with pytest.raises(Missing, match="it is not compiled"):
+        accuracy.evaluate([Artifact(Path("a"), {})], "fashion-mnist", opened=opened)
 
 
 def test_all_images_come_once_and_every_call_is_full() -> None:

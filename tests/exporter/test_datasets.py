@@ -202,6 +202,22 @@ class TestNpz:
             data.pixels([0, 1], (5, 4)), images.reshape(2, 5, 4, channels)
         )
 
+    def test_training_and_test_images_apart_as_keras_has_them(self, tmp_path: Path) -> None:
+        """With labels of (n, 1), as keras.datasets.cifar10 gives them."""
+        train, test = (RNG.integers(0, 256, (n, 4, 4, 3), dtype=np.uint8) for n in (3, 2))
+        labels = {"y_train": np.array([[2], [0], [1]]), "y_test": np.array([[1], [0]])}
+        spec = self.save(tmp_path, x_train=train, x_test=test, **labels)
+        for split, images in (("train", train), ("test", test)):
+            data = datasets.load(spec, split)
+            assert data.labels.tolist() == labels[f"y_{split}"][:, 0].tolist()
+            np.testing.assert_array_equal(data.pixels(range(len(data)), (4, 4)), images)
+
+    def test_one_part_without_the_other(self, tmp_path: Path) -> None:
+        spec = self.save(tmp_path, x_train=self.GOOD, y_train=np.array([0, 1]))
+        with pytest.raises(WrongUse, match="can't read") as caught:
+            datasets.load(spec, "test")
+        assert "x_test" in str(caught.value.hint)
+
     GOOD = np.zeros((2, 4, 4), np.uint8)
 
     @pytest.mark.parametrize(

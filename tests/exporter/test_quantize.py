@@ -105,6 +105,25 @@ def test_nothing_is_chosen_by_sums_that_saturate_here(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("asked", [{}, {"calibration_images": "auto"}, {"max_drop": 1.0}])
+def test_a_network_of_a_users_is_not_measured_on_images_of_ours(
+    keras: ModuleType, tmp_path: Path, asked: Any
+) -> None:
+    """It takes one channel, as Fashion-MNIST has: no reason to take it for its data."""
+    networks.save(networks.plain(keras), tmp_path / "plain.keras")
+    config = ExportConfig(
+        str(tmp_path / "plain.keras"),
+        "ort",
+        tmp_path / "out",
+        precision="int8",
+        preprocess="unit",
+        **asked,
+    )
+    with pytest.raises(WrongUse, match=r"which images .*plain.* is measured on is not said"):
+        pipeline.export(config)
+    assert not (tmp_path / "out").exists()
+
+
 def test_weights_of_7_bits_are_for_cpus(keras: ModuleType, tmp_path: Path, data: str) -> None:
     with pytest.raises(WrongUse, match="7 bits are for CPUs without VNNI, and the scheme is tens"):
         export(keras, tmp_path, data, target="onnx", weight_bits=7)

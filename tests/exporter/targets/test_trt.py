@@ -187,12 +187,26 @@ def test_compile_again_takes_force_and_new_options(stand_ins: Any, tmp_path: Pat
         finish(path)
     options = BuildOptions(hardware_compatible=True, version_compatible=True)
     done = finish(path, options, force=True)
-    asked = {"hardware_compatible": True, "version_compatible": True}
-    assert done.passport["trt"]["options"] == asked
+    asked = {"opt_level": 5, "hardware_compatible": True, "version_compatible": True}
+    assert done.passport["trt"]["options"] == asked, "what was asked for at the export stays"
+    done = finish(path, BuildOptions(opt_level=2), force=True)
+    assert done.passport["trt"]["options"] == {**asked, "opt_level": 2}
     record = engine_record.read(done)
     assert (record.hardware_compatibility, record.version_compatible) == ("ampere+", True)
     assert told(path)["flags"] == ["VERSION_COMPATIBLE"]
     assert told(path)["hardware_compatibility_level"] == 1
+
+
+def test_what_lies_beside_the_graph_stays(stand_ins: Any, tmp_path: Path) -> None:
+    path = tiny.handed_over(tmp_path / "a")
+    with artifact.writing(path, force=True) as aside:
+        for name in ("model.onnx", "calibration.json"):
+            (aside / name).write_bytes((path / name).read_bytes())
+        (aside / "sensitivity.json").write_text('{"layers": []}')
+        artifact.seal(aside, artifact.read(path).passport)
+    done = finish(path)
+    assert done.read_bytes("sensitivity.json") == b'{"layers": []}'
+    assert {"model.onnx", "calibration.json", "engine.plan"} < {*done.passport["files"]}
 
 
 def test_a_failed_compile_leaves_it_as_it_was(
