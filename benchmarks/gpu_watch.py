@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from exporter.gpus import read_each
+from exporter.gpus import bus_id_in_use, read_each
 
 # NVML API Reference, NvmlClocksEventReasons. An idle GPU (1) and clocks that somebody set (2, 100)
 # are no fault of a run.
@@ -46,8 +46,23 @@ class GpuState:
 
 
 def read_gpus() -> tuple[GpuState, ...]:
-    """Read every GPU; none where NVML is not installed or has no driver under it."""
-    return read_each(_state)
+    """Read the GPU that CUDA uses here, all where nothing tells which of several that is.
+
+    None where NVML is not installed or has no driver under it. Of no interest is what others do
+    on other GPUs.
+    """
+    found = read_each(lambda nvml, index: (_bus_id(nvml, index), _state(nvml, index)))
+    used = bus_id_in_use() if len(found) > 1 else None
+    states = [state for bus_id, state in found if used and bus_id.endswith(used)]
+    return tuple(states or (state for _, state in found))
+
+
+def _bus_id(nvml: Any, index: int) -> str:
+    try:
+        text = nvml.nvmlDeviceGetPciInfo(nvml.nvmlDeviceGetHandleByIndex(index)).busId
+    except nvml.NVMLError:
+        return ""
+    return (text.decode() if isinstance(text, bytes) else str(text)).lower()
 
 
 def _state(nvml: Any, index: int) -> GpuState:

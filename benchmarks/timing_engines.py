@@ -128,6 +128,11 @@ def _keras(engine: Engine, threads: int) -> Opened:
 
     xla = engine.kind == "keras-xla"
     settings = {"jit_compile": xla, "intra_op_threads": threads, "inter_op_threads": threads}
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):  # timed as its users have it, TF32 and all
+        tf.config.experimental.enable_tensor_float_32_execution(True)
+        settings["tf32"] = True
     return Opened(KerasRunner(source, jit_compile=xla), feed, settings)
 
 
@@ -187,6 +192,7 @@ def limit_tensorflow(threads: int) -> None:
 
     from exporter.errors import Missing
     from exporter.install import pip_line
+    from exporter.keras_env import share_gpus
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -194,6 +200,7 @@ def limit_tensorflow(threads: int) -> None:
         import tensorflow as tf
     except ImportError as error:
         raise Missing("TensorFlow is not installed", hint=pip_line("cpu")) from error
+    share_gpus(tf)
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
 

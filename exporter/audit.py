@@ -31,10 +31,12 @@ Reason = Literal[
     "shortcut has no Q/DQ",
     "its convolution is not INT8",
     "its result is not quantised",
+    "the record does not tell its types",
 ]
 MISSING: Reason = "shortcut has no Q/DQ"
 FLOAT_CONVOLUTION: Reason = "its convolution is not INT8"
 FLOAT_RESULT: Reason = "its result is not quantised"
+NOT_TOLD: Reason = "the record does not tell its types"
 _FLOATS = ("FP16", "FP32", "BF16")
 
 # Of kernels' names, most telling first: an INT8 kernel may name the type of its result too.
@@ -137,8 +139,13 @@ class Audit:
         """Count the convolutions by precision."""
         return dict(Counter(row.precision for row in self.convolutions).most_common())
 
+    def untold(self) -> list[str]:
+        """What the record leaves open: convolutions and adds whose types it does not have."""
+        rows = [row.layer for row in self.convolutions if row.precision == "unknown"]
+        return rows + [row.node or row.layer for row in self.adds if row.reason == NOT_TOLD]
+
     def objections(self) -> list[str]:
-        """Why this engine is not an INT8 engine; empty where it is one."""
+        """Why this engine is not known to be an INT8 engine; empty where it is one."""
         if not self.convolutions:
             inside = f" outside {len(self.opaque)} compiled regions" if self.opaque else ""
             return [f"the record shows no convolution{inside}, so none is known to run in INT8"]
@@ -157,6 +164,12 @@ class Audit:
             f"by {shortcut.made_by or 'an input of the engine'}, has no Q/DQ"
             for row in self.adds
             for shortcut in row.without_qdq
+        ]
+        wrong += [
+            f"{row.node or row.layer}: {NOT_TOLD}; those of an engine of open shapes are told once "
+            "all shapes are set (exporter compile does so)"
+            for row in self.adds
+            if row.reason == NOT_TOLD
         ]
         return wrong
 
@@ -268,6 +281,8 @@ def _try_add(layer: Layer, made_by: Mapping[str, Layer], time_ms: float | None) 
     if left and layer.is_convolution and convolution_precision(layer) != "INT8":
         # Nothing tells a floating-point convolution's own input from what it adds.
         reason, without = FLOAT_CONVOLUTION, ()
+    if not left and "unknown" in (output, *(tensor.precision for tensor in summands)):
+        reason = NOT_TOLD
     node = next((node for node in layer.nodes if _ADD_NODE.search(node)), None)
     return Add(layer.name, node, layer.is_convolution, output, left, reason, without, time_ms)
 

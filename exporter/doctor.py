@@ -21,7 +21,7 @@ from exporter.artifact import Artifact
 from exporter.compatibility import Fit, judge
 from exporter.engine_record import Flavour
 from exporter.errors import Missing, WrongUse
-from exporter.gpus import Gpus, find_gpus, in_use
+from exporter.gpus import Gpus, by_cuda, find_gpus, in_use
 from exporter.machines import Machine, jetson_module, lookup
 from exporter.targets import TARGETS, Target
 from exporter.versions import installed_versions
@@ -282,16 +282,21 @@ def this_machine(flavour: Flavour, root: Path = Path("/")) -> Machine:
         Missing: there are several kinds of GPU, and nothing tells which is used.
     """
     gpu = in_use(find_gpus(root).devices)
+    gpu_name = gpu.name if gpu else None
     try:
         board = (root / "proc/device-tree/model").read_text("utf-8", "replace").rstrip("\0\n")
     except OSError:
         board = ""
-    jetson = jetson_module(board)
+    # A container sees no device tree; there the GPU's own name may tell, such as "Orin (nvgpu)".
+    jetson = jetson_module(board) or jetson_module(gpu_name or "")
+    is_jetson = gpu_name is not None and gpu_name.startswith("Jetson")
     name, capability, dla_cores = jetson or (
-        gpu.name if gpu else None,
+        gpu_name,
         gpu.compute_capability if gpu else None,
-        0,
+        None if is_jetson else 0,
     )
+    if gpu is not None and capability is None and (asked := by_cuda()) is not None:
+        capability = asked.compute_capability
     return Machine(
         "this machine",
         name,

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -68,20 +68,39 @@ def in_use(devices: tuple[Gpu, ...]) -> Gpu | None:
     """
     if len({(each.name, each.compute_capability) for each in devices}) <= 1:
         return devices[0] if devices else None
-    try:
-        cudart = importlib.import_module("cuda.bindings.runtime")
-        _, index = cudart.cudaGetDevice()
-        _, found = cudart.cudaGetDeviceProperties(index)
-        name, capability = found.name.decode(), f"{found.major}.{found.minor}"
-    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+    found = by_cuda()
+    if found is None:
         names = ", ".join(dict.fromkeys(each.name for each in devices))
         raise Missing(
             f"there are several kinds of GPU here ({names}), and nothing tells which is used",
             hint=f"{pip_line('target')} brings cuda-python, which does",
-        ) from error
-    same = (each for each in devices if each.compute_capability in (None, capability))
-    known = next((each for each in same if each.name == name), None)
-    return known or Gpu(name, compute_capability=capability, driver=devices[0].driver)
+        )
+    kinds = (None, found.compute_capability)
+    same = (each for each in devices if each.compute_capability in kinds)
+    known = next((each for each in same if each.name == found.name), None)
+    return known or replace(found, driver=devices[0].driver)
+
+
+def by_cuda() -> Gpu | None:
+    """Ask CUDA for the GPU that it uses; None where cuda-python or a driver for it is not here."""
+    try:
+        cudart = importlib.import_module("cuda.bindings.runtime")
+        _, index = cudart.cudaGetDevice()  # None where CUDA can't tell
+        _, found = cudart.cudaGetDeviceProperties(index)
+        return Gpu(found.name.decode(), compute_capability=f"{found.major}.{found.minor}")
+    except (ImportError, OSError, RuntimeError, AttributeError, TypeError):
+        return None
+
+
+def bus_id_in_use() -> str | None:
+    """The PCI bus id of that GPU, as NVML ends it: ``0000:65:00.0``; None where nothing tells."""
+    try:
+        cudart = importlib.import_module("cuda.bindings.runtime")
+        _, index = cudart.cudaGetDevice()
+        _, found = cudart.cudaDeviceGetPCIBusId(32, index)
+        return str(found.rstrip(b"\0").decode()).lower()
+    except (ImportError, OSError, RuntimeError, AttributeError, TypeError):
+        return None
 
 
 @contextmanager

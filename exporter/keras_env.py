@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 from exporter.errors import Missing
 from exporter.install import pip_line
@@ -37,6 +38,13 @@ def _quiet_native_code() -> Iterator[None]:
             os.close(stderr)
 
 
+def share_gpus(tf: Any) -> None:
+    """Have TensorFlow take of a GPU's memory what it needs, not all: TensorRT builds beside it."""
+    for gpu in tf.config.list_physical_devices("GPU"):
+        with contextlib.suppress(RuntimeError):  # it has started there already, on its own terms
+            tf.config.experimental.set_memory_growth(gpu, True)
+
+
 def load_keras(backend: str = "tensorflow") -> ModuleType:
     """Import Keras 3 on a backend.
 
@@ -55,6 +63,9 @@ def load_keras(backend: str = "tensorflow") -> ModuleType:
             if backend == "tensorflow":
                 import tensorflow as tf
 
+                share_gpus(tf)
+                # The reference is float32 throughout; TF32 has 10 bits, and is on by default.
+                tf.config.experimental.enable_tensor_float_32_execution(False)
                 tf.zeros(())  # brings up the device, which has something to say as well
             import keras
     except ImportError as error:

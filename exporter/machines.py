@@ -248,15 +248,16 @@ def lookup(name: str, tensorrt: str | None = None, driver: str | None = None) ->
 
 
 def jetson_module(board: str) -> tuple[str, str, int | None] | None:
-    """Tell a Jetson's GPU from its device tree's model.
+    """Tell a Jetson's GPU from its device tree's model, or from what NVML or CUDA call it.
 
     Args:
-        board: the text of ``/proc/device-tree/model``.
+        board: the text of ``/proc/device-tree/model``, which does not always say "Jetson", or the
+            GPU's name.
 
     Returns:
         GPU name, compute capability and number of DLA cores; None for other boards.
     """
-    if "Jetson" not in board:
+    if not any(word in board for word in ("Jetson", "Orin", "Xavier")):
         return None
     # The longest name first: "Orin Nano" before "Orin", "AGX Orin" before both.
     rows = sorted(_MODULES.values(), key=lambda row: -len(row.board))

@@ -144,7 +144,10 @@ def _fusion(figures: Figures, _: float) -> Iterable[Look]:
         return
     found = ", ".join(f"{count} {name}" for name, count in audit.precisions().items()) or "none"
     hidden = figures.graph_convolutions - len(audit.convolutions)
-    if objections := audit.objections() if audit.convolutions else []:
+    objections = audit.objections() if audit.convolutions else []
+    if objections and len(audit.untold()) == len(objections):
+        yield Look(found, None, "; ".join(objections[:3]))
+    elif objections:
         yield Look(found, False, "; ".join(objections[:3]))
     elif not audit.convolutions or (audit.opaque and hidden > 0):
         why = f"{hidden} of {figures.graph_convolutions} convolutions are not in the record"

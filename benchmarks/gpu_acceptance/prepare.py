@@ -85,6 +85,7 @@ def _prepare(model: str, name: str, wanted: Wanted, folder: Path, progress: Prog
                 "trt",
                 handover.artefact_folder(folder, name, precision),
                 precision=precision,
+                data=DATA,
                 rest="fp16" if precision == "int8" else None,
                 batch=_BATCH,
             ),

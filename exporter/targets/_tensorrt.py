@@ -150,12 +150,33 @@ def _create_network(
     build: Build,
     model: Path,
 ) -> tuple[tensorrt.INetworkDefinition, str]:
-    """Return an empty network, and how it is told its precision."""
-    if hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
+    """Return an empty network, and how it is told its precision.
+
+    By its types, but for releases before 10, which know flags alone, and DLAs before 11, which
+    flags alone switch on (trtexec sets them so, samples/common/sampleEngines.cpp).
+
+    Raises:
+        WrongUse: INT8 in a form that such a release does not take.
+    """
+    int8, by_flags = build.precision == "int8", hasattr(trt.BuilderFlag, "FP16")
+    on_dla = by_flags and build.options.dla_core is not None
+    typed = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+    if typed and not on_dla:
         flag = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         return builder.create_network(flag), "strongly typed"
-    names = ["INT8"] if build.precision == "int8" else []
-    names += ["FP16"] if build.precision == "fp16" or _has_half(model) else []
+    half = build.precision == "fp16" or _has_half(model)
+    if int8 and on_dla:
+        raise WrongUse(
+            f"TensorRT {trt.__version__} runs no graph with Q/DQ on a DLA: it wants a calibrator's "
+            "ranges there, which releases from 11 on have no more",
+            hint="export it with --precision fp16 for the DLA, or leave --dla-core out",
+        )
+    if int8 and half:
+        raise WrongUse(
+            f"TensorRT {trt.__version__} reads scales of Q/DQ as FP32, and this graph's are FP16",
+            hint="export it again with --rest fp32",
+        )
+    names = [name for name, wanted in (("INT8", int8), ("FP16", half)) if wanted]
     for name in names:
         config.set_flag(getattr(trt.BuilderFlag, name))
     explicit = getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH")  # noqa: B009

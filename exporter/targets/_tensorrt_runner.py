@@ -62,15 +62,26 @@ class EngineRunner:
         self._trt = trt
         self._plan = plan
         self._version_compatible, self._dla_core = version_compatible, dla_core
-        self._wants_graph = cuda_graph
         self._timed = False
         self._events: list[Any] = []
         self._graph: Any = None
+        self._set_graph(cuda_graph)
         self.times: list[DeviceTimes] = []
 
     def time_batches(self, *, cuda_graph: bool) -> None:
         """Time every batch by CUDA events from now on; before the engine opens."""
-        self._timed, self._wants_graph = True, cuda_graph
+        self._timed = True
+        self._set_graph(cuda_graph)
+
+    def _set_graph(self, wanted: bool) -> None:
+        """Replay kernels as a graph, or not: TensorRT-RTX does so itself, a DLA can't.
+
+        "CUDA graphs and DLA offloading are not simultaneously supported":
+        samples/common/sampleOptions.cpp of NVIDIA/TensorRT.
+        """
+        self._asked = wanted and self._dla_core is None
+        self._by_runtime = hasattr(self._trt, "CudaGraphStrategy")
+        self._wants_graph = self._asked and not self._by_runtime
 
     def __enter__(self) -> EngineRunner:
         """Load the engine and allocate for its largest batch.
@@ -98,7 +109,7 @@ class EngineRunner:
             trt, log, version_compatible=self._version_compatible, dla_core=self._dla_core
         )
         engine = load_engine(trt, self._runtime, log, self._plan, "the engine")
-        context = engine.create_execution_context()
+        context = self._make_context(engine)
         if context is None:
             raise ExporterError(
                 f"the engine loads and has no room to run: {last_error(log)}",
@@ -116,6 +127,22 @@ class EngineRunner:
             context.set_input_shape(name, self._ranges[name][1])
         self._inputs = [self._port(name) for name in inputs]
         self._outputs = [self._port(name) for name in names if name not in inputs]
+
+    def _make_context(self, engine: Any) -> Any:
+        """Make what runs the engine; TensorRT-RTX compiles kernels for a shape when that comes.
+
+        By itself it would do so in the background and run slower ones meanwhile, which a graph of
+        ours would keep: https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest, "Working with
+        RTX CUDA Graphs".
+        """
+        if not self._by_runtime:
+            return engine.create_execution_context()
+        trt, settings = self._trt, engine.create_runtime_config()
+        eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        settings.dynamic_shapes_kernel_specialization_strategy = eager
+        if self._asked:
+            settings.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        return engine.create_execution_context(settings)
 
     def _range(self, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the smallest and the largest shape of an input."""
@@ -250,14 +277,17 @@ class EngineRunner:
         status, graph = self._cuda.cudaStreamEndCapture(self._stream)
         if not recorded or status != self._cuda.cudaError_t.cudaSuccess:
             self._wants_graph = False
+            if graph is not None:
+                self._cuda.cudaGraphDestroy(graph)
+            self._cuda.cudaGetLastError()  # or the next call would be blamed for it
             return
         self._graph = self._call("cudaGraphInstantiate", graph, 0)
         self._call("cudaGraphDestroy", graph)
 
     @property
     def uses_cuda_graph(self) -> bool:
-        """Whether the last batch's shape is replayed as a graph."""
-        return self._graph is not None
+        """Whether the last batch's shape is replayed as a graph, ours or the runtime's own."""
+        return self._graph is not None or (self._asked and self._by_runtime)
 
     def _drop_graph(self) -> None:
         if self._graph is not None:
@@ -277,14 +307,23 @@ class EngineRunner:
 
 
 def load_cuda() -> Any:
-    """Import cuda-python.
+    """Import cuda-python, whose CUDA is linked into it and must be one that the driver knows.
 
     Raises:
-        Missing: it is not installed, is too old, or its libraries don't load.
+        Missing: it is not installed, is too old or too new, or its libraries don't load.
     """
     try:
-        return importlib.import_module(_CUDA)
-    except (ImportError, OSError, RuntimeError) as error:
+        cuda = importlib.import_module(_CUDA)
+        (_, its), (_, drivers) = cuda.cudaRuntimeGetVersion(), cuda.cudaDriverGetVersion()
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
         raise Missing(
             f"running an engine needs cuda-python: {error}", hint=pip_line("target")
         ) from error
+    if not drivers:
+        raise Missing("no NVIDIA driver answers here", hint="see nvidia-smi")
+    if drivers // 1000 < its // 1000:
+        raise Missing(
+            f"cuda-python here is for CUDA {its // 1000}, and the driver for {drivers // 1000}",
+            hint=f"pip install 'cuda-python<{drivers // 1000 + 1}'",
+        )
+    return cuda

@@ -26,7 +26,9 @@ def command(inputs: Mapping[str, Sequence[int | None]], build: Build) -> str:
         build: what was asked for.
     """
     options = build.options
-    flags = [f"--onnx={MODEL}", f"--saveEngine={ENGINE}", "--stronglyTyped"]
+    flags = [f"--onnx={MODEL}", f"--saveEngine={ENGINE}"]
+    # Before 11, where alone these flags are known, only they switch a DLA on.
+    flags.append("--stronglyTyped" if options.dla_core is None else "--fp16")
     flags += _shapes(inputs, build)
     flags += ["--noTF32"] if build.precision == "fp32" else []
     if options.workspace_mib is not None:
@@ -38,7 +40,8 @@ def command(inputs: Mapping[str, Sequence[int | None]], build: Build) -> str:
     if options.dla_core is not None:
         flags += [f"--useDLACore={options.dla_core}", "--allowGPUFallback"]
     flags += ["--profilingVerbosity=detailed", f"--exportLayerInfo={LAYERS}"]
-    flags += ["--timingCacheFile=timing.cache", "--skipInference"]
+    # A short run, for without one the layers of open shapes have no types (--skipInference).
+    flags += ["--timingCacheFile=timing.cache", "--warmUp=0", "--duration=0", "--iterations=1"]
     return shlex.join(["trtexec", *flags])
 
 

@@ -118,12 +118,17 @@ def _build_here(folder: Path, build: Build) -> Compiled:
     )
     cache = _timing_cache.cache_file(trt.__version__, here.gpu, here.compute_capability)
     done = _tensorrt.build_plan(trt, folder, build, built_for, timing_cache=cache)
-    _write_layers(trt, folder, build)
+    assert done.engine is not None
+    _write_layers(trt, folder, build, done.engine.profile or {})
     return done
 
 
-def _write_layers(trt: Any, folder: Path, build: Build) -> None:
+def _write_layers(trt: Any, folder: Path, build: Build, shapes: dict[str, Any]) -> None:
     """Keep TensorRT's own account of the engine's layers, for ``exporter inspect``.
+
+    Of an engine with open shapes the inspector tells types and layouts only where a context has
+    all of them set: https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/c-api/
+    classnvinfer1_1_1_i_engine_inspector.html, setExecutionContext.
 
     Raises:
         ExporterError: the engine that was just built does not load.
@@ -136,6 +141,13 @@ def _write_layers(trt: Any, folder: Path, build: Build) -> None:
     plan = (folder / ENGINE).read_bytes()
     engine = load_engine(trt, runtime, log, plan, "the engine that was just built")
     inspector = engine.create_engine_inspector()
+    context = (
+        engine.create_execution_context()
+    )  # lives as long as the inspector, which points to it
+    if context is not None:  # where memory is short, what is told without it
+        for name, accepted in shapes.items():
+            context.set_input_shape(name, tuple(accepted["opt"]))
+        inspector.execution_context = context
     text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
     (folder / LAYERS).write_text(text)
 

@@ -12,7 +12,7 @@ from benchmarks.gpu_acceptance.expectations import EXPECTATIONS, Figures, exit_c
 from benchmarks.latency_result import Ratio
 from benchmarks.paired import Paired, difference_interval, mcnemar_exact
 from exporter.agreement import Agreement
-from exporter.audit import Audit, audit
+from exporter.audit import NOT_TOLD, Audit, audit
 from exporter.layer_info import read_layers
 
 RECORDS = Path(__file__).parents[1] / "data" / "trt-records"
@@ -94,12 +94,14 @@ def test_every_row_is_broken_somewhere() -> None:
 
 
 HIDDEN = replace(FUSED, convolutions=FUSED.convolutions[1:], opaque=("ForeignNode",))
+UNTOLD = replace(FUSED, adds=(replace(FUSED.adds[0], reason=NOT_TOLD), *FUSED.adds[1:]))
 UNKNOWN = [
     (["top-1", "agreement"], {"images": 500}, "500 of 10,000"),
     (["top-1"], {"paired": None}, "did not run"),
     (["agreement"], {"simulation": None}, "did not run"),
     (["fusion"], {"audit": None}, "no record"),
     (["fusion"], {"audit": replace(FUSED, convolutions=())}, "are not in the record"),
+    (["fusion"], {"audit": UNTOLD}, "the record does not tell its types"),
     (["fusion"], {"audit": HIDDEN}, "1 of 53 convolutions are not in the record, 1 compiled"),
     (["speed, batch 1", "speed, batch 8"], {"unstable": ("the clock fell",)}, "clock fell"),
     (["speed, batch 1"], {"speedup": {1: Ratio("fp16", 1.0, 0.97, 1.03)}}, "holds 1"),

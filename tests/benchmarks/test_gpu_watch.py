@@ -38,6 +38,16 @@ def test_a_gpu_and_its_energy(nvml: None) -> None:
     assert energy.read_nvml() == {"NVML GPU 0, the whole board": energy.Counter(7.5)}
 
 
+def test_of_several_the_one_that_cuda_uses(nvml: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pynvml  # type: ignore[import-not-found, unused-ignore]
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 3)
+    monkeypatch.setattr(gpu_watch, "bus_id_in_use", lambda: "0000:02:00.0")
+    assert [state.index for state in read_gpus()] == [2]
+    monkeypatch.setattr(gpu_watch, "bus_id_in_use", lambda: None)
+    assert [state.index for state in read_gpus()] == [0, 1, 2], "nothing tells"
+
+
 def test_without_a_driver_there_is_nothing(nvml: None, monkeypatch: pytest.MonkeyPatch) -> None:
     import pynvml  # type: ignore[import-not-found, unused-ignore]
 

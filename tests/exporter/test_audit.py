@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from exporter.audit import FLOAT_CONVOLUTION, FLOAT_RESULT, MISSING, Audit, audit
+from exporter.audit import FLOAT_CONVOLUTION, FLOAT_RESULT, MISSING, NOT_TOLD, Audit, audit
 from exporter.errors import ExporterError
 from exporter.layer_info import Layer, Tensor, read_layers, read_times
 
@@ -180,6 +180,21 @@ class TestAdds:
         )  # fmt: skip
         assert found.adds[0].reason == FLOAT_CONVOLUTION
         assert found.objections() == ["Conv_1 + Add_2 runs in FP16"]
+
+    @pytest.mark.parametrize("untold", [0, 1, 2])
+    def test_what_is_not_told_is_not_vouched_for(self, untold: int) -> None:
+        """As the inspector writes of open shapes: "N/A due to dynamic shapes"."""
+        words = ["INT8"] * 3
+        words[untold] = "unknown"
+        own, shortcut, result = (
+            tensor(name, word) for name, word in zip("abc", words, strict=True)
+        )
+        tactic = "sm80_xmma_fprop_implicit_gemm_interleaved_i8i8_i8i32_f32"
+        found = audit([conv("Conv_1 + Add_2", [own, shortcut], result, tactic=tactic)])
+        assert found.adds[0].reason == NOT_TOLD
+        assert found.untold() == ["Add_2"]
+        (said,) = found.objections()
+        assert said.startswith("Add_2: the record does not tell its types")
 
     @pytest.mark.parametrize(
         ("nodes", "operations", "is_add"),

@@ -38,3 +38,25 @@ def test_without_cuda_nothing_is_guessed(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
     with pytest.raises(Missing, match="nothing tells which is used"):
         gpus.in_use((T4, A100))
+
+
+def test_a_cuda_that_can_not_answer_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As cuda-bindings 13 under an older driver: a status, and None in the result's place."""
+
+    def properties(index: int) -> tuple[int, SimpleNamespace]:
+        raise TypeError("an integer is required")
+
+    runtime = SimpleNamespace(cudaGetDevice=lambda: (35, None), cudaGetDeviceProperties=properties)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", runtime)  # type: ignore[arg-type]
+    assert (gpus.by_cuda(), gpus.bus_id_in_use()) == (None, None)
+    with pytest.raises(Missing, match="nothing tells which is used"):
+        gpus.in_use((T4, A100))
+
+
+def test_the_bus_id_as_nvml_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = SimpleNamespace(
+        cudaGetDevice=lambda: (0, 1),
+        cudaDeviceGetPCIBusId=lambda length, index: (0, b"0000:3B:00.0".ljust(length, b"\0")),
+    )
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", runtime)  # type: ignore[arg-type]
+    assert gpus.bus_id_in_use() == "0000:3b:00.0"

@@ -36,6 +36,10 @@ OWN = {"log", "monitor", "kind", "arguments", "severity", "values"}  # of ours, 
 PYTHONS = {"__init__", "__members__", "__name__"}
 RTX_ONLY = {
     "ComputeCapability",
+    "CudaGraphStrategy",
+    "CudaGraphStrategy.WHOLE_GRAPH_CAPTURE",
+    "DynamicShapesKernelSpecializationStrategy",
+    "DynamicShapesKernelSpecializationStrategy.EAGER",
     "IBuilderConfig.num_compute_capabilities",
     "IBuilderConfig.set_compute_capability",
 }

@@ -6,6 +6,7 @@ import importlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -65,8 +66,11 @@ def test_without_graphs_on_request_and_where_recording_fails(
         assert not runner.uses_cuda_graph
 
     def refuse(stream: int) -> Any:
-        cuda.capturing = None
-        return cuda.cudaError_t.cudaErrorInvalidValue, None
+        half_made, cuda.capturing = cuda.capturing, None
+        return cuda.cudaError_t.cudaErrorInvalidValue, cuda.keep(half_made)
+
+    cleared: list[bool] = []
+    monkeypatch.setattr(cuda, "cudaGetLastError", lambda: cleared.append(True))
 
     monkeypatch.setattr(cuda, "cudaStreamEndCapture", refuse)
     with EngineRunner(stand_ins, plan(tmp_path / "p").read_bytes()) as runner:
@@ -74,6 +78,50 @@ def test_without_graphs_on_request_and_where_recording_fails(
             got = runner.infer({"x": batch(2, number)})["doubled"]
             np.testing.assert_array_equal(got, 2 * batch(2, number))
     assert cuda.launched == ["enqueue"] * 5
+    assert cleared == [True], "the next call is not blamed for it"
+
+
+def test_on_a_dla_nothing_is_recorded(stand_ins: Any, cuda: Any, tmp_path: Path) -> None:
+    path = plan(tmp_path / "p")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "DLA_core": 0}))
+    runner = EngineRunner(stand_ins, path.read_bytes(), dla_core=0)
+    runner.time_batches(cuda_graph=True)
+    with runner:
+        for _ in range(3):
+            runner.infer({"x": batch(2)})
+        assert not runner.uses_cuda_graph
+    assert cuda.launched == ["enqueue"] * 3
+
+
+@pytest.mark.parametrize("cuda_graph", [True, False])
+def test_tensorrt_rtx_records_graphs_of_its_own(
+    stand_ins: Any, cuda: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuda_graph: bool
+) -> None:
+    """The names are TensorRT-RTX 1.7.1's: test_tensorrt_api holds them to the module."""
+    told: list[Any] = []
+    create = stand_ins.Engine.create_execution_context
+    whole, eager = SimpleNamespace(WHOLE_GRAPH_CAPTURE="graph"), SimpleNamespace(EAGER="eager")
+    monkeypatch.setattr(stand_ins, "CudaGraphStrategy", whole, raising=False)
+    monkeypatch.setattr(
+        stand_ins, "DynamicShapesKernelSpecializationStrategy", eager, raising=False
+    )
+    monkeypatch.setattr(
+        stand_ins.Engine, "create_runtime_config", lambda self: SimpleNamespace(), raising=False
+    )
+    monkeypatch.setattr(
+        stand_ins.Engine,
+        "create_execution_context",
+        lambda self, settings: (told.append(vars(settings)), create(self))[1],
+    )
+    with EngineRunner(
+        stand_ins, plan(tmp_path / "p").read_bytes(), cuda_graph=cuda_graph
+    ) as runner:
+        for _ in range(2):
+            runner.infer({"x": batch(2)})
+        assert runner.uses_cuda_graph is cuda_graph
+    graphs = {"cuda_graph_strategy": "graph"} if cuda_graph else {}
+    assert told == [{"dynamic_shapes_kernel_specialization_strategy": "eager", **graphs}]
+    assert cuda.launched == ["enqueue"] * 2
 
 
 @pytest.mark.parametrize("cuda_graph", [True, False])
@@ -155,3 +203,26 @@ def test_cuda_python_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(Missing, match="cuda-python") as caught:
         EngineRunner(None, b"").__enter__()
     assert caught.value.hint == pip_line("target")
+
+
+@pytest.mark.parametrize(
+    ("drivers", "message", "hint"),
+    [
+        (12040, None, None),
+        (11080, "is for CUDA 12, and the driver for 11", "pip install 'cuda-python<12'"),
+        (0, "no NVIDIA driver answers", "see nvidia-smi"),
+    ],
+)
+def test_cuda_python_must_be_one_that_the_driver_knows(
+    cuda: Any, monkeypatch: pytest.MonkeyPatch, drivers: int, message: str | None, hint: str | None
+) -> None:
+    """A minor version newer than the driver's is compatible, a major one is not."""
+    monkeypatch.setattr(
+        cuda, "cudaDriverGetVersion", lambda: (cuda.cudaError_t.cudaSuccess, drivers)
+    )
+    if message is None:
+        assert _tensorrt_runner.load_cuda() is cuda
+        return
+    with pytest.raises(Missing, match=message) as caught:
+        _tensorrt_runner.load_cuda()
+    assert caught.value.hint == hint

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 import stat
-from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +82,7 @@ def test_trtexec_line_has_every_flag() -> None:
         "trtexec",
         "--onnx=model.onnx",
         "--saveEngine=engine.plan",
-        "--stronglyTyped",
+        "--fp16",
         "--minShapes=x:1x3x16x16",
         "--optShapes=x:2x3x16x16",
         "--maxShapes=x:4x3x16x16",
@@ -97,8 +96,13 @@ def test_trtexec_line_has_every_flag() -> None:
         "--profilingVerbosity=detailed",
         "--exportLayerInfo=layers.json",
         "--timingCacheFile=timing.cache",
-        "--skipInference",
+        "--warmUp=0",
+        "--duration=0",
+        "--iterations=1",
     ]
+    plain = _trtexec.command({"x": [2, 3]}, tiny.build()).split()
+    assert "--stronglyTyped" in plain
+    assert "--fp16" not in plain, "which is for a DLA, and before TensorRT 11"
     assert "Shapes" not in _trtexec.command({"x": [2, 3]}, tiny.build())
 
 
@@ -132,6 +136,8 @@ def test_compile_finishes_in_place(stand_ins: Any, tmp_path: Path) -> None:
     files = ["calibration.json", "engine.plan", "layers.json", "model.onnx"]
     assert sorted(done.passport["files"]) == files
     assert all(done.file(name) for name in files)
+    (layer,) = json.loads(done.file("layers.json").read_text())["Layers"]
+    assert layer["Outputs"][0]["Format/Datatype"] == "Row major linear FP32", "all shapes were set"
     assert "measured" not in done.passport, "that was another engine"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "cache"]
 
@@ -163,21 +169,6 @@ def test_an_unknown_gpu_is_not_built_for(
     with pytest.raises(Missing, match="compute capability of NVIDIA GPU") as caught:
         finish(tiny.handed_over(tmp_path / "a"))
     assert "nvidia-smi" in str(caught.value.hint)
-
-
-def test_a_release_without_typed_networks_is_told_by_flags(
-    stand_ins: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """TensorRT 8.6, as its documentation has it: no such flag, and no progress monitor."""
-    creation = IntEnum("NetworkDefinitionCreationFlag", {"EXPLICIT_BATCH": 0})
-    flags = IntEnum("BuilderFlag", {"FP16": 0, "INT8": 1, "TF32": 7})
-    monkeypatch.setattr(stand_ins, "NetworkDefinitionCreationFlag", creation)
-    monkeypatch.setattr(stand_ins, "BuilderFlag", flags)
-    monkeypatch.delattr(stand_ins.Config, "progress_monitor")
-    done = finish(tiny.handed_over(tmp_path / "a", precision="int8"))
-    assert done.passport["trt"]["typing"] == "flags: INT8"
-    assert told(done.path)["flags"] == ["TF32", "INT8"]
-    assert told(done.path)["network"] == 1
 
 
 def test_compile_again_takes_force_and_new_options(stand_ins: Any, tmp_path: Path) -> None:
@@ -273,22 +264,6 @@ def test_compile_is_for_targets_with_an_engine(tmp_path: Path) -> None:
     (path / "passport.json").write_text(json.dumps(passport))
     with pytest.raises(WrongUse, match="'ort', which has nothing to compile"):
         finish(path)
-
-
-def test_layers_that_leave_the_dla_are_named_before_the_build(
-    stand_ins: Any, tmp_path: Path
-) -> None:
-    lines: list[str] = []
-    path = tiny.handed_over(tmp_path / "a", precision="int8", batch=1, options={"dla_core": 1})
-    done = finish(
-        path,
-        progress=lambda stage, at, total, note="": lines.append(f"{stage} {at}/{total} {note}"),
-    )
-    assert lines[0] == "layers on DLA 3/4 the rest on the GPU: node_relu"
-    assert done.passport["trt"]["dla"] == {"layers": 4, "on_gpu": ["node_relu"]}
-    assert engine_record.read(done).dla_core == 1
-    assert told(path)["flags"] == ["TF32", "GPU_FALLBACK"], "INT8 leaves TF32 to TensorRT"
-    assert (told(path)["DLA_core"], told(path)["default_device_type"]) == (1, 1)
 
 
 def test_timings_are_kept_by_release_and_gpu(

@@ -39,6 +39,18 @@ def keep(thing: Any) -> int:
     return id(thing)
 
 
+def cudaRuntimeGetVersion() -> tuple[cudaError_t, int]:
+    return OK, 12090
+
+
+def cudaDriverGetVersion() -> tuple[cudaError_t, int]:
+    return OK, 12060
+
+
+def cudaGetLastError() -> tuple[cudaError_t]:
+    return (OK,)
+
+
 def getLocalRuntimeVersion() -> tuple[cudaError_t, int]:
     return OK, 12060
 
