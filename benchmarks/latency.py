@@ -249,7 +249,7 @@ def read_images(one: Artifact, plan: Plan, progress: Progress) -> np.ndarray[Any
         (n, height, width, channels) float32, n at least the largest batch.
 
     Raises:
-        WrongUse: the artefact does not say how its images are preprocessed.
+        WrongUse: the artefact does not say how its images are preprocessed, or takes others.
     """
     recorded = one.passport["preprocessing"]
     if recorded is None:
@@ -259,6 +259,13 @@ def read_images(one: Artifact, plan: Plan, progress: Progress) -> np.ndarray[Any
         )
     data = datasets.load(plan.data, "test", progress)
     size = (recorded["resize"]["height"], recorded["resize"]["width"])
+    shape = one.passport["graph"]["inputs"][0]["shape"]
+    channels = shape[1 if one.passport["layout"] == "nchw" else -1]
+    if channels != data.channels:
+        raise WrongUse(
+            f"{one.path} takes images of {channels} channel(s), {data.name} has {data.channels}",
+            hint="choose other images with --data",
+        )
     count = max(_IMAGES, *plan.batches)
     return preprocess(recorded["name"], data.pixels(np.arange(count) % len(data), size))
 

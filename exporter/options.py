@@ -23,15 +23,20 @@ def count_or_auto(_: click.Context, __: click.Parameter, text: str) -> int | str
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-data_help = "fashion-mnist, folder:PATH (one folder a class) or npz:PATH."
+data_help = (
+    "fashion-mnist, folder:PATH (train/ and test/ in it, one folder a class in each) or npz:PATH."
+)
 folder_type = click.Path(path_type=Path)
 weights_option = click.option(
-    "--weights", metavar="FILE|random", help="For a zoo model; default: as shipped."
+    "--weights",
+    metavar="FILE|random",
+    help="Of a zoo model: a .keras file, as exporter train writes; default: as shipped.",
 )
 preprocess_option = click.option(
     "--preprocess",
     type=click.Choice(["unit", "raw", "signed", "caffe", "torch"]),
-    help="How images become inputs, for a model that does not carry it.",
+    help="How images become inputs, for a model that does not say: unit 0 to 1, raw 0 to 255, "
+    "signed -1 to 1; caffe and torch as in keras.applications (ResNet50: caffe).",
 )
 calibrator_option = click.option(
     "--calibrator",
@@ -50,7 +55,9 @@ calibration_images_option = click.option(
     "each of two doublings, 8192 at most.",
 )
 calibration_option = click.option(
-    "--calibration", type=folder_type, help="INT8: a calibration.json to use instead of measuring."
+    "--calibration",
+    type=folder_type,
+    help="INT8: a calibration.json of the same graph and preprocessing, instead of measuring.",
 )
 unsafe_option = click.option(
     "--unsafe", is_flag=True, help="Allow Lambda layers: runs code from the file."
@@ -83,7 +90,9 @@ _BUILD = (
         help="trt: how long the builder searches; its own default is 3.",
     ),
     click.option(
-        "--hardware-compatible", is_flag=True, help="trt: one engine for all GPUs from Ampere on."
+        "--hardware-compatible",
+        is_flag=True,
+        help="trt: one engine for all GPUs from Ampere on, Jetsons left out.",
     ),
     click.option(
         "--version-compatible",

@@ -77,12 +77,18 @@ def _names(_: click.Context, __: click.Parameter, text: str) -> tuple[str, ...]:
     type=click.FloatRange(min=0),
     default=0.0,
     metavar="S",
-    help="Seconds of each engine over all rounds, at least; MLPerf asks for 600.",
+    help="Time each engine for so many seconds in all, at least; MLPerf asks for 600.",
 )
 @click.option("--data", default="fashion-mnist", show_default=True, help=data_help)
 @click.option("--original", help="Where the Keras model is, if not where the passport says.")
 @click.option("--unsafe", is_flag=True, help="Allow Lambda layers in the original.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the order.")
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Of the random order in which blocks run.",
+)
 @click.option("--strict", is_flag=True, help="Exit with 1 if the result can't be trusted.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Also as JSON, there."
@@ -118,6 +124,7 @@ def bench(
 
     \b
     exporter bench resnet18-fp32 resnet18-int8 --threads 2
+    exporter bench mine-ort --data folder:photos
     exporter bench resnet18-int8 --scenario single-stream --min-duration 600 --strict -o p90.json
     """
     from benchmarks import latency, payoff

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     "--ladder", is_flag=True, help="Of one artefact: every step from Keras to its engine."
 )
 @click.option("--layers", is_flag=True, help="--ladder: which layers the noise enters in.")
-@click.option("--rung", help="--layers: of this rung and the one before; default: the noisiest.")
+@click.option(
+    "--rung",
+    help="--layers: of this rung, by the ladder's name, and the one before; default: the noisiest.",
+)
 @click.option(
     "-o", "--output", type=folder_type, help="--ladder: a new folder for JSON and pictures."
 )

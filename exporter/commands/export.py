@@ -33,11 +33,15 @@ from exporter.targets import TARGETS
     type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
     default="fp32",
     show_default=True,
-    help="Of the arithmetic. openvino: fp16 is of the weights only, computed in fp32; bf16 needs a "
-    "CPU that has it.",
+    help="Of the arithmetic. ort: fp32, int8. openvino: fp16 is of the weights only, computed in "
+    "fp32; bf16 needs a CPU that has it. onnx, trt, trt-rtx: all but bf16.",
 )
 @weights_option
-@click.option("--data", help=f"Images to compare with Keras on: {data_help}")
+@click.option(
+    "--data",
+    help=f"Test images to compare with Keras on, training images to measure INT8 and FP16 on: "
+    f"{data_help}  [default: fashion-mnist, for zoo models]",
+)
 @click.option(
     "--batch",
     metavar="N|MIN:OPT:MAX",
@@ -48,7 +52,7 @@ from exporter.targets import TARGETS
     type=click.Choice(["nhwc", "nchw"]),
     default="nhwc",
     show_default=True,
-    help="Of image inputs; nchw spares the engine a transpose.",
+    help="Of image inputs; nchw spares the engine a transpose, and wants to be fed so.",
 )
 @preprocess_option
 @click.option(
@@ -78,22 +82,24 @@ from exporter.targets import TARGETS
 @click.option(
     "--rest",
     type=click.Choice(["fp32", "fp16"]),
-    help="INT8: type of all that isn't; default: the target's own (trt, trt-rtx: fp16; else fp32).",
+    help="INT8: type of what it leaves in floating point; default: the target's own (trt, trt-rtx: "
+    "fp16; else fp32).",
 )
 @click.option(
     "--io",
     type=click.Choice(["fp32", "fp16"]),
     default="fp32",
     show_default=True,
-    help="Of inputs and outputs, where the graph is FP16.",
+    help="Type of inputs and outputs, where the graph has FP16 (--precision or --rest fp16).",
 )
 @click.option(
     "--recovery",
     metavar="auto|none|NAMES",
     multiple=True,
     callback=recovery_names,
-    help="INT8: any of equalize,rounding,bias, to win back accuracy in up to some minutes."
-    "  [default: auto, rounding where weights have 7 bits]",
+    help="INT8: to win back accuracy, any of equalize (even out weight ranges), rounding (of "
+    "weights, for their layer's output), bias (corrected for the mean error).  [default: auto, "
+    "rounding where weights have 7 bits]",
 )
 @build_options
 @click.option("-o", "--output", type=folder_type, help="Folder; default: MODEL-TARGET.")
@@ -113,9 +119,10 @@ def export(
 ) -> None:
     """Export MODEL to an artefact.
 
-    MODEL is a zoo name, a .keras file or a SavedModel folder. The graph is only accepted
-    once it agrees with Keras on real images. The artefact is a folder with the graph, the
-    engine and a passport; it is written whole or not at all.
+    MODEL is a zoo name (resnet18 where it is left out), a .keras file or a SavedModel folder. The
+    graph is only accepted once it agrees with Keras, on images of --data where that is given;
+    what INT8 or FP16 then cost is for --evaluate to say. The artefact is a folder with the graph,
+    the engine and a passport; it is written whole or not at all.
 
     \b
     Examples:
@@ -124,7 +131,8 @@ def export(
       exporter export resnet18 --to openvino --precision fp16
       exporter export resnet18 --to ort --precision int8 --max-drop 0.2
       exporter export resnet18 --to ort --precision int8 --weight-bits 7   (for another CPU)
-      exporter export mine.keras --to onnx --layout nchw --batch 1
+      exporter export mine.keras --to trt --precision int8 --preprocess caffe --data folder:photos
+      exporter export mine.keras --to onnx --layout nchw --batch 1 --preprocess unit
       exporter export resnet50 --to onnx --weights random
       exporter export resnet18 --to trt-rtx --batch 1:8:32
       exporter export resnet18 --to trt --precision int8     (then: exporter compile)

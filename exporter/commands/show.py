@@ -16,7 +16,7 @@ from exporter.options import folder_type, json_option
 @click.option(
     "--require",
     type=click.Choice(["int8"]),
-    help="Exit with 3 unless every convolution and residual add runs in it.",
+    help="Exit with 3 unless every convolution runs in it and every residual shortcut has Q/DQ.",
 )
 @json_option
 def inspect(artefact: Path, profile: Path | None, require: str | None, as_json: bool) -> None:
@@ -66,10 +66,13 @@ def models(as_json: bool) -> None:
 @click.command()
 @click.argument("artefact", type=folder_type, required=False)
 @click.option(
-    "--for", "machine", metavar="MACHINE", help="jetson-orin-jp6.2, t4...; default: here."
+    "--for",
+    "machine",
+    metavar="MACHINE",
+    help="jetson-orin-jp6.2, t4...; a name that is not known lists the nearest; default: here.",
 )
-@click.option("--tensorrt", metavar="VERSION", help="What MACHINE has, where that is not given.")
-@click.option("--driver", metavar="VERSION", help="Likewise.")
+@click.option("--tensorrt", metavar="VERSION", help="TensorRT there, in place of the table's.")
+@click.option("--driver", metavar="VERSION", help="NVIDIA driver there, likewise.")
 @json_option
 def doctor(
     artefact: Path | None,

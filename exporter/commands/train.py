@@ -18,13 +18,29 @@ from exporter.options import data_help, folder_type, json_option
 @click.option("-o", "--output", type=folder_type, help="Default: MODEL.keras.")
 @click.option("--start-from", type=folder_type, help="Take the weights from this .keras file.")
 @click.option("--batch-size", type=int, default=128, show_default=True, help="Images a step.")
-@click.option("--learning-rate", type=float, default=0.1, show_default=True, help="At its peak.")
-@click.option("--momentum", type=float, default=0.9, show_default=True, help="Nesterov's.")
-@click.option("--weight-decay", type=float, default=5e-4, show_default=True, help="On kernels.")
-@click.option("--warmup-epochs", type=float, default=0.5, show_default=True, help="Linear.")
+@click.option(
+    "--learning-rate",
+    type=float,
+    default=0.1,
+    show_default=True,
+    help="Its peak, after the warm-up.",
+)
+@click.option("--momentum", type=float, default=0.9, show_default=True, help="Of Nesterov's kind.")
+@click.option(
+    "--weight-decay", type=float, default=5e-4, show_default=True, help="Decoupled, on kernels."
+)
+@click.option(
+    "--warmup-epochs", type=float, default=0.5, show_default=True, help="Of linear warm-up."
+)
 @click.option("--label-smoothing", type=float, default=0.0, show_default=True, help="0 to 1.")
 @click.option("--flip/--no-flip", default=True, show_default=True, help="Mirror at random.")
-@click.option("--shift", type=float, default=0.04, show_default=True, help="Share of the side.")
+@click.option(
+    "--shift",
+    type=float,
+    default=0.04,
+    show_default=True,
+    help="Move at random by up to this share of the side.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all that is random.")
 @click.option("--limit", type=int, help="Use only so many training images.")
 @json_option

@@ -289,3 +289,10 @@ def test_bench_reads_its_images_as_the_passport_says(tmp_path: Path, tiny_data: 
     bare = artifact.Artifact(tmp_path, {"preprocessing": None})
     with pytest.raises(WrongUse, match="does not say"):
         latency.read_images(bare, QUICK, lambda *_: None)
+
+
+def test_images_of_other_channels_are_refused_before_anything_is_timed(tmp_path: Path) -> None:
+    np.savez(tmp_path / "rgb.npz", images=np.zeros((2, 8, 8, 3), np.uint8), labels=np.zeros(2, int))
+    plan = replace(QUICK, data=f"npz:{tmp_path / 'rgb.npz'}")
+    with pytest.raises(WrongUse, match=r"takes images of 1 channel\(s\), rgb.npz has 3"):
+        latency.read_images(tiny(tmp_path / "a"), plan, lambda *_: None)
