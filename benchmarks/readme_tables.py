@@ -1,7 +1,8 @@
-"""The README's tables of measurements, generated from the files they come from.
+"""The tables of measurements in README files, generated from the files they come from.
 
 ``python -m benchmarks.readme_tables`` writes each between its two marks; a test fails where
-README and files differ.
+a README and the files differ. The project's own README has what decides, ``benchmarks/README.md``
+all of it.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import Any
 
 import click
 
-from benchmarks import layer_times, measured_table, rtx_builds
+from benchmarks import layer_times, measured_table, precision_accuracy, rtx_builds
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+DETAILS = ROOT / "benchmarks" / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
 
 Report = dict[str, Any]
@@ -40,27 +42,61 @@ def export_time(report: Report) -> str:
     return markdown(("network", "ours, s", "Keras, s", "ours / Keras"), rows)
 
 
-def int8_accuracy(report: Report) -> str:
-    """What INT8 loses, by target, calibrator and recovery."""
+def precision(report: Report) -> str:
+    """What FP16 loses, and INT8 by scheme, weights, calibrator and recovery."""
+    rows = (
+        (*precision_accuracy.described(row), *precision_accuracy.lost(row))
+        for row in report["results"]
+    )
+    return markdown(precision_accuracy.COLUMNS, rows, words=3)
+
+
+# What a user of the defaults gets, in words, by the variant's name.
+_DEFAULTS = {
+    "onnx-fp16": "TensorRT FP16, simulated",
+    "onnx-mse-fp16": "TensorRT INT8, simulated",
+    "ort-8-mse": "`ort` INT8",
+    "openvino-8-mse": "`openvino` INT8",
+    "ort-7-mse": "`ort` INT8, for CPUs without VNNI",
+    "openvino-7-mse": "`openvino` INT8, for CPUs without VNNI",
+}
+
+
+def precision_summary(*reports: Report) -> str:
+    """What the defaults lose, network beside network."""
+    names = [
+        f"`{report['model']}`, Keras {report['keras']['correct']:,} right" for report in reports
+    ]
     rows = []
-    for row in report["results"]:
-        paired = row["paired"]
-        low, high = paired["interval_points"]
-        bits = 7 if row["reduce_range"] else 8
-        how = ", simulated" if row["simulated"] else f", {bits}-bit weights"
-        rows.append(
-            (
-                f"{row['scheme']} (`{row['target']}`{how})",
-                row["calibrator"],
-                ", ".join(row["recovery"]) or "none",
-                f"{row['correct']:,}",
-                f"{paired['change_points']:+.2f} ({low:+.2f} to {high:+.2f})",
-                f"{paired['p_value']:.2g}",
-                str(row["against_keras"]["label_flips"]),
-            )
+    for variant, words in _DEFAULTS.items():
+        cells = []
+        for report in reports:
+            found = next((row for row in report["results"] if row["engine"] == variant), None)
+            cells.append("-" if found is None else _lost(found))
+        rows.append((words, *cells))
+    return markdown(("default of", *names), rows)
+
+
+def speed_summary(report: Report) -> str:
+    """How many times as fast as TensorFlow the INT8 engines are, and FP32's."""
+    engines = {
+        "ort-fp32": "`ort` FP32",
+        "ort-int8": "`ort` INT8",
+        "openvino-int8": "`openvino` INT8",
+    }
+    rows = []
+    for cell in report["cells"]:
+        name = cell["network"] + ("" if cell["trained"] else " (random weights)")
+        found = (cell["engines"][engine] for engine in engines)
+        cells = (
+            f"{one['p50_ms']:.2f} ms, {one['speedup'][0]:.1f}x "
+            f"[{one['speedup'][1]:.1f}, {one['speedup'][2]:.1f}]"
+            for one in found
         )
-    header = ("scheme", "calibrator", "recovery", "right", "change, points", "p", "label flips")
-    return markdown(header, rows, words=3)
+        rows.append(
+            (name, str(cell["batch"]), f"{cell['engines']['keras']['p50_ms']:.2f} ms", *cells)
+        )
+    return markdown(("network", "batch", "TensorFlow", *engines.values()), rows)
 
 
 def int8_comparison(report: Report) -> str:
@@ -92,68 +128,78 @@ class Source:
     """Where a table comes from.
 
     Attributes:
-        file: under ``benchmarks/results``.
-        table: what makes Markdown of it.
-        command: what measures it.
+        files: under ``benchmarks/results``.
+        table: what makes Markdown of them.
+        command: what measures them.
     """
 
-    file: str
-    table: Callable[[Report], str]
+    files: tuple[str, ...]
+    table: Callable[..., str]
     command: str
 
 
 _WITH_VNNI = "benchmarks/results/latency_vnni.json"
 _BEST = "build/r18/openvino"
+_SHIPPED = ("resnet18", "resnext26_16x4d")
+_PRECISION = {model: f"precision_{model}.json" for model in _SHIPPED}
 
-# By mark in the README.
-TABLES = {
-    "export_time": Source("export_time.json", export_time, "export_time"),
-    "int8_comparison": Source("int8_comparison.json", int8_comparison, "int8_comparison"),
-    **{
-        f"int8_{model}{cpu}": Source(
-            f"int8_{model}{cpu}.json", int8_accuracy, f"int8_accuracy {model}"
-        )
-        for model in ("resnet18", "resnext26_16x4d")
-        for cpu in ("", "_vnni")
+# By mark in the file.
+TABLES: dict[Path, dict[str, Source]] = {
+    README: {
+        "precision": Source(
+            tuple(_PRECISION.values()), precision_summary, "precision_accuracy MODEL"
+        ),
+        "speed": Source(("latency_vnni.json",), speed_summary, f"measured_table -o {_WITH_VNNI}"),
+        "rtx_builds": Source(
+            ("rtx_builds.json",),
+            lambda report: rtx_builds.markdown(report["results"]),
+            "rtx_builds",
+        ),
     },
-    "latency": Source("latency.json", measured_table.markdown, "measured_table"),
-    "latency_vnni": Source(
-        "latency_vnni.json", measured_table.markdown, f"measured_table -o {_WITH_VNNI}"
-    ),
-    "layer_times": Source("layer_times.json", layer_times.markdown, f"layer_times {_BEST}"),
-    "rtx_builds": Source(
-        "rtx_builds.json", lambda report: rtx_builds.markdown(report["results"]), "rtx_builds"
-    ),
+    DETAILS: {
+        **{
+            f"precision_{model}": Source((file,), precision, f"precision_accuracy {model}")
+            for model, file in _PRECISION.items()
+        },
+        "int8_comparison": Source(("int8_comparison.json",), int8_comparison, "int8_comparison"),
+        "latency_vnni": Source(
+            ("latency_vnni.json",), measured_table.markdown, f"measured_table -o {_WITH_VNNI}"
+        ),
+        "latency": Source(("latency.json",), measured_table.markdown, "measured_table"),
+        "layer_times": Source(("layer_times.json",), layer_times.markdown, f"layer_times {_BEST}"),
+        "export_time": Source(("export_time.json",), export_time, "export_time"),
+    },
 }
 
 
-def rewrite(text: str) -> str:
-    """Return the README with every table made anew, or with what would measure it.
+def rewrite(page: Path, text: str) -> str:
+    """Return a page's text with every table of it made anew, or with what would measure it.
 
     Raises:
         ValueError: a table's marks are not there exactly once.
     """
-    for name, source in TABLES.items():
+    for name, source in TABLES[page].items():
         begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         made = f"{begin}\n{_made(source)}\n{end}"
         pattern = re.compile(f"{re.escape(begin)}\n.*?{re.escape(end)}", re.DOTALL)
         text, found = pattern.subn(lambda _, made=made: made, text)  # type: ignore[misc]
         if found != 1:
-            raise ValueError(f"README.md has {found} tables between {begin} and {end}")
+            raise ValueError(f"{page.name} has {found} tables between {begin} and {end}")
     return text
 
 
 def _made(source: Source) -> str:
-    path = RESULTS / source.file
-    if not path.is_file():
+    paths = [RESULTS / file for file in source.files]
+    if not all(path.is_file() for path in paths):
         return f"*Not measured yet: `python -m benchmarks.{source.command}`.*"
-    return source.table(json.loads(path.read_text(encoding="utf-8"))).strip()
+    return source.table(*(json.loads(path.read_text(encoding="utf-8")) for path in paths)).strip()
 
 
 @click.command()
 def main() -> None:
-    """Write the README's tables from benchmarks/results."""
-    README.write_text(rewrite(README.read_text(encoding="utf-8")), encoding="utf-8")
+    """Write the tables of README.md and benchmarks/README.md from benchmarks/results."""
+    for page in TABLES:
+        page.write_text(rewrite(page, page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":
