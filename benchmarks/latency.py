@@ -40,6 +40,7 @@ from exporter.progress import Progress, silent
 
 ORIGINALS = ("keras", "keras-xla")
 AGAINST = (*ORIGINALS, *peers.PEERS)
+NOISE = "uniform noise"
 _IMAGES = 64
 _LISTEN_S = 1.0  # before the start
 # Beside warming up and measuring: TensorFlow takes its time to load, XLA to compile.
@@ -61,7 +62,8 @@ class Plan:
         warm_up_s: of a block, at most.
         scenario: what is compared.
         seed: of the order.
-        data: as :func:`exporter.datasets.load`.
+        data: as :func:`exporter.datasets.load`; None for Fashion-MNIST, or for noise where
+            nothing but artefacts is timed, as on a machine that has no data.
     """
 
     batches: tuple[int, ...] = (1, 8, 32)
@@ -72,7 +74,7 @@ class Plan:
     warm_up_s: float = 10.0
     scenario: Scenario = "sweep"
     seed: int = 0
-    data: str = "fashion-mnist"
+    data: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what can't be measured.
@@ -126,6 +128,7 @@ def bench(
         Missing: what another tool needs is not installed.
     """
     check(artifacts)
+    plan = replace(plan, data=plan.data or ("fashion-mnist" if against else NOISE))
     peers.check([name for name in against if name in peers.PEERS])
     machine = result_file.machine()
     date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
@@ -164,6 +167,7 @@ def measure(
         images = folder / "images.npy"
         np.save(images, read_images(artifacts[0], plan, progress))
         rivals = [name for name in against if name in peers.PEERS]
+        assert plan.data is not None
         made = peers.make_all(rivals, artifacts[0], folder, plan.data, where, progress)
         failed = {rival: answer for rival, answer in made.items() if "error" in answer}
         engines = line_up(artifacts, against, folder, where)
@@ -251,13 +255,16 @@ def read_images(one: Artifact, plan: Plan, progress: Progress) -> np.ndarray[Any
     Raises:
         WrongUse: the artefact does not say how its images are preprocessed, or takes others.
     """
+    count = max(_IMAGES, *plan.batches)
+    if plan.data == NOISE:
+        return _noise(one, count)
     recorded = one.passport["preprocessing"]
     if recorded is None:
         raise WrongUse(
             f"{one.path} does not say how its images are preprocessed",
             hint="export it again with --preprocess",
         )
-    data = datasets.load(plan.data, "test", progress)
+    data = datasets.load(plan.data or "fashion-mnist", "test", progress)
     size = (recorded["resize"]["height"], recorded["resize"]["width"])
     shape = one.passport["graph"]["inputs"][0]["shape"]
     channels = shape[1 if one.passport["layout"] == "nchw" else -1]
@@ -266,8 +273,15 @@ def read_images(one: Artifact, plan: Plan, progress: Progress) -> np.ndarray[Any
             f"{one.path} takes images of {channels} channel(s), {data.name} has {data.channels}",
             hint="choose other images with --data",
         )
-    count = max(_IMAGES, *plan.batches)
     return preprocess(recorded["name"], data.pixels(np.arange(count) % len(data), size))
+
+
+def _noise(one: Artifact, count: int) -> np.ndarray[Any, Any]:
+    """Draw images as the network takes them, from [0, 1); how long they take is what counts."""
+    shape = one.passport["graph"]["inputs"][0]["shape"][1:]
+    if one.passport["layout"] == "nchw" and len(shape) == 3:
+        shape = [*shape[1:], shape[0]]
+    return np.random.default_rng(0).random((count, *shape), np.float32)
 
 
 def run(

@@ -79,7 +79,10 @@ def _names(_: click.Context, __: click.Parameter, text: str) -> tuple[str, ...]:
     metavar="S",
     help="Time each engine for so many seconds in all, at least; MLPerf asks for 600.",
 )
-@click.option("--data", default="fashion-mnist", show_default=True, help=data_help)
+@click.option(
+    "--data",
+    help=f"Images to run on: {data_help}  [default: fashion-mnist; with --against none, noise]",
+)
 @click.option("--original", help="Where the Keras model is, if not where the passport says.")
 @click.option("--unsafe", is_flag=True, help="Allow Lambda layers in the original.")
 @click.option(
@@ -125,6 +128,7 @@ def bench(
     \b
     exporter bench resnet18-fp32 resnet18-int8 --threads 2
     exporter bench mine-ort --data folder:photos
+    exporter bench mine-trt --against none     (on a target: no Keras, no data)
     exporter bench resnet18-int8 --scenario single-stream --min-duration 600 --strict -o p90.json
     """
     from benchmarks import latency, payoff

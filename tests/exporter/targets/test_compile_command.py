@@ -78,28 +78,40 @@ def test_rtx_without_its_module_says_how_to_install_it(monkeypatch: pytest.Monke
     assert (caught.value.exit_code, caught.value.hint) == (4, pip_line("cpu,rtx"))
 
 
-def act_as_target(python: Path | str, path: Path, extra: Path) -> None:
-    """Compile, inspect and ask the doctor, in processes of their own."""
+QUICK = ("--against", "none", "--batch", "2", "--seconds", "0", "--warm-up", "0")
+
+
+def act_as_target(python: Path | str, path: Path, extra: Path, *more: list[Any]) -> list[Any]:
+    """Compile, inspect, ask the doctor, and do more, in processes of their own."""
+    answers = []
     home = str(path.parent / "home")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(extra), str(ROOT)])}
     environment |= {"XDG_CACHE_HOME": home, "PYTHONDONTWRITEBYTECODE": "1"}
-    for command in (["compile", path], ["inspect", path], ["doctor"]):
+    for command in (["compile", path], ["inspect", path], ["doctor"], *more):
         line = [python, "-c", "from exporter.cli import main; main()", *command, "--json"]
         done = subprocess.run(
             line, env=environment, capture_output=True, text=True, check=False, timeout=120
         )
         assert done.returncode == 0, done.stderr
         answer = json.loads(done.stdout)
-        if command[0] != "doctor":
+        answers.append(answer)
+        if command[0] in ("compile", "inspect"):
             assert answer["trt"]["compiled"] is True
             assert answer["engine"]["gpu"] == "Stand-in GPU"
+    return answers
 
 
+@pytest.mark.slow
 def test_a_target_machine_needs_no_framework_and_no_runtime(tmp_path: Path) -> None:
     extra = tmp_path / "extra"
     shutil.copytree(STAND_INS, extra)
     (extra / "sitecustomize.py").write_text(NOT_THERE)
-    act_as_target(sys.executable, tiny.handed_over(tmp_path / "a"), extra)
+    path = tiny.handed_over(tmp_path / "a")
+    *_, bench = act_as_target(sys.executable, path, extra, ["bench", path, *QUICK])
+    assert bench["settings"]["data"] == "uniform noise", "there is no data either"
+    graph, plain = bench["rows"]
+    assert (graph["error"], plain["error"]) == (None, None)
+    assert plain["engine"] == f"{graph['engine']} (no CUDA graph)"
 
 
 def python_3_10() -> Path | None:

@@ -63,12 +63,13 @@ def handed_over(
 ) -> Path:
     """Write an artefact as ``export --to trt`` leaves it where there is no GPU."""
     fields: dict[str, Any] = {
-        "source": {},
+        "source": {"model": "tiny", "sha256": "0" * 64},
         "target": target,
         "precision": precision,
         "layout": "nchw",
         "batch": {"min": batch or 1, "opt": batch or 2, "max": batch or 4},
-        "graph": {},
+        "graph": {"inputs": [{"name": "x", "shape": ["N", 3, 16, 16], "dtype": "FLOAT"}]},
+        "preprocessing": None,
         "passes": {},
         "check": {},
         "measured": {"accuracy": {"top1": 1.0}},
