@@ -270,6 +270,7 @@ def _fused_by_tensorrt(artifact: Artifact) -> dict[str, int]:
     found = audit(read_layers(artifact.file(LAYERS)))
     counts = {f"convolutions in {name}": n for name, n in sorted(found.precisions().items())}
     counts["adds that left INT8"] = sum(add.left_int8 for add in found.adds)
+    counts["convolutions and adds not told"] = len(found.untold())
     counts["shortcuts without Q/DQ"] = sum(len(add.without_qdq) for add in found.adds)
     counts["split grouped convolutions"] = len(found.split)
     return counts

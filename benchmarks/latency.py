@@ -28,20 +28,18 @@ from benchmarks import (
     stability,
     worker,
 )
+from benchmarks.latency_images import NOISE, read_images
 from benchmarks.latency_result import Report, Row, Scenario
 from benchmarks.peers import Original
 from benchmarks.timing_engines import Engine, Kind
 from benchmarks.timing_worker import Job
-from exporter import artifact, datasets, engine_record
+from exporter import artifact, engine_record
 from exporter.artifact import Artifact
 from exporter.errors import ExporterError, WrongUse
-from exporter.preprocessing import preprocess
 from exporter.progress import Progress, silent
 
 ORIGINALS = ("keras", "keras-xla")
 AGAINST = (*ORIGINALS, *peers.PEERS)
-NOISE = "uniform noise"
-_IMAGES = 64
 _LISTEN_S = 1.0  # before the start
 # Beside warming up and measuring: TensorFlow takes its time to load, XLA to compile.
 _LOAD_LIMIT_S = 600.0
@@ -128,7 +126,7 @@ def bench(
         Missing: what another tool needs is not installed.
     """
     check(artifacts)
-    plan = replace(plan, data=plan.data or ("fashion-mnist" if against else NOISE))
+    plan = replace(plan, data=plan.data or ("fashion-mnist" if against else None))
     peers.check([name for name in against if name in peers.PEERS])
     machine = result_file.machine()
     date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
@@ -146,6 +144,7 @@ def bench(
         settings={
             **asdict(plan),
             **{"against": list(against), "block_s": plan.block_s, "cores": list(cores)},
+            "images": plan.data or NOISE,
         },
         machine=machine,
         versions=_versions(),
@@ -165,10 +164,10 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         images = folder / "images.npy"
-        np.save(images, read_images(artifacts[0], plan, progress))
+        np.save(images, read_images(artifacts[0], plan.data, max(plan.batches), progress))
         rivals = [name for name in against if name in peers.PEERS]
-        assert plan.data is not None
-        made = peers.make_all(rivals, artifacts[0], folder, plan.data, where, progress)
+        data = plan.data or "fashion-mnist"  # without rivals it is not looked at
+        made = peers.make_all(rivals, artifacts[0], folder, data, where, progress)
         failed = {rival: answer for rival, answer in made.items() if "error" in answer}
         engines = line_up(artifacts, against, folder, where)
         jobs = [
@@ -199,7 +198,8 @@ def line_up(
     ]
     for one in artifacts:
         engines.append(Engine(str(one.path), "artefact", one.path))
-        if engine_record.FIELD in one.passport:
+        record = one.passport.get(engine_record.FIELD)
+        if record is not None and record.get("dla_core") is None:  # a DLA records none
             name = f"{one.path} (no CUDA graph)"
             engines.append(Engine(name, "artefact", one.path, cuda_graph=False))
     return engines
@@ -244,44 +244,6 @@ def choose_cores(threads: int) -> tuple[int, ...]:
     if threads > len(usable):
         raise WrongUse(f"{threads} threads, and {len(usable)} cores are usable here")
     return tuple(usable[-threads:])
-
-
-def read_images(one: Artifact, plan: Plan, progress: Progress) -> np.ndarray[Any, Any]:
-    """Read test images as the network takes them.
-
-    Returns:
-        (n, height, width, channels) float32, n at least the largest batch.
-
-    Raises:
-        WrongUse: the artefact does not say how its images are preprocessed, or takes others.
-    """
-    count = max(_IMAGES, *plan.batches)
-    if plan.data == NOISE:
-        return _noise(one, count)
-    recorded = one.passport["preprocessing"]
-    if recorded is None:
-        raise WrongUse(
-            f"{one.path} does not say how its images are preprocessed",
-            hint="export it again with --preprocess",
-        )
-    data = datasets.load(plan.data or "fashion-mnist", "test", progress)
-    size = (recorded["resize"]["height"], recorded["resize"]["width"])
-    shape = one.passport["graph"]["inputs"][0]["shape"]
-    channels = shape[1 if one.passport["layout"] == "nchw" else -1]
-    if channels != data.channels:
-        raise WrongUse(
-            f"{one.path} takes images of {channels} channel(s), {data.name} has {data.channels}",
-            hint="choose other images with --data",
-        )
-    return preprocess(recorded["name"], data.pixels(np.arange(count) % len(data), size))
-
-
-def _noise(one: Artifact, count: int) -> np.ndarray[Any, Any]:
-    """Draw images as the network takes them, from [0, 1); how long they take is what counts."""
-    shape = one.passport["graph"]["inputs"][0]["shape"][1:]
-    if one.passport["layout"] == "nchw" and len(shape) == 3:
-        shape = [*shape[1:], shape[0]]
-    return np.random.default_rng(0).random((count, *shape), np.float32)
 
 
 def run(

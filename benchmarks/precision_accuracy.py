@@ -17,7 +17,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import accuracy, result_file
+from benchmarks import accuracy, command, result_file
 from exporter import console, pipeline
 from exporter.artifact import Artifact
 from exporter.config import (
@@ -29,7 +29,7 @@ from exporter.config import (
     WeightBits,
 )
 from exporter.doctor import lacks_vnni
-from exporter.errors import Missing
+from exporter.errors import Missing, WrongUse
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -191,8 +191,10 @@ def main(
     output: Path | None,
 ) -> None:
     """Measure what each precision loses on MODEL, a zoo model with shipped weights."""
-    output = output or RESULTS / f"precision_{model}.json"
     variants = chosen(names, Console(stderr=True, highlight=False))
+    if output is None and (images or len(variants) < len(VARIANTS)):
+        raise WrongUse("the result of record has all variants on all images", hint="give -o FILE")
+    output = output or RESULTS / f"precision_{model}.json"
     report: Row = {
         **result_file.header("precision_accuracy"),
         "model": model,
@@ -213,4 +215,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

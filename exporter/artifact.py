@@ -71,7 +71,7 @@ class Artifact:
         """Return a file's bytes, hashed as they were read: nobody can change them in between.
 
         Raises:
-            ExporterError: as `file`.
+            ExporterError: as `file`, but that a graph is not looked into.
         """
         path = self._find(name)
         content = path.read_bytes()

@@ -114,7 +114,8 @@ class ExportConfig:
         output: the artefact's folder; must not exist unless ``force``.
         precision: of the arithmetic.
         weights: for a zoo model: a file, or ``random``; None for the shipped checkpoint.
-        data: images to compare with Keras on; None means Fashion-MNIST where it fits.
+        data: test images to compare with Keras on, and training images to measure on; None means
+            Fashion-MNIST, of a network that is not the zoo's own only to compare, where it fits.
         batch: accepted batch sizes; open by default.
         layout: of a four-dimensional input.
         preprocess: for a model that does not carry its preprocessing.
@@ -177,6 +178,8 @@ class ExportConfig:
             raise WrongUse(
                 f"--scheme and --calibration are for INT8, and --precision is {self.precision}"
             )
+        if self.weight_bits not in (None, 7, 8):
+            raise WrongUse(f"weight-bits must be 7 or 8, not {self.weight_bits}")
         if self.precision != "int8" and self.weight_bits:
             raise WrongUse(f"--weight-bits is for INT8, and --precision is {self.precision}")
         for name in self.recovery or ():

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from rich.markup import escape
 
 from exporter import console
-from exporter.audit import Audit
+from exporter.audit import NOT_TOLD, Audit
 from exporter.compatibility import Fit
 
 _SLOWEST_SHOWN = 10
@@ -40,7 +40,7 @@ def show_audit(audit: Audit) -> None:
         [
             (
                 row.node or row.layer,
-                "no" if row.left_int8 else "yes",
+                "not told" if row.reason == NOT_TOLD else "no" if row.left_int8 else "yes",
                 row.reason or "-",
                 ", ".join(f"{one.tensor} {one.precision}" for one in row.without_qdq) or "-",
                 ", ".join(one.made_by or "an input" for one in row.without_qdq) or "-",
@@ -70,7 +70,9 @@ def show_audit(audit: Audit) -> None:
     counts = ", ".join(f"{count} {name}" for name, count in audit.precisions().items())
     left = sum(row.left_int8 for row in audit.adds)
     console.say(f"{audit.layers} layers; convolutions: {counts or 'none'}")
-    console.say(f"{len(audit.adds)} residual adds, {left} of them outside INT8")
+    untold = sum(row.reason == NOT_TOLD for row in audit.adds)
+    also = f", {untold} not told" if untold else ""
+    console.say(f"{len(audit.adds)} residual adds, {left} of them outside INT8{also}")
     objections = audit.objections()
     console.say("INT8 throughout" if not objections else f"not INT8: {len(objections)} objections")
 

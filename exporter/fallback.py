@@ -121,7 +121,8 @@ def hold_budget(trials: Trials, images: HeldOut, points: float, progress: Progre
 
     choice, sensitivity = Choice((), lost(frozenset())), None
     if choice.lost > allowed:
-        sensitivity = measure(trials, images.first(min(RANKED_ON, len(images))), progress)
+        few = images.first(min(RANKED_ON, len(images)))
+        sensitivity = measure(trials.before_recovery, few, progress)
         choice = choose(sensitivity.layers, allowed, lost)
     progress("max-drop", tried, tried)
     if choice.lost > allowed:

@@ -121,11 +121,11 @@ def training_data(source: Source, config: ExportConfig) -> str:
     """Name the data whose training images a network is to be measured on.
 
     Raises:
-        WrongUse: it is not said, and the network is none that was trained on Fashion-MNIST.
+        WrongUse: it is not said, and the weights are not the zoo's own.
     """
     if config.data is not None:
         return config.data
-    if source.kind != "zoo":
+    if not source.is_ours:
         raise WrongUse(
             f"which images {source.name} is measured on is not said",
             hint="give some that it was trained on: --data folder:PATH, with train/ and test/ in "

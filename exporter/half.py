@@ -78,7 +78,7 @@ def measure(model: ir.Model, source: Source, config: ExportConfig, progress: Pro
     from exporter import calibration_images, feeds
 
     common.ShapeInferencePass()(model)  # which tensors are float
-    known = config.data is not None or (source.kind == "zoo" and feeds.default_data(source))
+    known = config.data is not None or (source.is_ours and feeds.default_data(source))
     if source.preprocessing is None or not known:
         return Measured({}, 0)
     tensors = tensors_to_measure(model)

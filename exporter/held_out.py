@@ -58,9 +58,16 @@ class HeldOut:
 
 
 def hold_out(
-    source: Source, config: ExportConfig, params: Params, progress: Progress
+    source: Source, config: ExportConfig, params: Params, progress: Progress, *, used: int = 0
 ) -> tuple[HeldOut, list[str]]:
     """Choose ``config.held_out_images`` training images, always the same.
+
+    Args:
+        source: the network.
+        config: ``data``, ``batch`` and ``layout`` matter here too.
+        params: the calibration, whose images are left out.
+        progress: told of a download.
+        used: how many of the first images something else was chosen on, more than the calibration.
 
     Returns:
         The images, and what a reader of a result on them should know.
@@ -79,6 +86,8 @@ def hold_out(
     if hashlib.sha256(data.pixels(calibrated, size).tobytes()).hexdigest() != params.data:
         warnings.append("the calibration is of other images, which the held-out ones may be among")
     count = whole_batches(config.held_out_images, batch)
+    if used > params.images:
+        calibrated = choose_images(data, test, size, used)
     chosen = choose_images(data, test, size, count, without=calibrated)
     labels = data.labels[chosen]
     if not 0 <= labels.min() <= labels.max() < classes:

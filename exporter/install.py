@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shlex
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 
@@ -15,17 +16,25 @@ def pip_line(extras: str) -> str:
         extras: as ``pyproject.toml`` has them, such as ``cpu`` or ``cpu,openvino``.
 
     Returns:
-        With the folder that the package was installed from, where it was one (PEP 610): by its
-        name alone pip would fetch whatever an index has under it.
+        With the folder, file or address that the package was installed from, where that was one
+        (PEP 610): by its name alone pip would fetch whatever an index has under it.
     """
-    what = f"{_origin() or 'exporter'}[{extras}]"
+    record = _origin()
+    url = urlsplit(record.get("url", ""))
+    what = f"exporter[{extras}]"
+    if url.scheme == "file":
+        what = f"{unquote(url.path)}[{extras}]"
+    elif url.scheme:
+        vcs = record.get("vcs_info", {})
+        at = f"@{vcs['commit_id']}" if "commit_id" in vcs else ""
+        what += f" @ {vcs['vcs'] + '+' if 'vcs' in vcs else ''}{record['url']}{at}"
     return f"pip install {shlex.quote(what)}"
 
 
-def _origin() -> str | None:
+def _origin() -> dict[str, Any]:
     try:
         record = importlib.metadata.distribution("exporter").read_text("direct_url.json")
-        url = urlsplit(json.loads(record or "{}").get("url", ""))
+        found: dict[str, Any] = json.loads(record or "{}")
     except (importlib.metadata.PackageNotFoundError, ValueError):
-        return None
-    return unquote(url.path) if url.scheme == "file" else None
+        return {}
+    return found

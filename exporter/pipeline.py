@@ -40,6 +40,7 @@ def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
     target.check_cpu(config.precision)
     target.check_batch(config.batch)
     target.check_scheme(config.scheme)
+    target.check_weight_bits(config)
     target.types_half(config)  # a conflict is refused before any work
     config = replace(config, batch=target.bounded(config.batch))
     target.check_build(config.build, config.precision, config.batch)

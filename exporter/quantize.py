@@ -20,7 +20,7 @@ from exporter.artifact import CALIBRATION, SENSITIVITY
 from exporter.calibration_images import CalibrationImages
 from exporter.config import ExportConfig, RecoveryName
 from exporter.doctor import lacks_vnni
-from exporter.errors import ConversionError, Missing, WrongUse
+from exporter.errors import ConversionError, WrongUse
 from exporter.fallback import Fallback, hold_budget
 from exporter.feeds import fixed_size
 from exporter.half import refuse_mixed
@@ -111,7 +111,6 @@ def quantize(
         CalibrationError: no usable images, or a calibration made for something else.
         ConversionError: the lint found a defect; names the node.
         GateRefused: ``max_drop`` can't be held.
-        Missing: ``max_drop`` or bias correction would run integers that this CPU gets wrong.
         WrongUse: no data to calibrate on, or the network takes no images.
     """
     return finish(calibrated(model, source, config, scheme, progress), source, config, progress)
@@ -129,18 +128,23 @@ def finish(
         setting = _setting(trials, ready.images, progress)
         recovered = recovered | recovery.with_images(model, ready.methods, setting)
     if config.max_drop is not None:
-        images, notes = hold_out(source, config, ready.params, progress)
+        used = 0
+        if ready.images is not None and recovery.measured(ready.methods):
+            used = min(recovery.IMAGES, len(ready.images))
+        images, notes = hold_out(source, config, ready.params, progress, used=used)
         fallback = hold_budget(trials, images, config.max_drop, progress)
         warnings += [*notes, *fallback.warnings]
-    report = trials.quantize(model, fallback.nodes if fallback else ())
-    if not report.applied and fallback is None:
-        raise _nothing(source.name, report.kept)
+    restored, inserted = trials.quantize(model, fallback.nodes if fallback else ())
+    if not inserted.applied and fallback is None:
+        raise _nothing(source.name, inserted.kept)
     return Quantization(
         scheme=row,
         params=ready.params,
-        reports=[*ready.reports, *recovered.values(), report],
+        reports=[*ready.reports, *recovered.values(), *([restored] if fallback else []), inserted],
         warnings=warnings + _linted(model, row),
-        recovery={name: len(report.applied) for name, report in recovered.items()},
+        recovery={
+            name: len({*report.applied} - {*restored.applied}) for name, report in recovered.items()
+        },
         fallback=fallback,
     )
 
@@ -150,7 +154,6 @@ def calibrated(
 ) -> Calibrated:
     """Prepare a graph in place, and find its ranges; arguments and errors as for `quantize`."""
     row = _scheme(scheme, config)
-    _refuse_to_run(row, config)
     size = fixed_size(source)
     reports = prepare(model)
     refuse_mixed(model)
@@ -184,24 +187,7 @@ def calibrated(
 def _scheme(name: str, config: ExportConfig) -> Scheme:
     """The row, with weights of the bits asked for, or of those that this CPU sums right."""
     bits = config.weight_bits or (7 if name == "cpu" and lacks_vnni() else 8)
-    if bits == 7 and name != "cpu":
-        raise WrongUse(
-            f"weights of 7 bits are for CPUs without VNNI, and the scheme is {name}",
-            hint="leave out --weight-bits, or give --scheme cpu where the target has it",
-        )
     return lookup(name, reduce_range=bits == 7)
-
-
-def _refuse_to_run(scheme: Scheme, config: ExportConfig) -> None:
-    """Refuse to choose by integers that this CPU gets wrong; another may be what they are for."""
-    budget, bias = config.max_drop is not None, "bias" in (config.recovery or ())
-    asked = "--max-drop" if budget else "--recovery bias"
-    exact = scheme.name != "cpu" or scheme.reduce_range or not lacks_vnni()
-    if (budget or bias) and not exact:
-        raise Missing(
-            f"{asked} runs the integers here, and this CPU has no VNNI: sums would saturate",
-            hint="give --weight-bits 7, or export on a CPU with VNNI",
-        )
 
 
 def graph_hash(model: ir.Model) -> str:

@@ -69,6 +69,11 @@ class Source:
         return self.kind != "savedmodel"
 
     @property
+    def is_ours(self) -> bool:
+        """Whether its weights are the zoo's: those in a file have seen images of their own."""
+        return self.kind == "zoo" and self.weights in ("shipped", RANDOM)
+
+    @property
     def batch(self) -> int | None:
         """The batch size that is built into the network, None where it is open."""
         return self.inputs[0].shape[0]

@@ -78,13 +78,25 @@ class Trials:
         """Return what the float graph gives, (images, classes)."""
         return self._logits(self.unrecovered or self.model, images)
 
-    def quantize(self, model: ir.Model, keep: Collection[str]) -> PassReport:
-        """Quantise `model` or a copy of it, in place, but for the nodes of these names."""
+    @property
+    def before_recovery(self) -> Trials:
+        """The same without it, to rank layers by: each was corrected for the others' errors too."""
+        if self.unrecovered is None:
+            return self
+        return Trials(self.unrecovered, self.scheme, self.ranges)
+
+    def quantize(self, model: ir.Model, keep: Collection[str]) -> tuple[PassReport, PassReport]:
+        """Quantise `model` or a copy of it, in place, but for the nodes of these names.
+
+        Returns:
+            What got its weights back, and what got Q/DQ.
+        """
+        restore = RestoreWeights(self.unrecovered or self.model, keep)
         if self.unrecovered is not None:
-            RestoreWeights(self.unrecovered, keep)(model)
+            restore(model)
         insert = InsertQdq(self.scheme, self.ranges, keep=keep)
         insert(model)
-        return insert.report
+        return restore.report, insert.report
 
     def logits(self, keep: Collection[str], images: HeldOut) -> Logits:
         """Return what the graph gives with the nodes of these names in float."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.gate_report import cell
+from exporter.audit import NOT_TOLD
 
 Report = Mapping[str, Any]
 COLUMNS = ("model", "engine", "expectation", "found", "verdict", "why")
@@ -148,7 +149,9 @@ def _engines(report: Report) -> list[list[str]]:
         if audit:
             counts = ", ".join(f"{count} {name}" for name, count in audit["precisions"].items())
             left = sum(bool(add["left_int8"]) for add in audit["adds"])
-            row = [counts, f"{left} of {len(audit['adds'])}", str(len(audit["reformats"]))]
+            untold = sum(add["reason"] == NOT_TOLD for add in audit["adds"])
+            also = f", {untold} not told" if untold else ""
+            row = [counts, f"{left} of {len(audit['adds'])}{also}", str(len(audit["reformats"]))]
         built = [str(build.get("build_seconds", "-")), str(record.get("tensorrt", "-"))]
         found.append([one["model"], one["precision"], *row, *built])
     return found

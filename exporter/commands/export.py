@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from exporter.errors import WrongUse
+from exporter.errors import Missing, WrongUse
 from exporter.options import (
     build_options,
     calibration_images_option,
@@ -40,7 +40,7 @@ from exporter.targets import TARGETS
 @click.option(
     "--data",
     help=f"Test images to compare with Keras on, training images to measure INT8 and FP16 on: "
-    f"{data_help}  [default: fashion-mnist, for zoo models]",
+    f"{data_help}  [default: fashion-mnist; of a network of yours only to compare, where it fits]",
 )
 @click.option(
     "--batch",
@@ -140,10 +140,17 @@ def export(
     from exporter import console, pipeline
     from exporter.commands.evaluate import measure
     from exporter.config import Batch, ExportConfig
+    from exporter.doctor import lacks_vnni
     from exporter.models import zoo
 
-    if then_evaluate and data is None and model not in zoo.ZOO:
+    ours = model in zoo.ZOO and options["weights"] in (None, "random")
+    if then_evaluate and data is None and not ours:
         raise WrongUse("--evaluate needs to know on which images", hint=f"--data {data_help}")
+    if then_evaluate and options["weight_bits"] == 8 and lacks_vnni():
+        raise Missing(
+            "--evaluate runs the integers here, and this CPU has no VNNI: sums would saturate",
+            hint="leave it out, and evaluate on a CPU with VNNI",
+        )
     config = ExportConfig(
         model=model,
         target=target,
@@ -174,7 +181,8 @@ def compile(artefact: Path, force: bool, as_json: bool, **options: Any) -> None:
 
     The second step of "export --to trt" where that had no GPU. Needs TensorRT and a GPU, and
     neither Keras nor the data nor onnxruntime. The artefact is replaced whole, or left as it
-    was. Options given here stand in place of the same ones that it was exported with.
+    was. Options given here stand in place of the same ones that it was exported with; to take one
+    back, export again.
 
     \b
     Examples:

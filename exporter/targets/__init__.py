@@ -160,6 +160,29 @@ class Target:
                 hint=f"leave out --scheme: {self.name} has {self.scheme}",
             )
 
+    def check_weight_bits(self, config: ExportConfig) -> None:
+        """Refuse a width of weights that has no use, or that this CPU would choose wrong by.
+
+        Raises:
+            WrongUse: 7 bits for another scheme than the CPU's.
+            Missing: something is to be chosen by running 8 bits, whose sums saturate here.
+        """
+        from exporter.doctor import lacks_vnni
+
+        scheme = config.scheme or self.scheme
+        if config.weight_bits == 7 and scheme != "cpu":
+            raise WrongUse(
+                f"weights of 7 bits are for CPUs without VNNI, and the scheme is {scheme}",
+                hint="leave out --weight-bits, or give --scheme cpu where the target has it",
+            )
+        budget, bias = config.max_drop is not None, "bias" in (config.recovery or ())
+        asked = "--max-drop" if budget else "--recovery bias"
+        if config.weight_bits == 8 and scheme == "cpu" and (budget or bias) and lacks_vnni():
+            raise Missing(
+                f"{asked} runs the integers here, and this CPU has no VNNI: sums would saturate",
+                hint="give --weight-bits 7, or export on a CPU with VNNI",
+            )
+
     def check_cpu(self, precision: str) -> None:
         """Refuse a precision that this machine's CPU would silently run as another.
 

@@ -2,7 +2,8 @@
 
 ``trt`` is the module ``tensorrt`` or ``tensorrt_rtx``: they share one API. Precision is in the
 graph (FP16 tensors, Q/DQ), and the network strongly typed, which TensorRT 10 and 11 agree on.
-Only a release that has no such networks (8.6) is told by flags, in :func:`_create_network`.
+A release that has no such networks (8.6), and a DLA before 11, are told by flags, in
+:func:`_create_network`.
 Every attribute used here is checked by a test against the names that 10.13 and 11 have, and each
 call against the types that 10.13's stubs give.
 """
@@ -169,7 +170,7 @@ def _create_network(
         raise WrongUse(
             f"TensorRT {trt.__version__} runs no graph with Q/DQ on a DLA: it wants a calibrator's "
             "ranges there, which releases from 11 on have no more",
-            hint="export it with --precision fp16 for the DLA, or leave --dla-core out",
+            hint="export it again with --precision fp16, or without --dla-core",
         )
     if int8 and half:
         raise WrongUse(

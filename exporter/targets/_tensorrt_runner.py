@@ -45,6 +45,7 @@ class EngineRunner:
     Args:
         trt: the module ``tensorrt`` or ``tensorrt_rtx``.
         plan: the engine, whose hash the caller has checked: loading one runs its code.
+        name: of it, for errors.
         cuda_graph: replay the kernels as one graph from the second batch of a shape on.
         version_compatible: whether it was built so.
         dla_core: that it was built for, None for the GPU alone.
@@ -55,12 +56,13 @@ class EngineRunner:
         trt: Any,
         plan: bytes,
         *,
+        name: str = "the engine",
         cuda_graph: bool = True,
         version_compatible: bool = False,
         dla_core: int | None = None,
     ) -> None:
         self._trt = trt
-        self._plan = plan
+        self._plan, self._name = plan, name
         self._version_compatible, self._dla_core = version_compatible, dla_core
         self._timed = False
         self._events: list[Any] = []
@@ -108,11 +110,11 @@ class EngineRunner:
         self._runtime = start_runtime(
             trt, log, version_compatible=self._version_compatible, dla_core=self._dla_core
         )
-        engine = load_engine(trt, self._runtime, log, self._plan, "the engine")
+        engine = load_engine(trt, self._runtime, log, self._plan, self._name)
         context = self._make_context(engine)
         if context is None:
             raise ExporterError(
-                f"the engine loads and has no room to run: {last_error(log)}",
+                f"{self._name} loads and has no room to run: {last_error(log)}",
                 hint="it needs GPU memory for its largest batch: build it for a smaller --batch",
             )
         self._engine, self._context, self._log = engine, context, log

@@ -1,7 +1,8 @@
 """The ``trtexec`` line that builds what ``exporter compile`` would, for TensorRT 10 and 11.
 
 Flags as in samples/common/sampleOptions.cpp of NVIDIA/TensorRT. ``--stronglyTyped`` is needed
-on 10 and accepted on 11, where every network is; releases before 10 don't know it.
+on 10 and accepted on 11, where every network is; releases before 10 don't know it. FP16 on a DLA
+is the exception: its line, with ``--fp16``, is for 10.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ def command(inputs: Mapping[str, Sequence[int | None]], build: Build) -> str:
     """
     options = build.options
     flags = [f"--onnx={MODEL}", f"--saveEngine={ENGINE}"]
-    # Before 11, where alone these flags are known, only they switch a DLA on.
-    flags.append("--stronglyTyped" if options.dla_core is None else "--fp16")
+    # Before 11 flags alone switch a DLA on, and it takes no Q/DQ; from 11 on there are none.
+    by_flag = options.dla_core is not None and build.precision == "fp16"
+    flags.append("--fp16" if by_flag else "--stronglyTyped")
     flags += _shapes(inputs, build)
     flags += ["--noTF32"] if build.precision == "fp32" else []
     if options.workspace_mib is not None:

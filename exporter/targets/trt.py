@@ -61,6 +61,7 @@ def open(artifact: Artifact, threads: int | None = None) -> Runner:
     return EngineRunner(
         load_module(),
         artifact.read_bytes(ENGINE),
+        name=str(artifact.path / ENGINE),
         version_compatible=record.version_compatible,
         dla_core=record.dla_core,
     )

@@ -36,4 +36,5 @@ def compile(folder: Path, build: Build) -> Compiled:
 
 def open(artifact: Artifact, threads: int | None = None) -> EngineRunner:
     """Open ``engine.plan`` once its hash is the passport's; ``threads`` is for CPU engines."""
-    return EngineRunner(trt, artifact.read_bytes(ENGINE))
+    name = str(artifact.path / ENGINE)
+    return EngineRunner(trt, artifact.read_bytes(ENGINE), name=name)

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from benchmarks import latency, latency_result, payoff, timing_worker, worker
 from benchmarks.latency import Plan, run, summarize, time_apart
+from benchmarks.latency_images import read_images
 from benchmarks.latency_result import Report
 from benchmarks.peers import AS_RECORDED
 from benchmarks.timing_engines import Engine
@@ -281,18 +282,23 @@ def test_the_original_runs_as_one_function_and_by_xla(keras: Any) -> None:
 
 
 def test_bench_reads_its_images_as_the_passport_says(tmp_path: Path, tiny_data: str) -> None:
-    images = latency.read_images(
-        tiny(tmp_path / "a"), replace(QUICK, data=tiny_data), lambda *_: None
-    )
+    images = read_images(tiny(tmp_path / "a"), tiny_data, 2, lambda *_: None)
     assert images.shape == (64, 16, 16, 1)
     assert 0 <= images.min() < images.max() <= 1
     bare = artifact.Artifact(tmp_path, {"preprocessing": None})
     with pytest.raises(WrongUse, match="does not say"):
-        latency.read_images(bare, QUICK, lambda *_: None)
+        read_images(bare, tiny_data, 2, lambda *_: None)
 
 
 def test_images_of_other_channels_are_refused_before_anything_is_timed(tmp_path: Path) -> None:
     np.savez(tmp_path / "rgb.npz", images=np.zeros((2, 8, 8, 3), np.uint8), labels=np.zeros(2, int))
-    plan = replace(QUICK, data=f"npz:{tmp_path / 'rgb.npz'}")
+    data = f"npz:{tmp_path / 'rgb.npz'}"
     with pytest.raises(WrongUse, match=r"takes images of 1 channel\(s\), rgb.npz has 3"):
-        latency.read_images(tiny(tmp_path / "a"), plan, lambda *_: None)
+        read_images(tiny(tmp_path / "a"), data, 2, lambda *_: None)
+
+
+def test_noise_has_the_shape_that_the_network_takes(tmp_path: Path) -> None:
+    one = tiny(tmp_path / "a")
+    drawn = read_images(one, None, 100, lambda *_: None)
+    assert drawn.shape == (100, 16, 16, 1)
+    assert 0 <= drawn.min() < 0.1 < 0.9 < drawn.max() < 1

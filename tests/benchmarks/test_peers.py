@@ -15,6 +15,7 @@ from PIL import Image
 
 from benchmarks import int8_tools, latency, payoff, peers, worker
 from benchmarks.latency import AGAINST, Plan
+from benchmarks.latency_images import read_images
 from benchmarks.peers import AS_RECORDED, Order, Original
 from benchmarks.timing_engines import Engine, opened
 from exporter import artifact
@@ -122,7 +123,7 @@ def test_a_peer_is_the_same_network_in_its_own_engine(
     assert "error" not in made, made
     assert made["settings"]["calibration_images"] == 64
     assert peers.file_bytes(name, tmp_path) > 0
-    images = latency.read_images(artifact.read(path), Plan(data=data), lambda *_: None)[:3]
+    images = read_images(artifact.read(path), data, 3, lambda *_: None)[:3]
     with opened(Engine(name, name, tmp_path), 1) as engine:  # type: ignore[arg-type]
         (got,) = engine.runner.infer(engine.feed(images)).values()
         (one,) = engine.runner.infer(engine.feed(images[:1])).values()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from exporter.audit import FLOAT_CONVOLUTION, FLOAT_RESULT, MISSING, NOT_TOLD, Audit, audit
+from exporter.console_engine import show_audit
 from exporter.errors import ExporterError
 from exporter.layer_info import Layer, Tensor, read_layers, read_times
 
@@ -182,7 +183,9 @@ class TestAdds:
         assert found.objections() == ["Conv_1 + Add_2 runs in FP16"]
 
     @pytest.mark.parametrize("untold", [0, 1, 2])
-    def test_what_is_not_told_is_not_vouched_for(self, untold: int) -> None:
+    def test_what_is_not_told_is_not_vouched_for(
+        self, untold: int, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         """As the inspector writes of open shapes: "N/A due to dynamic shapes"."""
         words = ["INT8"] * 3
         words[untold] = "unknown"
@@ -193,6 +196,9 @@ class TestAdds:
         found = audit([conv("Conv_1 + Add_2", [own, shortcut], result, tactic=tactic)])
         assert found.adds[0].reason == NOT_TOLD
         assert found.untold() == ["Add_2"]
+        show_audit(found)
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "1 residual adds, 0 of them outside INT8, 1 not told" in shown
         (said,) = found.objections()
         assert said.startswith("Add_2: the record does not tell its types")
 

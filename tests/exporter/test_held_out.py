@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from calibration.params import Params
 from exporter.config import ExportConfig
 from exporter.datasets import ArrayDataset
 from exporter.errors import WrongUse
+from exporter.feeds import training_data
 from exporter.held_out import hold_out
 from exporter.progress import silent
 from exporter.sources import Port, Source
@@ -102,6 +104,36 @@ def test_feeds_are_what_the_graph_takes(config: ExportConfig) -> None:
         np.concatenate(batches), held.pixels.transpose(0, 3, 1, 2) / 255, rtol=1e-6
     )
     assert len(held.first(4)) == 4
+
+
+def test_what_something_was_chosen_on_is_not_held_out(config: ExportConfig) -> None:
+    """Recovery may have read more images than the calibration took, the first of the choice."""
+    plain, _ = hold_out(source(), config, params(config), silent)
+    further, _ = hold_out(source(), config, params(config), silent, used=12)
+    seen = {image.tobytes() for image in plain.pixels[:4]}
+    assert not seen & {image.tobytes() for image in further.pixels}
+    np.testing.assert_array_equal(further.pixels[:5], plain.pixels[4:])
+
+
+@pytest.mark.parametrize(
+    ("kind", "weights", "ours"),
+    [
+        ("zoo", "shipped", True),
+        ("zoo", "random", True),
+        ("zoo", "mine.keras", False),
+        ("keras", "mine.keras", False),
+    ],
+)
+def test_which_images_is_known_of_the_zoos_own_weights_alone(
+    config: ExportConfig, kind: Any, weights: str, ours: bool
+) -> None:
+    one, unsaid = replace(source(), kind=kind, weights=weights), replace(config, data=None)
+    assert training_data(one, config) == config.data
+    if ours:
+        assert training_data(one, unsaid) == "fashion-mnist"
+    else:
+        with pytest.raises(WrongUse, match="is measured on is not said"):
+            training_data(one, unsaid)
 
 
 def test_a_calibration_from_elsewhere_is_a_warning(config: ExportConfig) -> None:

@@ -15,7 +15,14 @@ from exporter.install import pip_line
     ("record", "line"),
     [
         (None, "pip install 'exporter[cpu]'"),
-        ('{"url": "https://example.org/exporter.whl"}', "pip install 'exporter[cpu]'"),
+        (
+            '{"url": "https://example.org/e.whl", "archive_info": {}}',
+            "pip install 'exporter[cpu] @ https://example.org/e.whl'",
+        ),
+        (
+            '{"url": "https://example.org/e.git", "vcs_info": {"vcs": "git", "commit_id": "1f"}}',
+            "pip install 'exporter[cpu] @ git+https://example.org/e.git@1f'",
+        ),
         ('{"url": "file:///home/me/exporter"}', "pip install '/home/me/exporter[cpu]'"),
         ('{"url": "file:///my%20own/exporter"}', "pip install '/my own/exporter[cpu]'"),
         ("damaged", "pip install 'exporter[cpu]'"),

@@ -13,7 +13,7 @@ import pytest
 
 from calibration.errors import CalibrationError
 from calibration.params import load
-from exporter import calibration_images, pipeline, quantize, targets
+from exporter import calibration_images, doctor, pipeline, quantize, targets
 from exporter.artifact import Artifact
 from exporter.config import ExportConfig
 from exporter.errors import ConversionError, Missing, WrongUse
@@ -98,7 +98,7 @@ def test_weights_have_the_bits_asked_for_or_those_this_cpu_sums_right(
 def test_nothing_is_chosen_by_sums_that_saturate_here(
     keras: ModuleType, tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch, asked: Any
 ) -> None:
-    monkeypatch.setattr(quantize, "lacks_vnni", lambda: True)
+    monkeypatch.setattr(doctor, "lacks_vnni", lambda: True)
     with pytest.raises(Missing, match="runs the integers here, and this CPU has no VNNI") as raised:
         export(keras, tmp_path, data, weight_bits=8, **asked)
     assert "--weight-bits 7" in str(raised.value.hint)
@@ -129,6 +129,8 @@ def test_weights_of_7_bits_are_for_cpus(keras: ModuleType, tmp_path: Path, data:
         export(keras, tmp_path, data, target="onnx", weight_bits=7)
     with pytest.raises(WrongUse, match="--weight-bits is for INT8, and --precision is fp32"):
         export(keras, tmp_path, data, precision="fp32", weight_bits=7)
+    with pytest.raises(WrongUse, match="weight-bits must be 7 or 8, not 5"):
+        export(keras, tmp_path, data, weight_bits=5)
 
 
 def test_auto_stops_when_ranges_settle_and_says_so(

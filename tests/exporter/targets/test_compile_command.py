@@ -108,7 +108,7 @@ def test_a_target_machine_needs_no_framework_and_no_runtime(tmp_path: Path) -> N
     (extra / "sitecustomize.py").write_text(NOT_THERE)
     path = tiny.handed_over(tmp_path / "a")
     *_, bench = act_as_target(sys.executable, path, extra, ["bench", path, *QUICK])
-    assert bench["settings"]["data"] == "uniform noise", "there is no data either"
+    assert bench["settings"]["images"] == "uniform noise", "there is no data either"
     graph, plain = bench["rows"]
     assert (graph["error"], plain["error"]) == (None, None)
     assert plain["engine"] == f"{graph['engine']} (no CUDA graph)"

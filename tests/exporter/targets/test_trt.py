@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +78,13 @@ def test_tensorrt_without_a_gpu_hands_over_too(
 
 def test_trtexec_line_has_every_flag() -> None:
     options = BuildOptions(512, 4, hardware_compatible=True, version_compatible=True, dla_core=1)
-    line = _trtexec.command({"x": [None, 3, 16, 16], "fixed": [1, 3]}, tiny.build(options=options))
+    built = tiny.build(options=options)
+    line = _trtexec.command({"x": [None, 3, 16, 16], "fixed": [1, 3]}, built)
     assert line.split() == [
         "trtexec",
         "--onnx=model.onnx",
         "--saveEngine=engine.plan",
-        "--fp16",
+        "--stronglyTyped",
         "--minShapes=x:1x3x16x16",
         "--optShapes=x:2x3x16x16",
         "--maxShapes=x:4x3x16x16",
@@ -100,9 +102,9 @@ def test_trtexec_line_has_every_flag() -> None:
         "--duration=0",
         "--iterations=1",
     ]
-    plain = _trtexec.command({"x": [2, 3]}, tiny.build()).split()
-    assert "--stronglyTyped" in plain
-    assert "--fp16" not in plain, "which is for a DLA, and before TensorRT 11"
+    half = _trtexec.command({"x": [2, 3]}, replace(built, precision="fp16")).split()
+    assert "--fp16" in half, "which switches a DLA on, before TensorRT 11"
+    assert "--stronglyTyped" not in half
     assert "Shapes" not in _trtexec.command({"x": [2, 3]}, tiny.build())
 
 
