@@ -146,9 +146,8 @@ def markdown(report: Mapping[str, Any]) -> str:
     peaks, cells = report["peaks"], report["cells"]
     lines = [f"| network | batch | {' | '.join(titles)} |", "|---" * (len(titles) + 2) + "|"]
     for cell in cells:
-        name = cell["network"] + ("" if cell["trained"] else " (random weights)")
         entries = [_entry(cell, column, peaks) for column in columns]
-        lines.append(f"| {' | '.join([name, str(cell['batch']), *entries])} |")
+        lines.append(f"| {' | '.join([network_name(cell), str(cell['batch']), *entries])} |")
     shaky = [f"{c['network']} at {c['batch']}" for c in cells if c["unstable"]]
     which = "all of them" if len(shaky) == len(cells) else ", ".join(shaky) or "none"
     probes = [
@@ -186,15 +185,26 @@ def highest(probed: Peaks, file: Path) -> Peaks:
     return best
 
 
-def _entry(cell: Cell, engine: str, peaks: Mapping[str, Any]) -> str:
+def network_name(cell: Cell) -> str:
+    """Name a cell's network, and say where its weights were never trained."""
+    return str(cell["network"]) + ("" if cell["trained"] else " (random weights)")
+
+
+def time_of(cell: Cell, engine: str) -> str | None:
+    """Word an engine's median in ms and its speedup; None where it failed."""
     found = cell["engines"].get(engine)
     if found is None or found["p50_ms"] is None:
-        return "failed"
+        return None
     text = f"{found['p50_ms']:.2f}"
     if found["speedup"]:
         ratio, low, high = found["speedup"]
         text += f", {ratio:.1f}x [{low:.1f}, {high:.1f}]"
-    return f"{text}, {share_of_peak(cell, engine, peaks):.0%}"
+    return text
+
+
+def _entry(cell: Cell, engine: str, peaks: Mapping[str, Any]) -> str:
+    text = time_of(cell, engine)
+    return "failed" if text is None else f"{text}, {share_of_peak(cell, engine, peaks):.0%}"
 
 
 def run(

@@ -78,25 +78,18 @@ def precision_summary(*reports: Report) -> str:
 
 
 def speed_summary(report: Report) -> str:
-    """How many times as fast as TensorFlow the INT8 engines are, and FP32's."""
+    """How many times as fast as TensorFlow the INT8 engines are, and FP32's; in ms."""
     engines = {
+        "keras": "TensorFlow",
         "ort-fp32": "`ort` FP32",
         "ort-int8": "`ort` INT8",
         "openvino-int8": "`openvino` INT8",
     }
     rows = []
     for cell in report["cells"]:
-        name = cell["network"] + ("" if cell["trained"] else " (random weights)")
-        found = (cell["engines"][engine] for engine in engines)
-        cells = (
-            f"{one['p50_ms']:.2f} ms, {one['speedup'][0]:.1f}x "
-            f"[{one['speedup'][1]:.1f}, {one['speedup'][2]:.1f}]"
-            for one in found
-        )
-        rows.append(
-            (name, str(cell["batch"]), f"{cell['engines']['keras']['p50_ms']:.2f} ms", *cells)
-        )
-    return markdown(("network", "batch", "TensorFlow", *engines.values()), rows)
+        times = (measured_table.time_of(cell, engine) or "failed" for engine in engines)
+        rows.append((measured_table.network_name(cell), str(cell["batch"]), *times))
+    return markdown(("network", "batch", *engines.values()), rows)
 
 
 def int8_comparison(report: Report) -> str:

@@ -83,22 +83,30 @@ def in_use(devices: tuple[Gpu, ...]) -> Gpu | None:
 
 def by_cuda() -> Gpu | None:
     """Ask CUDA for the GPU that it uses; None where cuda-python or a driver for it is not here."""
-    try:
-        cudart = importlib.import_module("cuda.bindings.runtime")
-        _, index = cudart.cudaGetDevice()  # None where CUDA can't tell
+
+    def properties(cudart: Any, index: int) -> Gpu:
         _, found = cudart.cudaGetDeviceProperties(index)
         return Gpu(found.name.decode(), compute_capability=f"{found.major}.{found.minor}")
-    except (ImportError, OSError, RuntimeError, AttributeError, TypeError):
-        return None
+
+    return _ask_cuda(properties)
 
 
 def bus_id_in_use() -> str | None:
     """The PCI bus id of that GPU, as NVML ends it: ``0000:65:00.0``; None where nothing tells."""
-    try:
-        cudart = importlib.import_module("cuda.bindings.runtime")
-        _, index = cudart.cudaGetDevice()
+
+    def bus_id(cudart: Any, index: int) -> str:
         _, found = cudart.cudaDeviceGetPCIBusId(32, index)
         return str(found.rstrip(b"\0").decode()).lower()
+
+    return _ask_cuda(bus_id)
+
+
+def _ask_cuda(ask: Callable[[Any, int], T]) -> T | None:
+    """Ask of the device in use, by its index; None where cuda-python or a driver is not here."""
+    try:
+        cudart = importlib.import_module("cuda.bindings.runtime")
+        _, index = cudart.cudaGetDevice()  # None where CUDA can't tell
+        return ask(cudart, index)
     except (ImportError, OSError, RuntimeError, AttributeError, TypeError):
         return None
 

@@ -123,14 +123,13 @@ def finish(
     trials, warnings = ready.trials, list(ready.warnings)
     model, row = trials.model, trials.scheme
     recovered, fallback = ready.recovered, None
-    if ready.images is not None:
+    used = 0
+    if ready.images is not None and recovery.measured(ready.methods):
         trials = replace(trials, unrecovered=model.clone())
+        used = min(recovery.IMAGES, len(ready.images))
         setting = _setting(trials, ready.images, progress)
         recovered = recovered | recovery.with_images(model, ready.methods, setting)
     if config.max_drop is not None:
-        used = 0
-        if ready.images is not None and recovery.measured(ready.methods):
-            used = min(recovery.IMAGES, len(ready.images))
         images, notes = hold_out(source, config, ready.params, progress, used=used)
         fallback = hold_budget(trials, images, config.max_drop, progress)
         warnings += [*notes, *fallback.warnings]

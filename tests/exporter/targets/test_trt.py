@@ -19,6 +19,7 @@ from exporter.finish import finish
 from exporter.inspection import inspect
 from exporter.targets import _timing_cache, _trtexec, trt
 from tests.exporter.targets import tiny
+from tests.exporter.targets.tiny import told
 
 RECORDS = Path(__file__).parents[2] / "data" / "trt-records"
 
@@ -26,12 +27,6 @@ RECORDS = Path(__file__).parents[2] / "data" / "trt-records"
 @pytest.fixture
 def no_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trt, "MODULE", "tensorrt_that_is_not_here")
-
-
-def told(folder: Path) -> dict[str, Any]:
-    """What reached the stand-in's builder."""
-    values: dict[str, Any] = json.loads((folder / "engine.plan").read_bytes())
-    return values
 
 
 def test_without_tensorrt_the_graph_is_handed_over(no_tensorrt: None, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,7 @@ from exporter.errors import WrongUse
 from exporter.finish import finish
 from exporter.targets import _tensorrt
 from tests.exporter.targets import tiny
-
-
-def told(folder: Path) -> dict[str, Any]:
-    """What reached the stand-in's builder."""
-    values: dict[str, Any] = json.loads((folder / "engine.plan").read_bytes())
-    return values
+from tests.exporter.targets.tiny import told
 
 
 def test_a_release_without_typed_networks_is_told_by_flags(

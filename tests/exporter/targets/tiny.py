@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +81,9 @@ def handed_over(
         (aside / "calibration.json").write_text("{}")
         artifact.seal(aside, fields)
     return path
+
+
+def told(folder: Path) -> dict[str, Any]:
+    """What reached the stand-in's builder."""
+    values: dict[str, Any] = json.loads((folder / "engine.plan").read_bytes())
+    return values
