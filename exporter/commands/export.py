@@ -140,17 +140,9 @@ def export(
     from exporter import console, pipeline
     from exporter.commands.evaluate import measure
     from exporter.config import Batch, ExportConfig
-    from exporter.doctor import lacks_vnni
-    from exporter.models import zoo
 
-    ours = model in zoo.ZOO and options["weights"] in (None, "random")
-    if then_evaluate and data is None and not ours:
-        raise WrongUse("--evaluate needs to know on which images", hint=f"--data {data_help}")
-    if then_evaluate and options["weight_bits"] == 8 and lacks_vnni():
-        raise Missing(
-            "--evaluate runs the integers here, and this CPU has no VNNI: sums would saturate",
-            hint="leave it out, and evaluate on a CPU with VNNI",
-        )
+    if then_evaluate:
+        _check_evaluation(model, data, options)
     config = ExportConfig(
         model=model,
         target=target,
@@ -169,6 +161,21 @@ def export(
         (artifact,) = measure([artifact], data or "fashion-mnist", shown, unsafe=config.unsafe)
     if as_json:
         console.print_json(artifact.passport)
+
+
+def _check_evaluation(model: str, data: str | None, options: dict[str, Any]) -> None:
+    """Refuse before the work what could not be evaluated after it."""
+    from exporter.doctor import lacks_vnni
+    from exporter.models import zoo
+
+    ours = model in zoo.ZOO and options["weights"] in (None, "random")
+    if data is None and not ours:
+        raise WrongUse("--evaluate needs to know on which images", hint=f"--data {data_help}")
+    if options["weight_bits"] == 8 and lacks_vnni():
+        raise Missing(
+            "--evaluate runs the integers here, and this CPU has no VNNI: sums would saturate",
+            hint="leave it out, and evaluate on a CPU with VNNI",
+        )
 
 
 @click.command()
