@@ -2,8 +2,9 @@
 
 An engine holds for its TensorRT release and its GPU, so the usual way is in two steps: export
 where Keras is, copy the folder, ``exporter compile`` it on the target (a Jetson, a server).
-Nothing here has run on a GPU: the builder is the one that ``trt-rtx`` builds with in tests, its
-API names are checked against TensorRT 10.13 and 11, the rest is read from documentation.
+The builder is the one that ``trt-rtx`` builds with in tests. Its API names are checked against
+TensorRT 10.13 and 11; the rest follows NVIDIA's documentation. README, "What ran on which device",
+says where engines have run.
 """
 
 from __future__ import annotations

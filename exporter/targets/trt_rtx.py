@@ -3,7 +3,7 @@
 The plan's kernels are chosen and compiled when it is first loaded on a GPU. Without
 ``--compute-capability`` one plan serves Ampere and later; Turing (7.5) must be asked for:
 https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inference-library/cpu-engines.html
-This project has built such plans in its tests and never run one: not run on a GPU.
+README, "What ran on which device", says on which GPUs we have run such plans.
 """
 
 from __future__ import annotations
