@@ -60,6 +60,8 @@ class BuildOptions:
         version_compatible: an engine for later TensorRT releases of the same major version.
         dla_core: build for this DLA core; what can't run there runs on the GPU.
         compute_capabilities: GPUs to compile for with none here, such as ``8.6``.
+        tf32: let FP32 products round their factors to TF32, which has 10 bits of mantissa.
+        allow_fallback: let nodes that a provider declines run on the CPU.
     """
 
     workspace_mib: int | None = None
@@ -68,6 +70,8 @@ class BuildOptions:
     version_compatible: bool = False
     dla_core: int | None = None
     compute_capabilities: tuple[str, ...] = ()
+    tf32: bool = False
+    allow_fallback: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that no builder takes."""

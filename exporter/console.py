@@ -167,7 +167,9 @@ def passport_lines(passport: dict[str, Any]) -> list[tuple[str, str]]:
     if fp16 := passport.get("fp16"):
         lines += _fp16_lines(fp16, passport["passes"]["to_fp16"]["kept"])
     engine = passport.get(passport["target"], {})
-    if "compiled" in engine:
+    if "provider" in engine:
+        lines += provider_lines(engine)
+    elif "compiled" in engine:
         lines += engine_lines(engine, passport.get("engine"))
     elif executed := engine.get("executed"):
         lines.append(("executed", f"{', '.join(executed['summary'])}; on {executed['cpu']}"))
@@ -275,6 +277,26 @@ def engine_lines(engine: dict[str, Any], record: dict[str, Any] | None) -> list[
         warnings = checked["warnings"] if checked else []
     lines += [("executed", engine["executed"])] if "executed" in engine else []
     return lines + [("  warning", warning) for warning in warnings]
+
+
+def provider_lines(engine: dict[str, Any]) -> list[tuple[str, str]]:
+    """Pick from the passport's part of an onnxruntime provider: where nodes run, or how to finish.
+
+    Args:
+        engine: what the passport has under the target's name.
+    """
+    lines = [("provider", engine["provider"])]
+    if not engine["compiled"]:
+        finish = "copy the folder to its machine; there: exporter compile FOLDER"
+        return [*lines, ("not compiled", engine["why"]), ("to finish", finish)]
+    placement = engine["placement"]
+    versions = ", ".join(f"{name} {version}" for name, version in engine["versions"].items())
+    nodes = (f"{count} on {name}" for name, count in placement["nodes"].items())
+    lines += [("compiled on", f"{engine['gpu']}, {versions}"), ("nodes", ", ".join(nodes))]
+    return lines + [
+        ("  fell back", f"{each['op_type']} {each['node']}: {each['provider']}")
+        for each in placement["elsewhere"]
+    ]
 
 
 def zoo_table(rows: Sequence[dict[str, Any]]) -> None:

@@ -109,6 +109,17 @@ _BUILD = (
         metavar="X.Y",
         help="trt-rtx: compile for these GPUs, such as 8.6; default: 8.0 and later. Repeatable.",
     ),
+    click.option(
+        "--tf32",
+        is_flag=True,
+        help="ort-cuda: compute FP32 products in TF32, which is faster and less exact.",
+    ),
+    click.option(
+        "--allow-fallback",
+        is_flag=True,
+        help="ort-cuda, ort-trt, ort-trt-rtx: accept nodes that run on the CPU. Without it they "
+        "are an error.",
+    ),
 )
 
 

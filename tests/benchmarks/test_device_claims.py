@@ -111,6 +111,7 @@ FACTS = {
     "benchmarks/report/data.py",
     "benchmarks/report/layers.py",
     "benchmarks/rtx_builds.py",
+    "exporter/targets/_ort_two_steps.py",
     "exporter/targets/trt.py",
     "exporter/targets/trt_rtx.py",
 }
