@@ -318,7 +318,7 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
             ("cpu", f"{cpu.model}, {cpu.usable_cores} usable cores"),
             ("instruction sets", found),
             *(("", line) for line in cpu.consequences),
-            ("gpu", ", ".join(device.name for device in gpu.devices) or "none found"),
+            ("gpu", ", ".join(device.described for device in gpu.devices) or "none found"),
         ],
     )
     facts("Versions", [(n, v or "not installed") for n, v in diagnosis.versions.items()])

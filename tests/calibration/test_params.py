@@ -150,3 +150,39 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch) -> None:
         params("mse").save(path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["c.json"]
+
+
+def test_ranges_are_there_for_every_kind_that_the_method_serves(tmp_path: Path) -> None:
+    found = params("mse")
+    image = found.tensors["image"]
+    assert found.ranges("symmetric")["image"] == (-image.amax, image.amax)
+    assert found.ranges("affine")["image"] == (image.low, image.high)
+    assert image.amax_e4m3 is not None
+    assert found.ranges("e4m3")["image"] == (-image.amax_e4m3, image.amax_e4m3)
+    found.save(tmp_path / "c.json")
+    content = json.loads((tmp_path / "c.json").read_text())["tensors"]["image"]
+    assert content["scale_e4m3"] == np.float32(image.amax_e4m3 / 448)
+    with pytest.raises(WrongParams, match="no ranges for e4m3: entropy, its divergence"):
+        params("entropy").ranges("e4m3")
+
+
+def test_a_file_from_before_fp8_still_opens(tmp_path: Path) -> None:
+    params("mse").save(tmp_path / "new.json")
+    content = json.loads((tmp_path / "new.json").read_text())
+    for tensor in content["tensors"].values():
+        del tensor["amax_e4m3"], tensor["scale_e4m3"]
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    old = load(tmp_path / "old.json")
+    assert old.ranges("symmetric") == params("mse").ranges("symmetric")
+    with pytest.raises(WrongParams, match="from before there were such ranges") as caught:
+        old.ranges("e4m3")
+    assert "calibrate again" in str(caught.value.hint)
+
+
+def test_a_scale_of_fp8_that_does_not_follow_from_its_range_is_damage(tmp_path: Path) -> None:
+    params("mse").save(tmp_path / "c.json")
+    content = json.loads((tmp_path / "c.json").read_text())
+    content["tensors"]["image"]["scale_e4m3"] *= 1.01
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    with pytest.raises(DamagedParams, match="scale_e4m3"):
+        load(tmp_path / "c.json")

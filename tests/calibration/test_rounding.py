@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -116,3 +117,22 @@ def test_inputs_that_are_never_seen_leave_nearest():
     scaled, _ = problem(2)
     found = round_rows(scaled, np.zeros((8, 8)), INT8)
     np.testing.assert_array_equal(found.integers, np.rint(scaled))
+
+
+def test_numbers_of_fp8_are_neighbors_of_its_grid_and_gain_over_nearest():
+    """Its grid and its nearest number are ml_dtypes' own."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 40)) @ rng.normal(size=(40, 40)) + 1
+    scaled = rng.normal(size=(6, 40))
+    scaled *= 448 / np.abs(scaled).max(axis=1, keepdims=True)
+    found = round_rows(scaled, x.T @ x / 200, FORMATS["float8_e4m3fn"])
+    nearest = scaled.astype(ml_dtypes.float8_e4m3fn).astype(np.float64)
+    on_grid = found.integers.astype(ml_dtypes.float8_e4m3fn).astype(np.float64)
+    np.testing.assert_array_equal(found.integers, on_grid)
+    spacing = 2.0 ** (np.floor(np.log2(np.abs(scaled))).clip(-6) - 3)
+    assert (np.abs(found.integers - scaled) <= spacing).all()
+    changed = found.integers != nearest
+    assert 0.05 < changed.mean() < 0.7
+    moments = x.T @ x / 200
+    assert found.nearest_error == pytest.approx(cost(nearest - scaled, moments).sum())
+    assert found.error < 0.7 * found.nearest_error
