@@ -17,7 +17,7 @@ from calibration import convergence
 from calibration.convergence import Snapshot
 from calibration.errors import CalibrationError, DamagedParams, WrongParams
 from calibration.formats import E4M3_LARGEST, Kind
-from calibration.observers import DEFAULT_PERCENTILE, UNFIT, Histogram, find_range
+from calibration.observers import DEFAULT_PERCENTILE, Histogram, find_range
 from calibration.scales import affine_scale_zero_point, symmetric_scale
 
 FORMAT = 1
@@ -37,8 +37,7 @@ class TensorParams:
         count: number of values.
         clipped: share of values outside [-amax, amax], 0 to 1.
         clipped_affine: share of values outside [low, high], 0 to 1.
-        amax_e4m3: FP8 represents [-amax_e4m3, amax_e4m3]; None where the calibrator is not for
-            FP8, and in files from before there was FP8.
+        amax_e4m3: FP8 represents [-amax_e4m3, amax_e4m3]; None in a calibration for INT8.
     """
 
     amax: float
@@ -130,10 +129,9 @@ class Params:
         found = {name: tensor.range_for(kind) for name, tensor in self.tensors.items()}
         known = {name: one for name, one in found.items() if one is not None}
         if len(known) < len(found):
-            why = UNFIT.get((self.method, kind), "it is from before there were such ranges")
             raise WrongParams(
-                f"this calibration has no ranges for {kind}: {self.method}, {why}",
-                hint="calibrate again, with mse, percentile or minmax",
+                "this calibration was made for INT8 and has no ranges for FP8",
+                hint="calibrate again, with --precision fp8",
             )
         return known
 
@@ -152,7 +150,7 @@ class Params:
 
     def _to_json(self) -> dict[str, Any]:
         head = {field.name: getattr(self, field.name) for field in fields(self)[1:]}
-        tensors = {name: asdict(one) | _scales(one) for name, one in self.tensors.items()}
+        tensors = {name: _known(asdict(one)) | _scales(one) for name, one in self.tensors.items()}
         head["convergence"] = convergence.to_json(self.convergence)
         return {"format": FORMAT, **head, "tensors": tensors}
 
@@ -165,11 +163,12 @@ def calibrate(
     graph: str,
     data: str,
     preprocessing: str,
+    kind: Kind = "symmetric",
     percentile: float = DEFAULT_PERCENTILE,
     stopped_early: bool = False,
     snapshots: Sequence[Snapshot] = (),
 ) -> Params:
-    """Choose every tensor's range for each kind of format.
+    """Choose every tensor's range for both schemes of INT8 and, where asked for, for FP8.
 
     Args:
         histograms: by tensor, as ``collect`` returns them.
@@ -178,6 +177,7 @@ def calibrate(
         graph: hash of the graph.
         data: hash of the images.
         preprocessing: hash or name of the preprocessing.
+        kind: "e4m3" for a range for FP8 too.
         percentile: see ``find_range``.
         stopped_early: as ``collect`` found.
         snapshots: the convergence that ``collect`` recorded.
@@ -187,7 +187,7 @@ def calibrate(
         WrongRequest: an unknown method or a bad percentile.
     """
     tensors = {
-        name: _tensor_params(histogram, method, percentile)
+        name: _tensor_params(histogram, method, percentile, fp8=kind == "e4m3")
         for name, histogram in histograms.items()
     }
     return Params(
@@ -226,12 +226,12 @@ def load(path: Path) -> Params:
         raise _damaged(path, str(error)) from error
 
 
-def _tensor_params(histogram: Histogram, method: str, percentile: float) -> TensorParams:
+def _tensor_params(
+    histogram: Histogram, method: str, percentile: float, *, fp8: bool
+) -> TensorParams:
     amax = find_range(histogram, method, "symmetric", percentile=percentile).amax
     affine = find_range(histogram, method, "affine", percentile=percentile)
-    e4m3 = None
-    if (method, "e4m3") not in UNFIT:
-        e4m3 = find_range(histogram, method, "e4m3", percentile=percentile).amax
+    e4m3 = find_range(histogram, method, "e4m3", percentile=percentile).amax if fp8 else None
     return TensorParams(
         amax=amax,
         low=affine.low,
@@ -244,6 +244,10 @@ def _tensor_params(histogram: Histogram, method: str, percentile: float) -> Tens
         clipped_affine=histogram.share_outside(affine.low, affine.high),
         amax_e4m3=e4m3,
     )
+
+
+def _known(fields_of_tensor: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields_of_tensor.items() if value is not None}
 
 
 def _scales(one: TensorParams) -> dict[str, float | int]:

@@ -165,7 +165,7 @@ def calibrated(
         )
     if not tensors_to_calibrate(model, row):
         raise _nothing(source.name, place(model, row).kept)
-    graph = graph_hash(model)  # before its opset is raised: one calibration serves all schemes
+    graph = graph_hash(model)  # before its opset is raised, as a ladder makes it again
     reports += raise_opset(model, row)
     prepared = json.dumps(describe(source.preprocessing, size), sort_keys=True)
     images = measured_images(source, config, methods, progress)
@@ -265,6 +265,7 @@ def _measure(
         graph=hashes[0],
         data=data,
         preprocessing=hashes[1],
+        kind=kind,
         stopped_early=found.stopped_early,
         snapshots=found.convergence,
     )
