@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from exporter import machines
 from exporter.config import Batch, BuildOptions
 from exporter.engine_record import FIELD, EngineRecord
 from exporter.errors import Missing, WrongUse, unknown_name
@@ -87,11 +88,12 @@ class Target:
         needs_gpu: whether building its engine also takes an NVIDIA GPU.
         batch_range: whether its engines are built for a range of batch sizes.
         cpu_needs: for a precision that not every CPU runs: of these instruction sets, any one.
-        rest: the type of what INT8 leaves in floating point, unless the user says otherwise.
+        rest: the type of what INT8 leaves in floating point, unless user or scheme say otherwise.
         schemes: those whose INT8 graphs its parser takes.
         half_graph: whether its FP16 is one of the graph's types; else of stored weights alone,
             which the target sees to.
         honours: the fields of :class:`BuildOptions` that it takes.
+        builds_for: GPUs, by a precision that not all of the builder's default ones have.
     """
 
     name: str
@@ -111,6 +113,7 @@ class Target:
     schemes: tuple[SchemeName, ...] = ("tensorrt", "cpu")
     half_graph: bool = True
     honours: tuple[str, ...] = ()
+    builds_for: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def install(self) -> str:
@@ -168,8 +171,11 @@ class Target:
             Missing: something is to be chosen by running 8 bits, whose sums saturate here.
         """
         from exporter.doctor import lacks_vnni
+        from exporter.quantized import scheme_of
 
-        scheme = config.scheme or self.scheme
+        if not config.is_quantized:
+            return
+        scheme = scheme_of(config, self.scheme).name
         if config.weight_bits == 7 and scheme != "cpu":
             raise WrongUse(
                 f"weights of 7 bits are for CPUs without VNNI, and the scheme is {scheme}",
@@ -199,28 +205,39 @@ class Target:
                 hint=f"run this on a CPU that has one, or leave out --precision {precision}",
             )
 
+    def check_gpu(self, precision: str) -> None:
+        """Raise Missing where an engine would be built here, for a GPU that lacks a precision."""
+        if self.needs_gpu:
+            importlib.import_module(f"exporter.targets.{self.name}").check_gpu(precision)
+
     def types_half(self, config: ExportConfig) -> bool:
-        """Whether the graph gets FP16: all of it, or what INT8 leaves.
+        """Whether the graph gets FP16: all of it, or what INT8 or FP8 leaves.
 
         Raises:
             WrongUse: the target has no FP16, or inputs and outputs are to be FP16 in a graph
                 that has none.
         """
-        rest = config.rest or self.rest if config.precision == "int8" else config.precision
+        from exporter.quantized import scheme_of
+
+        scheme = scheme_of(config, self.scheme) if config.is_quantized else None
+        rest: str = config.precision
+        if scheme is not None:
+            rest = config.rest or scheme.rest or self.rest
         if rest == "fp16" and not self.half_graph:
-            if config.precision == "int8" or config.io == "fp16":
+            if scheme is not None or config.io == "fp16":
                 raise WrongUse(f"target {self.name!r} has no FP16 but for its stored weights")
             return False
         if rest == "fp16":
             self.check_precision("fp16")
-            if config.precision == "int8" and (config.scheme or self.scheme) == "cpu":
+            if scheme is not None and scheme.name == "cpu":
                 raise WrongUse(
                     "--scheme cpu and FP16 around it contradict each other",
                     hint="leave out --scheme, or add --rest fp32: that CPU has no FP16 kernels",
                 )
         elif config.io == "fp16":
             raise WrongUse(
-                f"--io fp16: target {self.name!r} leaves the rest of an INT8 graph in FP32",
+                f"--io fp16: target {self.name!r} leaves the rest of an "
+                f"{config.precision.upper()} graph in FP32",
                 hint="add --rest fp16",
             )
         return rest == "fp16"
@@ -250,8 +267,11 @@ class Target:
                     f"target {self.name!r} does not take {name.replace('_', '-')}",
                     hint=f"these do: {', '.join(takers)}",
                 )
+        machines.check_capabilities(options.compute_capabilities, precision)
         if options.dla_core is None:
             return
+        if precision == "fp8":
+            raise WrongUse("a DLA computes in FP16 and INT8, and --precision is fp8")
         if precision == "fp32":
             raise WrongUse("a DLA computes in FP16 and INT8, and --precision is fp32")
         if batch.fixed is None:
@@ -283,7 +303,7 @@ TARGETS: dict[str, Target] = {
         Target(
             "onnx",
             "the checked graph itself, for any ONNX runtime",
-            ("fp32", "fp16", "int8"),
+            ("fp32", "fp16", "int8", "fp8"),
             scheme="tensorrt",
             needs="onnxruntime",
             extras="cpu",
@@ -312,7 +332,7 @@ TARGETS: dict[str, Target] = {
         Target(
             "trt",
             "TensorRT engines; without a GPU, a checked graph to finish on the target machine",
-            ("fp32", "fp16", "int8"),
+            ("fp32", "fp16", "int8", "fp8"),
             scheme="tensorrt",
             needs="onnx",  # TensorRT itself only where the engine is built
             extras="cpu",
@@ -335,7 +355,7 @@ TARGETS: dict[str, Target] = {
         Target(
             "trt-rtx",
             "TensorRT-RTX plans, compiled ahead of time with no GPU",
-            ("fp32", "fp16", "int8"),
+            ("fp32", "fp16", "int8", "fp8"),
             scheme="tensorrt",
             needs="tensorrt_rtx",
             extras="cpu,rtx",
@@ -346,6 +366,8 @@ TARGETS: dict[str, Target] = {
             rest="fp16",
             schemes=("tensorrt",),
             honours=("compute_capabilities",),
+            # Without a list, the builder compiles for 8.0 and 8.6 too, which have no FP8.
+            builds_for={"fp8": ("8.9", "12.0")},
         ),
         Target(
             "ort-cuda",
