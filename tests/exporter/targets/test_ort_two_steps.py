@@ -98,9 +98,8 @@ def test_a_fallback_is_refused_unless_it_is_allowed(tmp_path: Path) -> None:
     section = done.passport["ort-cuda"]
     assert section["options"] == {"allow_fallback": True}
     assert len(section["placement"]["elsewhere"]) == 4
-    assert ("  fell back", "Conv node_conv: CPUExecutionProvider") in console.provider_lines(
-        section
-    )
+    shown = console.provider_lines(section)
+    assert ("  fell back", "Conv node_conv: CPUExecutionProvider") in shown
     with targets.open_artifact(artifact.read(path)) as runner:
         assert runner.infer(FEEDS)["y"].shape == (2, 4, 16, 16)
 
