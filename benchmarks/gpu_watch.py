@@ -1,12 +1,14 @@
 """What NVIDIA GPUs were doing when a block ended: their clocks, and what held these back.
 
-By nvidia-ml-py. NOT RUN here on a GPU: read from a stand-in. A Jetson has no NVML for its own GPU;
+By nvidia-ml-py. A Jetson has no NVML for its own GPU;
 its clock is in ``tegrastats`` (:func:`parse_tegrastats_clock`).
 """
 
 from __future__ import annotations
 
 import re
+import statistics
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +29,7 @@ _READ_REASONS = (
     "nvmlDeviceGetCurrentClocksThrottleReasons",
     "nvmlDeviceGetCurrentClocksEventReasons",
 )
+_LISTEN_EVERY_S = 0.2
 _TEGRA_CLOCK = re.compile(r"\bGR3D_FREQ \d+%@\[?(\d+)")
 
 
@@ -55,6 +58,34 @@ def read_gpus() -> tuple[GpuState, ...]:
     used = bus_id_in_use() if len(found) > 1 else None
     states = [state for bus_id, state in found if used and bus_id.endswith(used)]
     return tuple(states or (state for _, state in found))
+
+
+def listen(seconds: float) -> float | None:
+    """Return the share of the time that the GPU in use was busy; None where nothing tells.
+
+    To be asked before a run begins: whatever computes then is somebody else's.
+    """
+    shares: list[float] = []
+    end = time.monotonic() + seconds
+    while not shares or time.monotonic() < end:
+        found = read_each(lambda nvml, index: (_bus_id(nvml, index), _busy(nvml, index)))
+        used = bus_id_in_use() if len(found) > 1 else None
+        told = [share for bus_id, share in found if not used or bus_id.endswith(used)]
+        known = [share for share in told if share is not None]
+        if not known:
+            return None
+        shares.append(max(known))
+        time.sleep(_LISTEN_EVERY_S)
+    return statistics.fmean(shares)
+
+
+def _busy(nvml: Any, index: int) -> float | None:
+    """Return the share of NVML's last sampling period in which a kernel ran."""
+    try:
+        rates = nvml.nvmlDeviceGetUtilizationRates(nvml.nvmlDeviceGetHandleByIndex(index))
+    except nvml.NVMLError:
+        return None
+    return float(rates.gpu) / 100
 
 
 def _bus_id(nvml: Any, index: int) -> str:

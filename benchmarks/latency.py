@@ -20,6 +20,7 @@ from typing import Any, cast
 import numpy as np
 
 from benchmarks import (
+    gpu_watch,
     latency_result,
     machine_watch,
     payoff,
@@ -132,13 +133,16 @@ def bench(
     date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     cores = choose_cores(plan.threads)
     busy_before = machine_watch.listen(cores, _LISTEN_S)
+    gpu_busy_before = gpu_watch.listen(_LISTEN_S) if any(map(_runs_on_gpu, artifacts)) else None
     rows = measure(artifacts, plan, against, Original(original, unsafe), cores, progress)
     baseline = rows[0].engine
     return Report(
         scenario=plan.scenario,
         baseline=baseline,
         rows=rows,
-        unstable=stability.reasons(rows, baseline, plan.scenario, busy_before),
+        unstable=stability.reasons(
+            rows, baseline, plan.scenario, busy_before, gpu_busy_before=gpu_busy_before
+        ),
         verdicts=payoff.verdicts(artifacts, rows, plan.scenario)
         + payoff.beside_peers(artifacts, rows, plan.scenario),
         settings={
@@ -198,13 +202,17 @@ def line_up(
     ]
     for one in artifacts:
         engines.append(Engine(str(one.path), "artefact", one.path))
-        record = one.passport.get(engine_record.FIELD)
-        # A DLA records no CUDA graph.
-        on_gpu = record is not None and record.get("dla_core") is None
-        if on_gpu or "provider" in one.passport.get(one.target, {}):
+        if _runs_on_gpu(one):
             name = f"{one.path} (no CUDA graph)"
             engines.append(Engine(name, "artefact", one.path, cuda_graph=False))
     return engines
+
+
+def _runs_on_gpu(one: Artifact) -> bool:
+    """Whether it runs on a GPU, where a CUDA graph can replay its kernels: on a DLA none can."""
+    record = one.passport.get(engine_record.FIELD)
+    on_gpu = record is not None and record.get("dla_core") is None
+    return on_gpu or "provider" in one.passport.get(one.target, {})
 
 
 def check(artifacts: Sequence[Artifact]) -> None:

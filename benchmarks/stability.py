@@ -27,6 +27,7 @@ class Limits:
         drift: over the whole run, by Theil and Sen's slope of the baseline.
         p_value: below which Kendall's test calls that slope a trend.
         before: share of the pinned cores that was busy before the start.
+        gpu_before: share of the time that the GPU was.
     """
 
     others: float = 0.05
@@ -36,6 +37,7 @@ class Limits:
     drift: float = 0.03
     p_value: float = 0.05
     before: float = 0.10
+    gpu_before: float = 0.05
 
 
 LIMITS = Limits()
@@ -47,6 +49,7 @@ def reasons(
     scenario: Scenario,
     busy_before: float | None,
     limits: Limits = LIMITS,
+    gpu_busy_before: float | None = None,
 ) -> tuple[str, ...]:
     """Say why a measurement can't be trusted.
 
@@ -57,9 +60,13 @@ def reasons(
         busy_before: share of the pinned cores before the start; the load average would count
             an earlier measurement too. None where the machine does not tell.
         limits: what is still quiet.
+        gpu_busy_before: share of the time that the GPU was busy before the start; None where
+            nothing on it is timed, or nothing tells.
     """
     measured = [row for row in rows if row.blocks]
     found = [*_before(busy_before, limits)]
+    if gpu_busy_before is not None and gpu_busy_before > limits.gpu_before:
+        found.append(f"the GPU was busy before the start: {gpu_busy_before:.0%} of the time")
     found += _beside([block for row in measured for block in row.blocks], limits)
     for row in measured:
         found += _scattered(row, scenario, limits)

@@ -114,7 +114,7 @@ def measure(job: Job) -> dict[str, Any]:
         }
 
 
-def warm_up(call: Callable[[], None], longest_s: float) -> bool:
+def warm_up(call: Callable[[], object], longest_s: float) -> bool:
     """Call until the time of a call has settled, or the time is up.
 
     Returns:
@@ -131,7 +131,7 @@ def warm_up(call: Callable[[], None], longest_s: float) -> bool:
             return False
 
 
-def repeat(call: Callable[[], None], seconds: float, least: int) -> list[float]:
+def repeat(call: Callable[[], object], seconds: float, least: int) -> list[float]:
     """Call for so long and at least so often; return the seconds of each call."""
     times: list[float] = []
     end = time.perf_counter() + seconds

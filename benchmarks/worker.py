@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -28,6 +29,8 @@ def ask(
     job: str,
     limit_s: float | None = None,
     environment: Mapping[str, str] | None = None,
+    *,
+    with_children: bool = False,
 ) -> Answer:
     """Run a function in a process that does not outlive this call.
 
@@ -36,6 +39,7 @@ def ask(
         job: what it reads.
         limit_s: how long it may take; None: as long as it does.
         environment: variables beside those of this process.
+        with_children: end the processes that it started too, where it takes too long.
 
     Returns:
         What it answered; ``error`` (and ``hint``) where it refused, died or took too long.
@@ -47,6 +51,7 @@ def ask(
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **(environment or {})},
+        start_new_session=with_children,  # a group of its own, which can be ended as one
     ) as worker:
         try:
             out, said = worker.communicate(job, timeout=limit_s)
@@ -54,6 +59,8 @@ def ask(
             return {"error": f"took longer than {limit_s:.0f} s"}
         finally:  # Ctrl-C too
             with contextlib.suppress(ProcessLookupError):
+                if with_children:
+                    os.killpg(worker.pid, signal.SIGKILL)
                 worker.kill()
                 worker.wait()
     lines = out.strip().splitlines()

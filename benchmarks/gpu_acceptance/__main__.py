@@ -7,8 +7,10 @@ from pathlib import Path
 import click
 
 from benchmarks import command, result_file
-from benchmarks.gpu_acceptance import handover, page, run
+from benchmarks.gpu_acceptance import bare, bare_page, handover, page, run
 from benchmarks.gpu_acceptance.expectations import exit_code
+from benchmarks.gpu_acceptance.handover import BARE, TENSORRT
+from benchmarks.gpu_acceptance.parts import Device
 from benchmarks.latency import Plan
 from exporter import console
 from exporter.errors import Missing, WrongUse
@@ -34,11 +36,11 @@ def require_gpu() -> None:
         raise Missing(error.message, hint=f"{error.hint}\n{elsewhere}") from error
 
 
-def prepare(folder: Path, models: tuple[str, ...], images: int | None) -> None:
+def prepare(folder: Path, models: tuple[str, ...], images: int | None, kind: str) -> None:
     """Run the first stage."""
     from benchmarks.gpu_acceptance import prepare as first
 
-    wanted = first.Wanted(models or first.SHIPPED, images)
+    wanted = first.Wanted(models or first.SHIPPED, images, kind)
     with console.progress_bars(quiet=False) as progress:
         first.prepare(wanted, folder, progress)
 
@@ -55,6 +57,22 @@ def try_out(folder: Path, output: Path, plan: Plan, device: run.Device) -> int:
     console.table(f"{device.executed}: {page.headline(report)}", page.COLUMNS, page.rows(report))
     console.say(f"to send back: {output / JSON} and {output / PAGE}")
     return exit_code(row["verdict"] for row in report["expectations"])
+
+
+def run_bare(folder: Path, output: Path, images: int | None, *, rehearse: bool) -> int:
+    """Run the second stage where there is no TensorRT, show what came of it, return the exit code.
+
+    A part that did not end well decides nothing, so it counts as not judged.
+    """
+    with console.progress_bars(quiet=False) as progress:
+        device: Device = "cpu" if rehearse else "cuda"
+        report = bare.run(folder, output, device=device, images=images, progress=progress)
+    console.table(report["executed"], bare_page.PARTS, bare_page.parts(report))
+    console.table(page.headline(report), page.COLUMNS, page.rows(report))
+    console.say(f"to send back: {output / bare.JSON} and {output / bare.PAGE}")
+    verdicts = [row["verdict"] for row in report["expectations"]]
+    unfinished = any(part["status"] != "ok" for part in report["parts"])
+    return exit_code([*verdicts, *(["not judged"] if unfinished else [])])
 
 
 def new_folder(output: Path) -> None:
@@ -74,8 +92,20 @@ _folder = click.Path(path_type=Path, file_okay=False)
 @click.command()
 @click.option("--prepare", "to", type=_folder, help="Only the first stage, into this new folder.")
 @click.option("--run", "prepared", type=_folder, help="Only the second stage, from that folder.")
+@click.option(
+    "--without",
+    type=click.Choice(["tensorrt"]),
+    help="For a bare GPU machine: onnxruntime's CUDA provider, our runner, NVML, TensorRT-RTX.",
+)
+@click.option(
+    "--rehearse", is_flag=True, help="--run --without tensorrt on a CPU: shows nothing of a GPU."
+)
 @click.option("--model", "models", multiple=True, help="First stage: of the zoo, or a .keras file.")
-@click.option("--images", type=click.IntRange(min=1), help="First stage: only so many test images.")
+@click.option(
+    "--images",
+    type=click.IntRange(min=1),
+    help="First stage, or --without tensorrt: only so many test images.",
+)
 @click.option("--rounds", type=click.IntRange(min=5), default=5, show_default=True)
 @click.option(
     "--seconds", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Of each block."
@@ -91,6 +121,8 @@ _folder = click.Path(path_type=Path, file_okay=False)
 def main(
     to: Path | None,
     prepared: Path | None,
+    without: str | None,
+    rehearse: bool,
     models: tuple[str, ...],
     images: int | None,
     rounds: int,
@@ -103,22 +135,34 @@ def main(
     Keras and GPU on one machine:     python -m benchmarks.gpu_acceptance
     where Keras is (no GPU needed):   python -m benchmarks.gpu_acceptance --prepare DIR
     where the GPU is (no Keras):      python -m benchmarks.gpu_acceptance --run DIR
+    a GPU and no TensorRT:            both stages with --without tensorrt
 
     Exit codes: 0 all is met, 3 something is not, 4 something could not be judged or is missing
-    here. No engine of this project has run on a GPU yet.
+    here. README, "What ran on which device", says what has run so far.
     """
     if to and prepared:
         raise WrongUse("--prepare and --run are two stages", hint="give one, or neither for both")
-    if prepared and (models or images):
+    if rehearse and not (prepared and without):
+        raise WrongUse("--rehearse goes with --run DIR --without tensorrt")
+    if prepared and (models or (images and not without)):
         raise WrongUse("--model and --images are for the first stage, and --run is the second")
+    if without and not (to or prepared):
+        raise WrongUse(
+            "--without tensorrt takes two stages: its machine has no TensorFlow",
+            hint=f"{_COMMAND} --prepare DIR --without tensorrt, then --run DIR with the same",
+        )
     if to:
-        prepare(to, models, images)
-        console.say(f"now copy {to} to where the GPU is, and there: {_COMMAND} --run {to}")
+        prepare(to, models, images, BARE if without else TENSORRT)
+        then = " --without tensorrt" if without else ""
+        console.say(f"now copy {to} to where the GPU is, and there: {_COMMAND} --run {to}{then}")
         return
+    if prepared and without:
+        new_folder(output)
+        raise click.exceptions.Exit(run_bare(prepared, output, images, rehearse=rehearse))
     require_gpu()
     new_folder(output)
     if prepared is None:
-        prepare(prepared := output / "prepared", models, images)
+        prepare(prepared := output / "prepared", models, images, TENSORRT)
     plan = Plan(rounds=rounds, seconds=seconds)
     raise click.exceptions.Exit(try_out(prepared, output, plan, run.GPU))
 

@@ -25,8 +25,16 @@ from exporter.untrusted import read_json_file
 
 PREPARED = "prepared.json"
 IMAGES = "test.npz"
-PRECISIONS: tuple[Precision, ...] = ("fp16", "int8")
 KERAS = "keras"
+# What a folder holds of each network, and for which target: by precision, by kind of folder.
+TENSORRT = "tensorrt"
+BARE = "bare"
+ARTIFACTS: dict[str, dict[Precision, str]] = {
+    TENSORRT: {"fp16": "trt", "int8": "trt"},
+    BARE: {"fp32": "ort-cuda", "fp16": "ort-cuda", "int8": "trt"},
+}
+# Those whose logits are simulated on a CPU; FP32 needs no simulation.
+SIMULATED: tuple[Precision, ...] = ("fp16", "int8")
 FORMAT = 1
 _MOST_BYTES = 4_000_000
 _FIELDS = {
@@ -47,7 +55,7 @@ class Case:
     Attributes:
         model: its name.
         artefacts: by precision, each verified.
-        logits: (images, classes) by :data:`PRECISIONS`, simulated, and by :data:`KERAS`.
+        logits: (images, classes) by :data:`SIMULATED` and by :data:`KERAS`.
     """
 
     model: str
@@ -89,7 +97,9 @@ def logits_file(folder: Path, model: str) -> Path:
     return folder / f"{model}.logits.npz"
 
 
-def seal(folder: Path, models: Sequence[str], about: Mapping[str, Any]) -> None:
+def seal(
+    folder: Path, models: Sequence[str], about: Mapping[str, Any], kind: str = TENSORRT
+) -> None:
     """Write the record, with the hash of all that the second stage reads.
 
     An artefact goes by its passport's hash, and the passport by this one: neither can be exchanged
@@ -98,11 +108,12 @@ def seal(folder: Path, models: Sequence[str], about: Mapping[str, Any]) -> None:
     passports = [
         artefact_folder(folder, model, precision) / artifact.PASSPORT
         for model in models
-        for precision in PRECISIONS
+        for precision in ARTIFACTS[kind]
     ]
     files = [folder / IMAGES, *(logits_file(folder, model) for model in models), *passports]
+    files += sorted(folder.glob("*.skeleton.onnx"))
     hashes = {path.relative_to(folder).as_posix(): artifact.sha256(path) for path in files}
-    record = {"format": FORMAT, **about, "models": list(models), "files": hashes}
+    record = {"format": FORMAT, "kind": kind, **about, "models": list(models), "files": hashes}
     (folder / PREPARED).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
@@ -125,9 +136,12 @@ def read(folder: Path) -> Prepared:
         )
 
     models, hashes, counts = about["models"], about["files"], about["images"]
+    kind = about.get("kind", TENSORRT)
+    if kind not in ARTIFACTS:
+        raise ExporterError(f"{folder / PREPARED} is damaged: its kind is {kind!r}")
 
     def file(path: Path) -> Path:
-        _verify(path, hashes.get(path.relative_to(folder).as_posix()))
+        verify(path, hashes.get(path.relative_to(folder).as_posix()))
         return path
 
     images = datasets.load(f"npz:{file(folder / IMAGES)}", "test")
@@ -138,7 +152,10 @@ def read(folder: Path) -> Prepared:
     cases = tuple(
         Case(
             model,
-            {name: _artefact(file, folder, model, name) for name in PRECISIONS},
+            {
+                name: _artefact(file, folder, model, (name, target))
+                for name, target in ARTIFACTS[kind].items()
+            },
             _logits(file(logits_file(folder, model)), len(images)),
         )
         for model in models
@@ -155,7 +172,13 @@ def _are_names(models: list[Any]) -> bool:
     )
 
 
-def _verify(path: Path, sha256: Any) -> None:
+def verify(path: Path, sha256: Any) -> None:
+    """Hold a file to the hash that its record has.
+
+    Raises:
+        WrongUse: it is not there.
+        ExporterError: it is another file.
+    """
     if not path.is_file():
         raise WrongUse(f"no such file: {path}", hint="copy the whole folder")
     if sha256 != artifact.sha256(path):
@@ -165,13 +188,14 @@ def _verify(path: Path, sha256: Any) -> None:
         )
 
 
-def _artefact(file: Any, folder: Path, model: str, precision: str) -> Artifact:
+def _artefact(file: Any, folder: Path, model: str, wanted: tuple[str, str]) -> Artifact:
+    precision, target = wanted
     place = artefact_folder(folder, model, precision)
     file(place / artifact.PASSPORT)
     found = artifact.read(place)
     own = found.passport["precision"]
-    if (found.target, own) != ("trt", precision):
-        raise ExporterError(f"{place} is {found.target} in {own}, not trt in {precision}")
+    if (found.target, own) != (target, precision):
+        raise ExporterError(f"{place} is {found.target} in {own}, not {target} in {precision}")
     found.file(MODEL)
     return found
 
@@ -182,7 +206,7 @@ def _logits(path: Path, images: int) -> dict[str, Logits]:
     Raises:
         ExporterError: damaged, or not of these images.
     """
-    names = (KERAS, *PRECISIONS)
+    names = (KERAS, *SIMULATED)
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
             found = {name: np.asarray(archive[name]) for name in names}

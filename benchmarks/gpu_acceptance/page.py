@@ -44,24 +44,25 @@ def markdown(report: Report) -> str:
         "",
         "## Expectations",
         "",
-        *_table(COLUMNS, rows(report)),
+        *table(COLUMNS, rows(report)),
         "## Accuracy",
         "",
-        *_table(_ACCURACY, _accuracy(report)),
+        *table(_ACCURACY, _accuracy(report)),
         "## Latency",
         "",
         *_latency(report),
         "## Engines",
         "",
-        *_table(_ENGINE, _engines(report)),
+        *table(_ENGINE, _engines(report)),
         "## Machine",
         "",
-        *_table(("what", "here", "where it was prepared"), _machines(report)),
+        *table(("what", "here", "where it was prepared"), _machines(report)),
     ]
     return "\n".join(lines)
 
 
-def _table(columns: Sequence[str], content: Sequence[Sequence[str]]) -> list[str]:
+def table(columns: Sequence[str], content: Sequence[Sequence[str]]) -> list[str]:
+    """Write a table, with text from elsewhere made safe."""
     shown = [" | ".join(cell(text) or "-" for text in row) for row in content]
     return [
         f"| {' | '.join(columns)} |",
@@ -109,7 +110,7 @@ def _latency(report: Report) -> Iterator[str]:
         if timed is None:
             yield from ("Not measured: one of its engines did not run.", "")
             continue
-        yield from _table(columns, [_timed(row) for row in timed["rows"]])
+        yield from table(columns, [_timed(row) for row in timed["rows"]])
         if timed["unstable"]:
             yield from (*(f"- unstable: {cell(why)}" for why in timed["unstable"]), "")
 

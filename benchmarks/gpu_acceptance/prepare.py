@@ -11,8 +11,8 @@ import numpy as np
 
 from benchmarks import accuracy, gate_run, result_file
 from benchmarks.accuracy import Images, Logits
-from benchmarks.gpu_acceptance import handover
-from benchmarks.gpu_acceptance.handover import KERAS, PRECISIONS
+from benchmarks.gpu_acceptance import handover, skeleton
+from benchmarks.gpu_acceptance.handover import ARTIFACTS, BARE, KERAS, SIMULATED, TENSORRT
 from exporter import artifact, datasets, pipeline
 from exporter.artifact import Artifact
 from exporter.config import Batch, ExportConfig
@@ -33,10 +33,13 @@ class Wanted:
     Attributes:
         models: zoo names, or ``.keras`` files that carry their preprocessing.
         images: only the first so many test images; None: all.
+        kind: of :data:`benchmarks.gpu_acceptance.handover.ARTIFACTS`: for a machine with TensorRT,
+            or for a bare one.
     """
 
     models: tuple[str, ...] = SHIPPED
     images: int | None = None
+    kind: str = TENSORRT
 
     def __post_init__(self) -> None:
         """Refuse two models of one name.
@@ -73,7 +76,9 @@ def prepare(wanted: Wanted, folder: Path, progress: Progress = silent) -> None:
             "images": {"data": DATA, "count": count, "of": len(data)},
             "executed": "simulated on a CPU, not run on a GPU",
         }
-        handover.seal(aside, wanted.names, about)
+        if wanted.kind == BARE:
+            skeleton.prepare(aside, progress)
+        handover.seal(aside, wanted.names, about, wanted.kind)
 
 
 def _prepare(model: str, name: str, wanted: Wanted, folder: Path, progress: Progress) -> None:
@@ -82,18 +87,19 @@ def _prepare(model: str, name: str, wanted: Wanted, folder: Path, progress: Prog
         precision: pipeline.export(
             ExportConfig(
                 model,
-                "trt",
+                target,
                 handover.artefact_folder(folder, name, precision),
                 precision=precision,
                 data=DATA,
                 rest="fp16" if precision == "int8" else None,
-                batch=_BATCH,
+                batch=_BATCH if target == "trt" else Batch(),
             ),
             progress,
         )
-        for precision in PRECISIONS
+        for precision, target in ARTIFACTS[wanted.kind].items()
     }
-    logits = _logits(list(made.values()), wanted.images, progress)
+    simulated = [made[precision] for precision in SIMULATED]
+    logits = _logits(simulated, wanted.images, progress)
     np.savez_compressed(handover.logits_file(folder, name), allow_pickle=False, **logits)
 
 

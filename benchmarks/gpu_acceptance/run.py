@@ -2,7 +2,6 @@
 
 What it asks of the machine is one :class:`Device`. :data:`GPU` is the one that users get; tests put
 onnxruntime in its place, which shows that all around the engine works and says nothing about a GPU.
-NOT RUN ON A GPU.
 """
 
 from __future__ import annotations

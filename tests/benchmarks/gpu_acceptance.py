@@ -10,7 +10,7 @@ import onnx
 import onnx.parser
 
 from benchmarks.gpu_acceptance import handover
-from benchmarks.gpu_acceptance.handover import PRECISIONS
+from benchmarks.gpu_acceptance.handover import ARTIFACTS, SIMULATED, TENSORRT
 from exporter.artifact import MODEL
 from tests.exporter.engines import artefact
 
@@ -29,7 +29,12 @@ def port(name: str, *shape: int) -> dict[str, Any]:
 
 
 def prepared_by_hand(
-    place: Path, net: str = NET, side: int = 4, channels: int = 1, output: str = "logits"
+    place: Path,
+    net: str = NET,
+    side: int = 4,
+    channels: int = 1,
+    output: str = "logits",
+    kind: str = TENSORRT,
 ) -> Path:
     """What --prepare would write for a network whose logits are worked out by hand."""
     place.mkdir()
@@ -42,15 +47,16 @@ def prepared_by_hand(
     logits = (2 * mean * CENTRES - CENTRES**2).astype(np.float32)
     if output == "doubled":  # what the stand-in for TensorRT computes
         logits = 2 * mean.astype(np.float32)
-    names = (handover.KERAS, *PRECISIONS)
+    names = (handover.KERAS, *SIMULATED)
     np.savez(handover.logits_file(place, "net"), **dict.fromkeys(names, logits))
     model = onnx.parser.parse_model(net).SerializeToString()
-    for precision in PRECISIONS:
+    for precision, target in ARTIFACTS[kind].items():
         artefact(
             handover.artefact_folder(place, "net", precision),
             None,
             {MODEL: model},
             source={"model": "net", "kind": "keras", "weights": "own", "sha256": "0" * 64},
+            target=target,
             precision=precision,
             layout="nhwc",
             batch={"min": 1, "opt": 8, "max": 32},
@@ -60,10 +66,9 @@ def prepared_by_hand(
                 "outputs": [port(output, 3)],
                 "ops": {"Conv": 53},
             },
-            trt={"compiled": False, "options": {}},
+            **{target: {"compiled": False, "options": {}}},
         )
     counts = {"data": "by hand", "count": COUNT, "of": COUNT}
-    handover.seal(
-        place, ["net"], {"date": "today", "machine": {}, "versions": {}, "images": counts}
-    )
+    about = {"date": "today", "machine": {}, "versions": {}, "images": counts}
+    handover.seal(place, ["net"], about, kind)
     return place

@@ -22,7 +22,7 @@ from click.testing import CliRunner
 from benchmarks import gate_run, latency
 from benchmarks.gpu_acceptance import __main__ as command
 from benchmarks.gpu_acceptance import handover, page, run
-from benchmarks.gpu_acceptance.handover import PRECISIONS
+from benchmarks.gpu_acceptance.handover import SIMULATED
 from benchmarks.latency import Plan
 from benchmarks.timing_worker import Job
 from exporter import artifact
@@ -72,7 +72,7 @@ STAND_IN = replace(
 @pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without other work, on which INT8 takes half of FP16's time."""
-    monkeypatch.setattr(latency.stability, "reasons", lambda *_: ())
+    monkeypatch.setattr(latency.stability, "reasons", lambda *_, **__: ())
     monkeypatch.setattr(latency, "time_apart", timed({"fp16": 2.0, "int8": 1.0}))
 
 
@@ -142,7 +142,7 @@ def refuse(path: Path, progress: Any) -> Artifact:
     [
         (
             {"open": lambda one: wrong_logits(gate_run.open_simulated(one), 1)},
-            {f"{p} {e}": "not met" for p in PRECISIONS for e in ("top-1", "agreement")},
+            {f"{p} {e}": "not met" for p in SIMULATED for e in ("top-1", "agreement")},
         ),
         ({"audit": lambda one: None}, {"int8 fusion": "not judged"}),
         ({"audit": lambda one: read_layers(ROOT / "LICENSE")}, {"int8 fusion": "not judged"}),
@@ -308,7 +308,7 @@ def test_the_command_on_a_machine_with_nothing_but_the_target_extra(tmp_path: Pa
     report = json.loads((tmp_path / "out" / command.JSON).read_text())
     assert report["gpu"]["devices"][0]["name"] == "Stand-in GPU"
     found = {f"{row['precision']} {row['expectation']}": row for row in report["expectations"]}
-    for precision in PRECISIONS:
+    for precision in SIMULATED:
         for name in ("runs", "top-1", "agreement"):
             assert found[f"{precision} {name}"]["verdict"] == "met", found
     assert found["int8 fusion"]["verdict"] == "not judged"

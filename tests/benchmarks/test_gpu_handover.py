@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks.gpu_acceptance import handover
-from benchmarks.gpu_acceptance.handover import PRECISIONS
+from benchmarks.gpu_acceptance.handover import SIMULATED
 from exporter import artifact
 from exporter.artifact import MODEL
 from exporter.errors import ExporterError, WrongUse
@@ -45,14 +45,14 @@ def edit(**fields: Any) -> Any:
 def pickled_logits(folder: Path) -> None:
     """A pickle runs code when it is read; here the record even vouches for it."""
     path = handover.logits_file(folder, "net")
-    np.savez(path, **dict.fromkeys(("keras", *PRECISIONS), np.array([{}], object)))
+    np.savez(path, **dict.fromkeys(("keras", *SIMULATED), np.array([{}], object)))
     hashes = json.loads((folder / handover.PREPARED).read_text())["files"]
     edit(files={**hashes, path.name: artifact.sha256(path)})(folder)
 
 
 def other_logits(folder: Path) -> None:
     path = handover.logits_file(folder, "net")
-    np.savez(path, **dict.fromkeys(("keras", *PRECISIONS), np.zeros((3, 3), np.float32)))
+    np.savez(path, **dict.fromkeys(("keras", *SIMULATED), np.zeros((3, 3), np.float32)))
     hashes = json.loads((folder / handover.PREPARED).read_text())["files"]
     edit(files={**hashes, path.name: artifact.sha256(path)})(folder)
 

@@ -1,0 +1,69 @@
+"""Artifacts as the parts open them: on the GPU, or on the CPU's provider in a rehearsal."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.gpu_acceptance.parts import Device
+from exporter import artifact, targets
+from exporter.artifact import MODEL, Artifact
+from exporter.config import BuildOptions
+from exporter.finish import finish
+
+if TYPE_CHECKING:
+    from benchmarks.gpu_acceptance.handover import Case
+    from exporter.runner import Runner
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to run a network.
+
+    Attributes:
+        name: what tables call it.
+        precision: of the graph.
+        tf32: whether FP32 products may round their factors.
+    """
+
+    name: str
+    precision: str
+    tf32: bool = False
+
+
+VARIANTS = (
+    Variant("fp32", "fp32"),
+    Variant("tf32", "fp32", tf32=True),
+    Variant("fp16", "fp16"),
+)
+
+
+def finished(given: Artifact, variant: Variant, place: Path, device: Device) -> Artifact:
+    """Copy an artifact and finish the copy on the GPU; in a rehearsal it stays as it is.
+
+    Raises:
+        As :func:`exporter.finish.finish`: the provider is not here, or nodes would fall back.
+    """
+    shutil.copytree(given.path, place, symlinks=True)  # a link out of it is refused later
+    if device == "cpu":
+        return artifact.read(place)
+    return finish(place, BuildOptions(tf32=variant.tf32))
+
+
+def all_finished(case: Case, work: Path, device: Device) -> Iterator[tuple[Variant, Artifact]]:
+    """Finish every variant of a network, one after the other."""
+    for variant in VARIANTS:
+        place = work / f"{case.model}-{variant.name}"
+        yield variant, finished(case.artefacts[variant.precision], variant, place, device)
+
+
+def open_on(one: Artifact, device: Device) -> Runner:
+    """Open an artifact on its target; in a rehearsal by onnxruntime's CPU provider."""
+    if device == "cpu":
+        from exporter.targets.ort import OrtRunner
+
+        return OrtRunner(one.file(MODEL))
+    return targets.open_artifact(one)

@@ -1,0 +1,25 @@
+"""Part e: what ``doctor`` says of this machine."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from benchmarks import worker
+from benchmarks.gpu_acceptance.parts import Task
+from exporter import doctor
+from exporter.errors import Missing
+from exporter.gpus import find_gpus
+
+
+def answer(job: str) -> worker.Answer:
+    """Diagnose this machine.
+
+    Raises:
+        Missing: it has no GPU, so there is nothing to learn about one.
+    """
+    task = Task.from_json(job)
+    found = doctor.diagnose()
+    if task.device == "cuda" and not find_gpus().devices:
+        raise Missing("doctor finds no NVIDIA GPU on this machine", hint="see nvidia-smi")
+    here = doctor.this_machine("tensorrt_rtx")
+    return {"diagnosis": found.as_json(), "machine": asdict(here)}

@@ -1,0 +1,89 @@
+"""Part f: does TensorRT-RTX build for this card, load its plan and run INT8 and FP16?
+
+Its documents name compute capability 7.5, 8.6, 8.9 and 12.x, not Hopper's 9.0. What it says is kept
+to the letter beside what ``doctor`` predicted.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks import worker
+from benchmarks.gpu_acceptance import handover
+from benchmarks.gpu_acceptance.handover import Case, Prepared
+from benchmarks.gpu_acceptance.parts import Task
+from benchmarks.gpu_acceptance.parts.accuracy import figures
+from benchmarks.gpu_acceptance.parts.engines import Variant
+from benchmarks.gpu_acceptance.run import classify
+from exporter import artifact, doctor, targets
+from exporter.artifact import MODEL, Artifact
+from exporter.config import Batch, BuildOptions, Precision
+from exporter.errors import ExporterError, Missing
+
+PRECISIONS: tuple[Precision, ...] = ("fp16", "int8")
+BATCH = Batch(1, 8, 32)
+
+
+def answer(job: str) -> worker.Answer:
+    """Build, load and run both precisions of every network.
+
+    Raises:
+        Missing: TensorRT-RTX or a GPU is not here.
+    """
+    task = Task.from_json(job)
+    row = targets.lookup("trt-rtx")
+    row.load()  # Missing where it is not installed
+    here = doctor.this_machine("tensorrt_rtx")
+    if here.compute_capability is None:
+        raise Missing("no NVIDIA GPU is here to build for", hint="see nvidia-smi")
+    prepared = handover.read(task.folder)
+    library = importlib.import_module("tensorrt_rtx")
+    rows = [
+        _try(case, precision, prepared, task.work, here.compute_capability)
+        for case in prepared.cases
+        for precision in PRECISIONS
+    ]
+    failed = [row["error"] for row in rows if "error" in row]
+    if len(failed) == len(rows):  # nothing ran: that is this part's own result
+        raise ExporterError(f"TensorRT-RTX {library.__version__}: {failed[0]}")
+    return {"version": library.__version__, "machine": asdict(here), "rows": rows}
+
+
+def _try(
+    case: Case, precision: Precision, prepared: Prepared, work: Path, capability: str
+) -> dict[str, Any]:
+    """Build and run one engine; an error is its row."""
+    row: dict[str, Any] = {"model": case.model, "variant": precision}
+    try:
+        made = build(case.artefacts[precision], work / f"{case.model}-{precision}", capability)
+        fit = doctor.engine_fit(made)
+        row["doctor"] = fit.verdict
+        got = classify(made, prepared.images, partial(targets.open_artifact))
+    except ExporterError as error:
+        return {**row, "error": f"{error}"}
+    logits = dict(case.logits)
+    return {**row, **figures(Variant(precision, precision), got, logits, prepared.images.labels)}
+
+
+def build(given: Artifact, place: Path, capability: str) -> Artifact:
+    """Build a graph's plan for this card, as an artifact of ``trt-rtx``.
+
+    Args:
+        given: whose graph it is.
+        place: a folder that is not there yet.
+        capability: of the card, such as "9.0".
+    """
+    options = BuildOptions(compute_capabilities=(capability,))
+    precision = given.passport["precision"]
+    with artifact.writing(place, force=False) as folder:
+        (folder / MODEL).write_bytes(given.read_bytes(MODEL))
+        asked = targets.Build(BATCH, precision, options)
+        compiled = targets.lookup("trt-rtx").load().compile(folder, asked)
+        kept = {n: value for n, value in given.passport.items() if n not in ("files", "format")}
+        fields = {**kept, "target": "trt-rtx", **compiled.fields("trt-rtx")}
+        sealed = artifact.seal(folder, fields)
+    return Artifact(place, sealed)
