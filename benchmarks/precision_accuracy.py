@@ -88,12 +88,9 @@ VARIANTS = (
 )
 # FP8, and what it is to be compared with: all are simulated, with FP16 around them.
 FP8_VARIANTS = (
-    Variant("onnx", "fp16"),
     Variant("onnx", rest="fp16"),
-    Variant("onnx", recovery=ALL, rest="fp16"),
     Variant("onnx", "fp8"),
     Variant("onnx", "fp8", calibrator="minmax"),
-    Variant("onnx", "fp8", calibrator="percentile"),
     Variant("onnx", "fp8", recovery=ALL),
 )
 

@@ -83,6 +83,42 @@ def precision_summary(*reports: Report) -> str:
     return markdown(("default of", *names), rows)
 
 
+# What is compared with FP8, in words, by the variant's name.
+_FP8 = {
+    "onnx-mse-fp16": "INT8",
+    "onnx-fp8-mse": "FP8",
+}
+
+
+def fp8_summary(*reports: Report) -> str:
+    """FP8 beside INT8 of scheme `tensorrt`, a line a network; all are simulated.
+
+    Args:
+        reports: of any set of variants; those of one network, with one original, share a line.
+    """
+    rows = []
+    for model in dict.fromkeys(report["model"] for report in reports):
+        own = [report for report in reports if report["model"] == model]
+        (right,) = {report["keras"]["correct"] for report in own}
+        found = {row["engine"]: row for report in own for row in report["results"]}
+        layers = found["onnx-fp8-mse"]
+        total = layers["layers_quantized"] + layers["layers_in_float"]
+        words = (f"`{model}`", f"{layers['layers_quantized']} of {total}", f"{right:,}")
+        rows.append((*words, *(_lost(found[name]) for name in _FP8)))
+    header = ("network", "layers in FP8", "Keras right", *_FP8.values())
+    return markdown(header, rows, words=2)
+
+
+def fp8(*reports: Report) -> str:
+    """Everything that was measured for FP8, network by network."""
+    rows = (
+        (f"`{report['model']}`", *precision_accuracy.described(row), *precision_accuracy.lost(row))
+        for report in reports
+        for row in report["results"]
+    )
+    return markdown(("network", *precision_accuracy.COLUMNS), rows, words=4)
+
+
 def speed_summary(report: Report) -> str:
     """How many times as fast as TensorFlow the INT8 engines are, and FP32's; in ms."""
     engines = {
@@ -141,6 +177,8 @@ _WITH_VNNI = "benchmarks/results/latency_vnni.json"
 _BEST = "build/r18/openvino"
 _SHIPPED = ("resnet18", "resnext26_16x4d")
 _PRECISION = {model: f"precision_{model}.json" for model in _SHIPPED}
+_FP8_FILES = tuple(f"fp8_{model}.json" for model in (*_SHIPPED, "mobilenetv2", "densenet121"))
+_FP8_COMMAND = "precision_accuracy MODEL --variants fp8"
 
 # By mark in the file.
 TABLES: dict[Path, dict[str, Source]] = {
@@ -149,6 +187,7 @@ TABLES: dict[Path, dict[str, Source]] = {
             tuple(_PRECISION.values()), precision_summary, "precision_accuracy MODEL"
         ),
         "speed": Source(("latency_vnni.json",), speed_summary, f"measured_table -o {_WITH_VNNI}"),
+        "fp8": Source((*_FP8_FILES, *_PRECISION.values()), fp8_summary, _FP8_COMMAND),
         "rtx_builds": Source(
             ("rtx_builds.json",),
             lambda report: rtx_builds.markdown(report["results"]),
@@ -160,6 +199,7 @@ TABLES: dict[Path, dict[str, Source]] = {
             f"precision_{model}": Source((file,), precision, f"precision_accuracy {model}")
             for model, file in _PRECISION.items()
         },
+        "fp8": Source(_FP8_FILES, fp8, _FP8_COMMAND),
         "int8_comparison": Source(("int8_comparison.json",), int8_comparison, "int8_comparison"),
         "latency_vnni": Source(
             ("latency_vnni.json",), measured_table.markdown, f"measured_table -o {_WITH_VNNI}"

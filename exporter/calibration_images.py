@@ -1,4 +1,4 @@
-"""The images that INT8 and FP16 are measured on, and what a graph's tensors are on them."""
+"""The images that INT8, FP8 and FP16 are measured on, and what a graph's tensors are on them."""
 
 from __future__ import annotations
 

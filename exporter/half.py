@@ -115,7 +115,8 @@ def to_half(model: ir.Model, measured: Measured, io: FloatType) -> Halving:
         )
     warnings = [] if measured.images else [NOT_MEASURED]
     warnings += [str(each) for each in findings]
-    return Halving(io, measured.images, [opset.report, half.report], warnings)
+    raised = [opset.report] if opset.report.applied else []  # FP8 has raised it already
+    return Halving(io, measured.images, [*raised, half.report], warnings)
 
 
 def refuse_mixed(model: ir.Model) -> None:

@@ -1,4 +1,4 @@
-"""Training images to judge INT8 on: none was calibrated on, none is a test image."""
+"""Training images to judge INT8 or FP8 on: none was calibrated on, none is a test image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ways to win back accuracy that INT8 costs, one row each, in the order in which they must run."""
+"""Ways to win back accuracy that INT8 and FP8 cost, one row each, in the order they run in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One calibrated graph with any choice of layers in INT8, run as its target would run it."""
+"""One calibrated graph with any choice of layers quantised, run as its target would run it."""
 
 from __future__ import annotations
 

@@ -32,6 +32,7 @@ def test_a_row_is_tested_in_pairs(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     report = json.loads(output.read_text())
     half, row = report["results"]
+    assert (half["layers_quantized"], half["layers_in_float"]) == (21, 0)
     assert (half["scheme"], half["rest"], half["simulated"]) == ("tensorrt", "fp16", True)
     shown = precision_accuracy.described(half)
     assert shown == ("INT8 tensorrt, FP16 around it (`onnx`, simulated)", "mse", "none")
@@ -43,6 +44,30 @@ def test_a_row_is_tested_in_pairs(tmp_path: Path) -> None:
     assert low <= row["paired"]["change_points"] <= high
     assert row["paired"]["change_points"] == 100 * (row["top1"] - report["keras"]["top1"])
     assert [path.name for path in tmp_path.iterdir()] == ["int8.json"]
+
+
+def test_fp8_is_measured_beside_int8(tmp_path: Path) -> None:
+    output = tmp_path / "fp8.json"
+    asked = ["resnet18", "--variants", "fp8", "--images", "20", "--calibration-images", "16"]
+    asked += ["--variant", "onnx-mse-fp16", "--variant", "onnx-fp8-mse"]
+    done = CliRunner().invoke(precision_accuracy.main, [*asked, "-o", str(output)])
+    assert done.exit_code == 0, done.output
+    integers, floats = json.loads(output.read_text())["results"]
+    assert precision_accuracy.described(integers)[0].startswith("INT8 tensorrt, FP16 around it")
+    assert precision_accuracy.described(floats) == (
+        "FP8, FP16 around it (`onnx`, simulated)",
+        "mse",
+        "none",
+    )
+    assert (floats["layers_quantized"], floats["layers_in_float"]) == (20, 1)
+    assert floats["simulated"] is True
+
+
+def test_a_set_has_every_name_once_and_its_own_file() -> None:
+    for group in precision_accuracy.SETS.values():
+        names = [variant.name for variant in group.variants]
+        assert len(names) == len(set(names))
+    assert len({group.file for group in precision_accuracy.SETS.values()}) == 2
 
 
 def test_what_would_saturate_is_left_out_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:

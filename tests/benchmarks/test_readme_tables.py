@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks.readme_tables import DETAILS, README, TABLES, markdown, rewrite
+from benchmarks.readme_tables import DETAILS, README, TABLES, fp8_summary, markdown, rewrite
 
 
 @pytest.mark.parametrize("page", TABLES, ids=lambda page: str(page.parent.name or page.name))
@@ -35,3 +36,20 @@ def test_a_missing_table_is_an_error() -> None:
 
 def test_markdown() -> None:
     assert markdown(("a", "b"), [("x", "1")]) == "| a | b |\n| --- | --: |\n| x | 1 |"
+
+
+def test_fp8_and_int8_of_one_network_share_a_line() -> None:
+    def row(engine: str, flips: int) -> dict[str, Any]:
+        paired = {"change_points": -0.1, "p_value": 0.5}
+        layers = {"layers_quantized": 20, "layers_in_float": 1}
+        against = {"label_flips": flips}
+        return {"engine": engine, "paired": paired, "against_keras": against, **layers}
+
+    keras = {"correct": 9304}
+    fp8 = {"model": "net", "keras": keras, "results": [row("onnx-fp8-mse", 53)]}
+    int8 = {"model": "net", "keras": keras, "results": [row("onnx-mse-fp16", 37)]}
+    assert fp8_summary(fp8, int8).splitlines()[2] == (
+        "| `net` | 20 of 21 | 9,304 | 37 flips, -0.10 (p 0.5) | 53 flips, -0.10 (p 0.5) |"
+    )
+    with pytest.raises(ValueError, match="unpack"):  # another original is another network
+        fp8_summary(fp8, {**int8, "keras": {"correct": 9}})

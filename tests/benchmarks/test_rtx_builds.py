@@ -136,7 +136,7 @@ def test_a_refused_plan_is_no_small_one() -> None:
 
 
 def test_every_precision_is_built() -> None:
-    assert rtx_builds.precisions() == ("fp32", "fp16", "int8")
+    assert rtx_builds.precisions() == ("fp32", "fp16", "int8", "fp8")
 
 
 def test_the_recorded_builds_are_of_the_whole_zoo_and_hold() -> None:

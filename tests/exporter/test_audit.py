@@ -243,6 +243,7 @@ class TestConvolutions:
             ("INT8", ["unknown"], "sm80_xmma_fprop_i8i8_i8i32_f32", "INT8"),
             (None, ["INT8"], None, "INT8"),
             (None, ["FP16", "INT8"], "sm80_xmma_fprop_i8i8_i8i32_f32", "INT8"),
+            (None, ["unknown"], "sm90_xmma_fprop_implicit_gemm_e4m3f16_e4m3f32_f32", "FP8"),
             (None, ["unknown"], "sm80_xmma_fprop_implicit_gemm_f16f16_f16f32", "FP16"),
             (None, ["unknown"], "sm80_xmma_fprop_tf32f32_tf32f32_f32", "FP32"),
             (None, ["unknown"], None, "unknown"),

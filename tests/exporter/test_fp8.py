@@ -79,6 +79,7 @@ def test_the_artefact_and_its_simulation(keras: ModuleType, tmp_path: Path, data
     assert kept[0].startswith("a 7x7 filter is over 32 weights")
     assert kept[1].startswith("a convolution in 4 groups")
     assert passport["graph"]["opset"] == 19
+    assert passport["passes"]["raise_opset"]["applied"] == 1
     assert key_of(artifact) == "net/onnx/fp8+fp16/fp8/8-bit"
     assert artifact.is_simulation
     _, row = accuracy.evaluate([artifact], data)

@@ -151,7 +151,7 @@ def test_bad_budgets_are_refused(points: float) -> None:
 def test_a_budget_without_int8_is_a_conflict() -> None:
     refused = run("export", "resnet18", "--to", "ort", "--max-drop", "0.1")
     assert refused.exit_code == 2
-    assert "--max-drop is for INT8, and --precision is fp32" in refused.stderr
+    assert "--max-drop is for INT8 and FP8, and --precision is fp32" in refused.stderr
     refused = run("sensitivity", "resnet18", "--images", "0")
     assert refused.exit_code == 2
     refused = run("sensitivity", "resnet18", "-o", "layers.doc")

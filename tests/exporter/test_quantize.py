@@ -188,7 +188,7 @@ def test_test_images_never_calibrate(keras: ModuleType, tmp_path: Path, tiny_dat
 
 
 def test_int8_options_without_int8_are_a_conflict(tmp_path: Path) -> None:
-    with pytest.raises(WrongUse, match="are for INT8"):
+    with pytest.raises(WrongUse, match="--scheme cpu is for INT8"):
         ExportConfig("resnet18", target="ort", output=tmp_path / "out", scheme="cpu")
 
 

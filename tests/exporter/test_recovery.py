@@ -159,7 +159,7 @@ def test_methods_are_those_that_can_be_asked_for() -> None:
 
 
 def test_recovery_is_for_int8(tmp_path: Path) -> None:
-    with pytest.raises(WrongUse, match="--recovery is for INT8, and --precision is fp32"):
+    with pytest.raises(WrongUse, match="--recovery is for INT8 and FP8, and --precision is fp32"):
         ExportConfig("resnet18", target="ort", output=tmp_path, recovery=("bias",))
 
 
