@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from benchmarks import command, result_file
-from benchmarks.gpu_acceptance import handover, page, run
+from benchmarks.gpu_acceptance import handover, page, pieces, run
 from benchmarks.gpu_acceptance.expectations import exit_code
+from benchmarks.gpu_acceptance.fatbin import Gpu
 from benchmarks.latency import Plan
 from exporter import console
 from exporter.errors import Missing, WrongUse
+from exporter.progress import Progress
 
 JSON, PAGE = "gpu_acceptance.json", "gpu_acceptance.md"
 _COMMAND = "python -m benchmarks.gpu_acceptance"
@@ -41,6 +45,53 @@ def prepare(folder: Path, models: tuple[str, ...], images: int | None) -> None:
     wanted = first.Wanted(models or first.SHIPPED, images)
     with console.progress_bars(quiet=False) as progress:
         first.prepare(wanted, folder, progress)
+
+
+def pack(
+    output: Path, piece_mib: int, gpus: tuple[str, ...], prepare: Callable[[Path, Progress], None]
+) -> None:
+    """Pack a kit for a bare GPU machine; say what is in it and how to start it there."""
+    from benchmarks.gpu_acceptance import kit, wheels
+
+    if "all" in gpus and len(gpus) > 1:
+        raise WrongUse("--gpu all and one GPU contradict each other", hint="give one of them")
+    keep = () if gpus == ("all",) else tuple(map(Gpu.parse, gpus))
+    sources = kit.Sources(wheels.fetch, prepare)
+    with console.progress_bars(quiet=False) as progress:
+        packed = kit.pack(output, sources, piece_mib * pieces.MIB, keep, progress)
+
+    def row(name: str, after: int, before: int) -> tuple[str, ...]:
+        return name, f"{after / 1e6:.1f}", f"{before / 1e6:.1f}"
+
+    rows = [row(part.name, part.after, part.before) for part in packed.parts]
+    whole = row("in all", sum(packed.pieces), sum(part.before for part in packed.parts))
+    console.table(f"What is in {output}", ("part", "MB", "MB before"), [*rows, whole])
+    console.say(
+        f"{len(packed.pieces)} pieces of at most {max(packed.pieces) / pieces.MIB:.1f} MiB, "
+        "a manifest and start.py. Not run on a GPU."
+    )
+    console.say(f"now copy {output} to where the GPU is, and there, inside it: python start.py")
+
+
+def _copy(prepared: Path) -> Callable[[Path, Progress], None]:
+    """Put a folder that --prepare wrote into the kit; its hashes are checked first."""
+    handover.read(prepared)
+
+    def copy(folder: Path, progress: Progress) -> None:
+        shutil.copytree(prepared, folder)
+
+    return copy
+
+
+def _make(models: tuple[str, ...], images: int | None) -> Callable[[Path, Progress], None]:
+    """Run the first stage for the kit."""
+
+    def make(folder: Path, progress: Progress) -> None:
+        from benchmarks.gpu_acceptance import prepare as first
+
+        first.prepare(first.Wanted(models or first.SHIPPED, images), folder, progress)
+
+    return make
 
 
 def try_out(folder: Path, output: Path, plan: Plan, device: run.Device) -> int:
@@ -74,6 +125,29 @@ _folder = click.Path(path_type=Path, file_okay=False)
 @click.command()
 @click.option("--prepare", "to", type=_folder, help="Only the first stage, into this new folder.")
 @click.option("--run", "prepared", type=_folder, help="Only the second stage, from that folder.")
+@click.option("--pack", "kit", type=_folder, help="Only pack a test kit, into this new folder.")
+@click.option(
+    "--piece-mib",
+    type=click.IntRange(1, 1024),
+    default=60,
+    show_default=True,
+    help="--pack: largest size of a piece.",
+)
+@click.option(
+    "--gpu",
+    "gpus",
+    multiple=True,
+    default=("9.0",),
+    show_default=True,
+    metavar="X.Y|all",
+    help="--pack: keep machine code for this compute capability; may be repeated.",
+)
+@click.option(
+    "--prepared",
+    "made",
+    type=_folder,
+    help="--pack: put in what --prepare wrote here, instead of preparing anew.",
+)
 @click.option("--model", "models", multiple=True, help="First stage: of the zoo, or a .keras file.")
 @click.option("--images", type=click.IntRange(min=1), help="First stage: only so many test images.")
 @click.option("--rounds", type=click.IntRange(min=5), default=5, show_default=True)
@@ -91,6 +165,10 @@ _folder = click.Path(path_type=Path, file_okay=False)
 def main(
     to: Path | None,
     prepared: Path | None,
+    kit: Path | None,
+    piece_mib: int,
+    gpus: tuple[str, ...],
+    made: Path | None,
     models: tuple[str, ...],
     images: int | None,
     rounds: int,
@@ -103,14 +181,24 @@ def main(
     Keras and GPU on one machine:     python -m benchmarks.gpu_acceptance
     where Keras is (no GPU needed):   python -m benchmarks.gpu_acceptance --prepare DIR
     where the GPU is (no Keras):      python -m benchmarks.gpu_acceptance --run DIR
+    for a bare GPU machine (a kit):   python -m benchmarks.gpu_acceptance --pack DIR
 
     Exit codes: 0 all is met, 3 something is not, 4 something could not be judged or is missing
     here. No engine of this project has run on a GPU yet.
     """
     if to and prepared:
         raise WrongUse("--prepare and --run are two stages", hint="give one, or neither for both")
+    if kit and (to or prepared):
+        raise WrongUse("--pack goes without --prepare and --run", hint="give one of them")
+    if made and not kit:
+        raise WrongUse("--prepared is for --pack", hint="did you mean --run?")
+    if made and (models or images):
+        raise WrongUse("--model and --images choose what to prepare, and --prepared has it made")
     if prepared and (models or images):
         raise WrongUse("--model and --images are for the first stage, and --run is the second")
+    if kit:
+        pack(kit, piece_mib, gpus, _copy(made) if made else _make(models, images))
+        return
     if to:
         prepare(to, models, images)
         console.say(f"now copy {to} to where the GPU is, and there: {_COMMAND} --run {to}")
