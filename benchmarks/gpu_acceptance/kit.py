@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import zipfile
@@ -99,20 +100,22 @@ def pack(
         sources.prepare(work / start.PREPARED, progress)
         archive = work / "kit.zip"
         parts += _archive(work, archive, progress)
+        parts.sort(key=lambda part: -part.after)
         rows = pieces.cut(archive, aside, piece_bytes, progress)
         manifest = {
             "format": start.FORMAT,
-            **result_file.made_here(),
+            **result_file.header("gpu_acceptance"),
             "executed": "packed here, not run on a GPU",
             "gpus": [str(gpu) for gpu in gpus],
             "needs": _needs(own, slimmed, sources.wanted, _room(work, archive)),
             "pieces": rows,
+            "parts": [dataclasses.asdict(part) for part in parts],
         }
         text = json.dumps(manifest, indent=1) + "\n"
         (aside / start.MANIFEST).write_text(text, encoding="utf-8")
         shutil.copyfile(start.__file__, aside / "start.py")
+        (aside / ".gitignore").write_text("*\n", encoding="utf-8")  # hundreds of MB
         shutil.rmtree(work)
-    parts.sort(key=lambda part: -part.after)
     return Packed(tuple(parts), tuple(row["bytes"] for row in rows))
 
 

@@ -38,6 +38,8 @@ MANIFEST = "manifest.json"
 PIECE = re.compile(r"kit\.\d{3}")
 WHEELS, SITE, PREPARED = "wheels", "site", "prepared"
 INSTALLED = "installed.json"
+_NEEDS = {"python", "platform", "glibc", "cuda", "driver", "for", "libraries", "modules"}
+_NEEDS |= {"disk_bytes", "wheels"}
 _CHUNK = 1 << 20
 _AGAIN = "copy it again from where the kit was packed"
 
@@ -73,7 +75,7 @@ class Machine:
 
 
 def this_machine(folder: Path) -> Machine:
-    """Ask this machine; ``folder`` is where the kit will be installed."""
+    """Ask this machine; the kit will be installed into that folder."""
     name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
     libraries = {file.name for place in library_folders() for file in place.glob("lib*.so*")}
     existing = next(place for place in (folder, *folder.parents) if place.exists())
@@ -194,9 +196,11 @@ def read_manifest(kit: Path) -> dict[str, Any]:
         manifest = json.loads((kit / MANIFEST).read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
             raise Stop(1, [f"{MANIFEST} has format {manifest['format']}, not {FORMAT}: {_AGAIN}"])
-        names = [piece["name"] for piece in manifest["pieces"]]
-        if not names or not all(PIECE.fullmatch(name) for name in names):
+        rows = [(row["name"], row["bytes"], row["sha256"]) for row in manifest["pieces"]]
+        if not rows or not all(PIECE.fullmatch(name) for name, _, _ in rows):
             raise ValueError("no names of pieces")
+        if lacking := _NEEDS - set(manifest["needs"]):
+            raise ValueError(f"not said what it needs: {', '.join(sorted(lacking))}")
     except FileNotFoundError:
         raise Stop(1, [f"{MANIFEST} is missing in {kit}: {_AGAIN}"]) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -285,11 +289,7 @@ def _in_site(name: str) -> str | None:
 
 
 def unpack(archive: Path, folder: Path, place: Callable[[str], str | None] = str) -> None:
-    """Unpack a ZIP file.
-
-    Raises:
-        Stop: it is damaged, or a name in it leads out of the folder.
-    """
+    """Unpack a ZIP file, unless it is damaged or a name in it leads out of the folder."""
     try:
         with zipfile.ZipFile(archive) as opened:
             for member in opened.infolist():
