@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import subprocess
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,30 @@ def test_sizes_are_told(tmp_path: Path) -> None:
     assert only == (tmp_path / "kit" / "kit.000").stat().st_size
 
 
+def test_the_sizes_in_the_documentation_are_measured() -> None:
+    packages = Path(kit.__file__).parent
+    manifest = json.loads((packages.parent / "results" / "gpu_kit.json").read_text())
+    parts = {part["name"]: part for part in manifest["parts"]}
+
+    def row(title: str, names: Iterable[str], after: int | None = None) -> str:
+        found = [parts[name] for name in names]
+        after = sum(part["after"] for part in found) if after is None else after
+        return (
+            f"| {title} | {after / 1e6:.1f} | {sum(part['before'] for part in found) / 1e6:.1f} |"
+        )
+
+    pieces = [piece["bytes"] for piece in manifest["pieces"]]
+    expected = [
+        row(manifest["needs"]["for"], ["onnxruntime-gpu"]),
+        row("TensorRT-RTX 1.7.1", [name for name in parts if name.startswith("tensorrt-rtx")]),
+        row("our own wheel, with the trained weights", ["exporter"]),
+        row("test images", ["prepared/test.npz"]),
+        row(f"in all: {len(pieces)} pieces of at most 60 MiB", parts, sum(pieces)),
+    ]
+    shown = (packages / "README.md").read_text()
+    assert [line for line in expected if line not in shown] == []
+
+
 def test_what_wheels_need(tmp_path: Path) -> None:
     needs = (
         "click<9,>=8.5",
@@ -147,6 +172,12 @@ def test_a_wheel_that_the_index_lacks(tmp_path: Path) -> None:
     with pytest.raises(Missing, match=r"no wheel of it for Python 3\.12 on x86_64: ERROR") as error:
         wheels._pip("download", "--no-index", "no-such-thing", what="it")
     assert error.value.hint == "try it by hand: pip download --no-deps 'no-such-thing'"
+
+
+def test_our_own_wheel_needs_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wheels, "ROOT", tmp_path)
+    with pytest.raises(Missing, match="built from the sources, and they are not here"):
+        wheels.fetch(tmp_path)
 
 
 @pytest.mark.parametrize(
