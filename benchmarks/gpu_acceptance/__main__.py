@@ -17,6 +17,7 @@ from exporter import console
 from exporter.errors import Missing, WrongUse
 from exporter.progress import Progress
 
+HOPPER = "9.0"
 JSON, PAGE = "gpu_acceptance.json", "gpu_acceptance.md"
 _COMMAND = "python -m benchmarks.gpu_acceptance"
 
@@ -129,18 +130,14 @@ _folder = click.Path(path_type=Path, file_okay=False)
 @click.option(
     "--piece-mib",
     type=click.IntRange(1, 1024),
-    default=60,
-    show_default=True,
-    help="--pack: largest size of a piece.",
+    help="--pack: largest size of a piece.  [default: 60]",
 )
 @click.option(
     "--gpu",
     "gpus",
     multiple=True,
-    default=("9.0",),
-    show_default=True,
     metavar="X.Y|all",
-    help="--pack: keep machine code for this compute capability; may be repeated.",
+    help="--pack: keep machine code for this GPU; may be repeated.  [default: 9.0]",
 )
 @click.option(
     "--prepared",
@@ -166,7 +163,7 @@ def main(
     to: Path | None,
     prepared: Path | None,
     kit: Path | None,
-    piece_mib: int,
+    piece_mib: int | None,
     gpus: tuple[str, ...],
     made: Path | None,
     models: tuple[str, ...],
@@ -190,14 +187,16 @@ def main(
         raise WrongUse("--prepare and --run are two stages", hint="give one, or neither for both")
     if kit and (to or prepared):
         raise WrongUse("--pack goes without --prepare and --run", hint="give one of them")
-    if made and not kit:
-        raise WrongUse("--prepared is for --pack", hint="did you mean --run?")
+    if not kit and (made or piece_mib or gpus):
+        raise WrongUse("--prepared, --piece-mib and --gpu are for --pack")
     if made and (models or images):
         raise WrongUse("--model and --images choose what to prepare, and --prepared has it made")
     if prepared and (models or images):
         raise WrongUse("--model and --images are for the first stage, and --run is the second")
     if kit:
-        pack(kit, piece_mib, gpus, _copy(made) if made else _make(models, images))
+        pack(
+            kit, piece_mib or 60, gpus or (HOPPER,), _copy(made) if made else _make(models, images)
+        )
         return
     if to:
         prepare(to, models, images)

@@ -230,8 +230,7 @@ def join(kit: Path, manifest: dict[str, Any], archive: Path) -> None:
     Raises:
         Stop: pieces are missing, damaged, or don't belong here.
     """
-    faults = piece_faults(kit, manifest)
-    if faults:
+    if faults := piece_faults(kit, manifest):
         raise Stop(1, faults)
     with archive.open("wb") as joined:
         for piece in manifest["pieces"]:
@@ -388,6 +387,9 @@ def main(arguments: Sequence[str]) -> int:
             raise Stop(4, faults)
         set_up(kit, options.to, manifest)
         return 0 if options.install_only else run(options.to, options.output, extra)
+    except OSError as error:  # the disk is full after all, a folder can't be written to
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except Stop as stop:
         for fault in stop.faults:
             print(f"error: {fault}", file=sys.stderr)

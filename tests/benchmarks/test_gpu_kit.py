@@ -196,6 +196,8 @@ def test_wrong_use(tmp_path: Path, arguments: tuple[str, ...], said: str) -> Non
     assert said in str(done.exception)
 
 
-def test_prepared_alone_is_wrong_use(tmp_path: Path) -> None:
-    done = CliRunner().invoke(command.main, ["--prepared", str(tmp_path)])
+@pytest.mark.parametrize("option", [("--prepared", "a"), ("--piece-mib", "9"), ("--gpu", "all")])
+def test_what_is_for_packing_alone(option: tuple[str, str]) -> None:
+    done = CliRunner().invoke(command.main, option)
     assert isinstance(done.exception, WrongUse)
+    assert "are for --pack" in str(done.exception)

@@ -176,6 +176,14 @@ def test_no_wheel_in_the_kit(stage: Stage) -> None:
     assert stage.refused(1) == ["the kit has no wheel of keras: pack it again"]
 
 
+def test_a_folder_that_cannot_be_made(stage: Stage) -> None:
+    (stage.work / "file").touch()
+    done = stage.start("--to", "file/kit")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: [Errno ")
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_folder_with_something_in_it(stage: Stage) -> None:
     place = stage.work / "mine"
     place.mkdir()
