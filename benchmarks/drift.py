@@ -24,6 +24,7 @@ from benchmarks.paired import LEVEL
 from calibration.sensitivity import noise_ratio, sqnr_db
 from exporter import targets
 from exporter.artifact import MODEL, Artifact
+from exporter.config import QUANTIZED
 from exporter.errors import Missing
 from exporter.progress import Progress, silent
 from exporter.runner import KerasRunner, Runner
@@ -52,7 +53,7 @@ class Made:
     @property
     def steps(self) -> tuple[Step, ...]:
         """The rungs there are, by the artefact's types and target."""
-        typed = bool({"int8", "fp16"} & self.artifact.passport.keys())
+        typed = bool({*QUANTIZED, "fp16"} & self.artifact.passport.keys())
         return LADDERS[typed, self.artifact.is_simulation]
 
 

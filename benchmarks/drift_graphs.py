@@ -12,6 +12,7 @@ import numpy as np
 
 from benchmarks.accuracy import fixed_batch
 from exporter.artifact import CALIBRATION, MODEL, Artifact
+from exporter.config import QUANTIZED
 from exporter.sources import Source
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ class Graphs:
 
     Attributes:
         converted: as converted, batch norms still there; NHWC.
-        folded: what its final types were given to: batch norms folded and, for INT8, as it was
-            calibrated; in the artefact's layout.
+        folded: what its final types were given to: batch norms folded and, for INT8 and FP8, as
+            it was calibrated; in the artefact's layout.
         same: whether ``folded`` is the artefact's own.
         check: how that was found out, and what differs.
     """
@@ -53,9 +54,9 @@ def remake(artifact: Artifact, source: Source) -> Graphs:
     model = frontend.to_onnx(source, fixed_batch(artifact))
     converted = serialize.checked_bytes(model)
     pipeline.run_passes(model, passport["layout"])
-    if int8 := passport.get("int8"):
+    if found := artifact.quantization:
         quantize.prepare(model)
-        recovery.before_calibration(model, int8["recovery"])
+        recovery.before_calibration(model, found["recovery"])
     folded = serialize.checked_bytes(model)
     how = next(check for key, check in _CHECKS if key is None or key in passport)
     differs = how.differs(artifact, model, folded)
@@ -105,7 +106,7 @@ def _bytes(artifact: Artifact, _: ir.Model, folded: bytes) -> str | None:
 
 # The first whose key is in the passport.
 _CHECKS: tuple[tuple[str | None, _Check], ...] = (
-    ("int8", _Check("the hash in calibration.json", _calibrated)),
+    *((name, _Check("the hash in calibration.json", _calibrated)) for name in QUANTIZED),
     ("fp16", _Check("its constants, rounded to the artefact's types", _weights)),
     (None, _Check("its bytes", _bytes)),
 )

@@ -17,12 +17,20 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.sketch import sketch
+from calibration.formats import FORMATS
 from exporter.artifact import CALIBRATION, MODEL, Artifact
+from exporter.config import QUANTIZED
 from exporter.errors import ExporterError
 from exporter.passes import LAYER_KEY
 from exporter.passes._constants import constant_array, label
 from exporter.passes._placement import LINEAR_OPS
-from exporter.passes._qdq import Quantization, is_op, producer_of, read_quantization
+from exporter.passes._qdq import (
+    Quantization,
+    is_op,
+    limits_of,
+    producer_of,
+    read_quantization,
+)
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -63,7 +71,7 @@ class Facts:
     """All that is compared.
 
     Attributes:
-        key: model, target, precision, and for INT8 scheme and width of the weights.
+        key: model, target, precision, and where quantized scheme and width of the weights.
         source: SHA-256 of the Keras original.
         network: inputs and outputs; other ones are another model under the same name.
         setting: how images become inputs, and what was calibrated on.
@@ -72,7 +80,7 @@ class Facts:
         ops: of the graph, counted.
         layers: of every node with constants: ``op``, ``layer`` (of Keras), a sketch a constant.
         ranges: for every quantised activation, the least and the greatest value it can hold.
-        warnings: of INT8.
+        warnings: of INT8 or FP8.
         files: bytes by name.
         fused: what the runtime makes of the graph, counted; None where nothing tells here.
         latency_ratio: latency over that of the original; None where not measured.
@@ -100,11 +108,11 @@ def key_of(artifact: Artifact) -> str:
     passport = artifact.passport
     model = Path(passport["source"]["model"]).stem
     precision = passport["precision"]
-    if precision == "int8" and "fp16" in passport:
-        precision = "int8+fp16"
+    if precision in QUANTIZED and "fp16" in passport:
+        precision = f"{precision}+fp16"
     parts = [model, artifact.target, precision]
-    if int8 := passport.get("int8"):
-        parts += [int8["scheme"], "7-bit" if int8["reduce_range"] else "8-bit"]
+    if found := artifact.quantization:
+        parts += [found["scheme"], "7-bit" if found["reduce_range"] else "8-bit"]
     return "/".join(parts)
 
 
@@ -128,7 +136,7 @@ def read_facts(artifact: Artifact) -> Facts:
         ops=dict(sorted(Counter(_op(node) for node in model.graph).items())),
         layers=dict(_layers(model)),
         ranges=dict(_ranges(model)),
-        warnings=list(passport.get("int8", {}).get("warnings", [])),
+        warnings=list((artifact.quantization or {}).get("warnings", [])),
         files={name: record["bytes"] for name, record in passport["files"].items()},
         fused=_fused(artifact),
         latency_ratio=None if ratio is None else float(ratio),
@@ -212,9 +220,12 @@ def _quantised(node: ir.Node | None) -> npt.NDArray[Any] | None:
     values = None if node is None else _seen(node.inputs[0])
     if found is None or values is None:
         return None
-    low, high = _limits(found)
+    low, high = limits_of(found.dtype)
     scale, zero = (_along(each, values.ndim, found) for each in (found.scale, found.zero_point))
-    return np.clip(np.round(values.astype(np.float64) / scale) + zero, low, high)
+    scaled = values.astype(np.float64) / scale
+    if found.is_float:
+        return FORMATS["float8_e4m3fn"].round(scaled)
+    return np.clip(np.round(scaled) + zero, low, high)
 
 
 def _along(array: npt.NDArray[Any], rank: int, found: Quantization) -> npt.NDArray[np.float64]:
@@ -222,12 +233,6 @@ def _along(array: npt.NDArray[Any], rank: int, found: Quantization) -> npt.NDArr
     if found.per_tensor:
         return wide.reshape(())
     return wide.reshape([-1 if axis == found.axis % rank else 1 for axis in range(rank)])
-
-
-def _limits(found: Quantization) -> tuple[int, int]:
-    dtype = np.int8 if found.dtype is None else found.dtype.numpy()
-    limits = np.iinfo(dtype)
-    return limits.min, limits.max
 
 
 def _ranges(model: ir.Model) -> list[tuple[str, tuple[float, float]]]:
@@ -238,7 +243,7 @@ def _ranges(model: ir.Model) -> list[tuple[str, tuple[float, float]]]:
         source = node.inputs[0] if node.inputs else None
         if quantization is None or source is None or _seen(source) is not None:
             continue
-        low, high = _limits(quantization)
+        low, high = limits_of(quantization.dtype)
         scale = float(quantization.scale.ravel()[0])
         zero = int(quantization.zero_point.ravel()[0])
         found.append((str(source.name), ((low - zero) * scale, (high - zero) * scale)))

@@ -199,7 +199,9 @@ def line_up(
     for one in artifacts:
         engines.append(Engine(str(one.path), "artefact", one.path))
         record = one.passport.get(engine_record.FIELD)
-        if record is not None and record.get("dla_core") is None:  # a DLA records none
+        # A DLA records no CUDA graph.
+        on_gpu = record is not None and record.get("dla_core") is None
+        if on_gpu or "provider" in one.passport.get(one.target, {}):
             name = f"{one.path} (no CUDA graph)"
             engines.append(Engine(name, "artefact", one.path, cuda_graph=False))
     return engines

@@ -1,9 +1,11 @@
-"""What each precision loses on a network: FP16, and INT8 by scheme, weights, calibrator, recovery.
+"""What each precision loses on a network: FP16, INT8 and FP8 by scheme, calibrator, recovery.
 
 All are compared with the Keras original on the same test images, in pairs. Target ``onnx`` is a
 simulation of TensorRT, Q, DQ and roundings executed as written, not run on a GPU.
 
-``python -m benchmarks.precision_accuracy resnet18``
+``python -m benchmarks.precision_accuracy resnet18``, or, for FP8 beside INT8,
+``python -m benchmarks.precision_accuracy resnet18 --variants fp8``. MODEL may be a ``.keras`` file
+that carries its preprocessing, such as `benchmarks.untuned` writes.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from benchmarks import accuracy, command, result_file
 from exporter import console, pipeline
 from exporter.artifact import Artifact
 from exporter.config import (
+    QUANTIZED,
     Calibrator,
     ExportConfig,
     FloatType,
@@ -32,6 +35,7 @@ from exporter.doctor import lacks_vnni
 from exporter.errors import Missing, WrongUse
 
 RESULTS = Path(__file__).parent / "results"
+DATA = "fashion-mnist"
 
 Row = dict[str, Any]
 
@@ -50,12 +54,13 @@ class Variant:
     @property
     def name(self) -> str:
         """Of its folder."""
-        if self.precision != "int8":
+        if self.precision not in QUANTIZED:
             return f"{self.target}-{self.precision}"
         recovery = ("none",) if self.recovery == () else self.recovery or ()
         bits = (str(self.weight_bits),) if self.weight_bits else ()
         rest = (self.rest,) if self.rest else ()
-        return "-".join((self.target, *bits, self.calibrator, *recovery, *rest))
+        precision = () if self.precision == "int8" else (self.precision,)
+        return "-".join((self.target, *precision, *bits, self.calibrator, *recovery, *rest))
 
     @property
     def runs_here(self) -> bool:
@@ -81,15 +86,38 @@ VARIANTS = (
     Variant("ort", weight_bits=7, calibrator="minmax"),
     Variant("ort", weight_bits=7, recovery=ALL),
 )
+# FP8, and what it is to be compared with: all are simulated, with FP16 around them.
+FP8_VARIANTS = (
+    Variant("onnx", "fp16"),
+    Variant("onnx", rest="fp16"),
+    Variant("onnx", recovery=ALL, rest="fp16"),
+    Variant("onnx", "fp8"),
+    Variant("onnx", "fp8", calibrator="minmax"),
+    Variant("onnx", "fp8", calibrator="percentile"),
+    Variant("onnx", "fp8", recovery=ALL),
+)
 
 
-def chosen(names: tuple[str, ...], note: Console) -> list[Variant]:
+@dataclass(frozen=True)
+class VariantSet:
+    """Variants that are measured together, and how their file's name begins."""
+
+    variants: tuple[Variant, ...]
+    file: str
+
+
+SETS = {"int8": VariantSet(VARIANTS, "precision"), "fp8": VariantSet(FP8_VARIANTS, "fp8")}
+
+
+def chosen(
+    names: tuple[str, ...], note: Console, among: tuple[Variant, ...] = VARIANTS
+) -> list[Variant]:
     """Return the variants of these names, or all that run here.
 
     Raises:
         Missing: one that is named does not.
     """
-    asked = [variant for variant in VARIANTS if not names or variant.name in names]
+    asked = [variant for variant in among if not names or variant.name in names]
     refused = [variant.name for variant in asked if not variant.runs_here]
     if refused:
         why = f"this CPU has no VNNI, and sums of 8-bit weights would saturate: {refused}"
@@ -103,6 +131,7 @@ def export(model: str, variant: Variant, folder: Path, calibration_images: int) 
     """Make one artefact."""
     config = ExportConfig(
         model,
+        data=DATA,
         output=folder / variant.name,
         calibration_images=calibration_images,
         **asdict(variant),
@@ -114,27 +143,31 @@ def export(model: str, variant: Variant, folder: Path, calibration_images: int) 
 def row(variant: Variant, artifact: Artifact, found: accuracy.Accuracy) -> Row:
     """Gather one variant's figures; the images that flip are left to ``exporter evaluate``."""
     figures = {name: value for name, value in found.as_json().items() if name != "flips"}
-    int8 = artifact.passport.get("int8", {})
+    quantized = artifact.quantization or {}
     kept = ("scheme", "reduce_range", "calibrator", "recovery")
+    passes = artifact.passport["passes"].get("insert_qdq", {"applied": 0, "kept": []})
     return {
         **figures,
         "engine": variant.name,
         "target": variant.target,
         "precision": variant.precision,
         "simulated": artifact.is_simulation,
-        "rest": variant.rest or ("fp16" if variant.precision == "fp16" else "fp32"),
-        **{name: int8[name] for name in kept if name in int8},
+        "rest": "fp16" if "fp16" in artifact.passport else "fp32",
+        "layers_quantized": passes["applied"],
+        "layers_in_float": len(passes["kept"]),
+        **{name: quantized[name] for name in kept if name in quantized},
     }
 
 
 def described(one: Row) -> tuple[str, str, str]:
     """Say in words what a row is: precision, calibrator, recovery."""
-    if one["precision"] != "int8":
+    if one["precision"] not in QUANTIZED:
         return f"{one['precision'].upper()} (`{one['target']}`, simulated)", "-", "-"
     bits = 7 if one["reduce_range"] else 8
     how = "simulated" if one["simulated"] else f"{bits}-bit weights"
     rest = ", FP16 around it" * (one["rest"] == "fp16")
-    precision = f"INT8 {one['scheme']}{rest} (`{one['target']}`, {how})"
+    name = "FP8" if one["precision"] == "fp8" else f"INT8 {one['scheme']}"
+    precision = f"{name}{rest} (`{one['target']}`, {how})"
     return precision, one["calibrator"], ", ".join(one["recovery"]) or "none"
 
 
@@ -173,39 +206,48 @@ def table(rows: list[Row], keras: Row) -> Table:
 @click.option(
     "--variant",
     "names",
-    type=click.Choice([variant.name for variant in VARIANTS]),
+    type=click.Choice([each.name for group in SETS.values() for each in group.variants]),
     multiple=True,
-    help="Only these; default: all that run here.",
+    help="Only these; default: all of the set that run here.",
+)
+@click.option(
+    "--variants",
+    "group",
+    type=click.Choice(list(SETS)),
+    default="int8",
+    show_default=True,
+    help="Which set: INT8 on every target, or FP8 beside INT8 as simulated for TensorRT.",
 )
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="JSON file; default: benchmarks/results/precision_MODEL.json.",
+    help="JSON file; default: benchmarks/results/precision_MODEL.json, or fp8_MODEL.json.",
 )
 def main(
     model: str,
     images: int | None,
     calibration_images: int,
     names: tuple[str, ...],
+    group: str,
     output: Path | None,
 ) -> None:
-    """Measure what each precision loses on MODEL, a zoo model with shipped weights."""
-    variants = chosen(names, Console(stderr=True, highlight=False))
-    if output is None and (images or len(variants) < len(VARIANTS)):
+    """Measure what each precision loses on MODEL: a zoo model with shipped weights, or a file."""
+    every = SETS[group].variants
+    variants = chosen(names, Console(stderr=True, highlight=False), every)
+    if output is None and (images or len(variants) < len(every)):
         raise WrongUse("the result of record has all variants on all images", hint="give -o FILE")
-    output = output or RESULTS / f"precision_{model}.json"
+    name = Path(model).stem
+    output = output or RESULTS / f"{SETS[group].file}_{name}.json"
     report: Row = {
         **result_file.header("precision_accuracy"),
-        "model": model,
+        "model": name,
         "calibration_images": calibration_images,
     }
     with tempfile.TemporaryDirectory(prefix="precision-accuracy-") as folder:
         made = [export(model, variant, Path(folder), calibration_images) for variant in variants]
         with console.progress_bars(quiet=False) as progress:
-            keras, *found = accuracy.evaluate(
-                made, "fashion-mnist", limit=images, progress=progress
-            )
+            keras, *found = accuracy.evaluate(made, DATA, limit=images, progress=progress)
         rows = [row(*each) for each in zip(variants, made, found, strict=True)]
     report |= {"keras": keras.as_json(), "results": rows}
     output.parent.mkdir(parents=True, exist_ok=True)

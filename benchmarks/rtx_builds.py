@@ -1,16 +1,16 @@
 """Real TensorRT-RTX builds of the whole zoo: a row per model and precision, with no GPU.
 
 NVIDIA's own parser and builder take every graph that ``exporter export --to trt-rtx`` makes, or
-this fails. Each model is converted once and typed three times by the export's own steps; only the
-comparison with Keras is left to the tests. Models without shipped weights get random ones, with
-activations no larger than a trained network's: that changes neither which ops there are nor how
-many bytes they take. Each is calibrated on a few real images: enough for scales that a builder
-takes, and no statement about accuracy. Plans are built, not run: nothing here says how fast they
-are.
+this fails. Each model is converted once and typed for each precision by the export's own steps;
+only the comparison with Keras is left to the tests. Models without shipped weights get random
+ones, with activations no larger than a trained network's: that changes neither which ops there are
+nor how many bytes they take. Each is calibrated on a few real images: enough for scales that a
+builder takes, and no statement about accuracy. Plans are built, not run: nothing here says how fast
+they are.
 
 ``python -m benchmarks.rtx_builds [--output FILE]``; exit code 1 when a graph is refused, 3 when
-ResNet-18's INT8 plan is over a third of FP32's, or FP16's roundings, simulated, change a network's
-logits by more than roundings do.
+ResNet-18's INT8 or FP8 plan is over a third of FP32's, or FP16's roundings, simulated, change a
+network's logits by more than roundings do.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from rich.table import Table
 from benchmarks import command, result_file
 from exporter import datasets, pipeline, serialize, sources, targets
 from exporter.artifact import MODEL
-from exporter.config import Batch, ExportConfig, Precision
+from exporter.config import QUANTIZED, Batch, ExportConfig, Precision
 from exporter.engine_record import ENGINE
 from exporter.errors import ExporterError, GateRefused
 from exporter.feeds import check_feeds
@@ -43,9 +43,10 @@ TARGET = "trt-rtx"
 _BATCH = Batch(1, 8, 32)
 _IMAGES = 2
 _GAMMA = 0.5
-# What a layer's rounding takes of its largest value: FP16's, and half of one of 127 steps.
-_ROUNDOFF = {"fp16": 2.0**-11, "int8": 2.0**-8}
-# Weights are nearly all of a plan: INT8 is a quarter, and some for what has no INT8 weights.
+# What a layer's rounding takes of its largest value: FP16's, half of one of 127 steps, and for FP8
+# see check_rounding.
+_ROUNDOFF = {"fp16": 2.0**-11, "int8": 2.0**-8, "fp8": 2.0**-6}
+# Weights are nearly all of a plan: 8 bits are a quarter, and some for what has no such weights.
 HELD = "resnet18"
 MOST_OF_FP32 = 1 / 3
 
@@ -103,7 +104,8 @@ def build(converted: Converted, precision: Precision, images: str, folder: Path)
 
     Returns:
         ``plan_bytes``, ``onnx_bytes``, ``build_seconds``, ``cpu_seconds`` of typing and building,
-        ``warnings``, ``convolutions``; of FP16 ``kept_fp32`` (nodes that it can't hold) and
+        ``warnings``, ``convolutions``; of INT8 and FP8 ``kept_float`` (layers without a kernel);
+        of FP16 ``kept_fp32`` (nodes that it can't hold) and
         ``rounding``, what its simulation changes of the largest logit. Or ``error``.
     """
     config = ExportConfig(
@@ -152,6 +154,9 @@ def _export(converted: Converted, config: ExportConfig) -> Row:
         "build_seconds": section["build_seconds"],
         "warnings": section["warnings"],
         "convolutions": sum(node.op_type == "Conv" for node in graph.graph),
+        "kept_float": sum(
+            len(report.kept) for report in typed.reports if report.name == "insert_qdq"
+        ),
         "kept_fp32": len(kept),
         "rounding": against.get("max_relative_error"),
     }
@@ -195,18 +200,21 @@ def cpu_seconds(rows: Sequence[Row]) -> float:
 
 
 def check_size(rows: Sequence[Row]) -> None:
-    """Hold ResNet-18's INT8 plan to its share of the FP32 plan, where both were built.
+    """Hold ResNet-18's plans of 8 bits to their share of the FP32 plan, where both were built.
 
     Raises:
-        GateRefused: it is larger.
+        GateRefused: one is larger.
     """
     sizes = {row["precision"]: row.get("plan_bytes") for row in rows if row["model"] == HELD}
-    fp32, int8 = sizes.get("fp32"), sizes.get("int8")
-    if fp32 and int8 and int8 > MOST_OF_FP32 * fp32:
-        raise GateRefused(
-            f"{HELD}'s INT8 plan has {int8:,} bytes, which is {int8 / fp32:.2f} of FP32's {fp32:,}",
-            hint="at most a third is allowed: are weights left in floating point?",
-        )
+    fp32 = sizes.get("fp32")
+    for name in QUANTIZED:
+        size = sizes.get(name)
+        if fp32 and size and size > MOST_OF_FP32 * fp32:
+            raise GateRefused(
+                f"{HELD}'s {name.upper()} plan has {size:,} bytes, which is {size / fp32:.2f} of "
+                f"FP32's {fp32:,}",
+                hint="at most a third is allowed: are weights left in floating point?",
+            )
 
 
 def check_rounding(rows: Sequence[Row]) -> None:
@@ -214,8 +222,10 @@ def check_rounding(rows: Sequence[Row]) -> None:
 
     Each layer rounds by 2**-11 to either side, and these add as a walk does; four times that. Amid
     INT8 such a rounding moves some values to the next of 127 steps, so each layer is off by as much
-    as INT8 itself, 2**-8. (Another CPU sums in another order, which moves others: a deep network of
-    random weights was off by 0.08 on one and by 0.11 on another, for the same graph.)
+    as INT8 itself, 2**-8. Amid FP8 one value in 2**7 or so is so near a tie of E4M3 that it moves,
+    by a step of 2**-3 of itself: 2**-6.5 in the mean of squares, taken as 2**-6. (Another CPU sums
+    in another order, which moves others: a deep network of random weights was off by 0.08 on one
+    and by 0.11 on another, for the same graph in INT8.)
 
     Raises:
         GateRefused: one is off by more.
@@ -260,12 +270,14 @@ def markdown(rows: Sequence[Row]) -> str:
     """Return the README's table: a line a model, megabytes by precision, all of them built."""
     names = precisions()
     sizes = {(row["model"], row["precision"]): row["plan_bytes"] for row in rows}
-    columns = [*(f"{name}, MB" for name in names), "INT8 of FP32"]
+    quantized = [name for name in names if name in QUANTIZED]
+    shares = [f"{name.upper()} of FP32" for name in quantized]
+    columns = [*(f"{name}, MB" for name in names), *shares]
     lines = [f"| model | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for model in dict.fromkeys(row["model"] for row in rows):
         cells = [f"{sizes[model, name] / 1e6:.1f}" for name in names]
-        share = sizes[model, "int8"] / sizes[model, "fp32"]
-        lines.append(f"| `{model}` | {' | '.join(cells)} | {share:.2f} |")
+        cells += [f"{sizes[model, name] / sizes[model, 'fp32']:.2f}" for name in quantized]
+        lines.append(f"| `{model}` | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -302,7 +314,7 @@ def _names(_: click.Context, option: click.Parameter, text: str | None) -> tuple
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="JSON file.")
 def main(models: tuple[str, ...], wanted: tuple[Precision, ...], output: Path | None) -> None:
-    """Build TensorRT-RTX plans of the zoo; exit 1: one is refused, 3: INT8 too large, FP16 off."""
+    """Build TensorRT-RTX plans of the zoo; exit 1: one is refused, 3: too large, FP16 off."""
     targets.lookup(TARGET).load()  # missing: say so before the first conversion
     log = Console(stderr=True, highlight=False)
     header = result_file.header("rtx_builds")

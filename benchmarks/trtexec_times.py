@@ -3,8 +3,8 @@
 So that an engine timed on another machine stands in the same table. trtexec takes its times by
 CUDA events: GPU compute alone, copies to and from the device, and on the host the time to enqueue.
 Its defaults changed between releases (from 11.1 on CUDA graph and spin-wait are on and transfers
-off), so a time counts only with the settings it was taken with. NOT RUN ON A GPU here: the reader
-is held against a record that NVIDIA published, and the summary that trtexec itself printed of it.
+off), so a time counts only with the settings it was taken with. Tests hold the
+reader to a record that NVIDIA published and to the summary that trtexec itself printed of it.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from calibration.convergence import Snapshot
 from calibration.errors import CalibrationError, NoData, NotFinite, WrongRequest
+from calibration.formats import Kind
 from calibration.images import class_balance
 from calibration.observers import CALIBRATORS, Histogram, find_range
 from calibration.tap import Feeds, Model, OpenSession, Session, tapped
@@ -43,12 +44,14 @@ class Options:
 
     Attributes:
         method: the calibrator that convergence is judged by; the histograms serve all.
+        kind: of the ranges that convergence is judged by, likewise.
         tolerance: stop once no tensor's amax has changed by more than this share in each of two
             doublings of the images; None: use all images.
         workers: threads that count while the session computes the next batch.
     """
 
     method: str = "entropy"
+    kind: Kind = "symmetric"
     tolerance: float | None = None
     workers: int = 2
 
@@ -177,7 +180,7 @@ class _Pass:
         self._wait()
         method = self._options.method
         amax = {
-            name: find_range(histogram, method, "symmetric").amax
+            name: find_range(histogram, method, self._options.kind).amax
             for name, histogram in self._histograms.items()
         }
         self.snapshots.append(Snapshot(self.images, amax))

@@ -15,8 +15,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from calibration.formats import Format
 from calibration.histogram import Floats, Histogram
-from calibration.scales import INT8_LEVELS, affine_scale_zero_point, symmetric_scale
+from calibration.scales import affine_scale_zero_point, symmetric_scale
 
 OCTAVES = 6  # the narrowest candidate is 1/64 of the widest value
 PER_OCTAVE = 24  # 3% apart
@@ -26,13 +27,13 @@ FLOOR = 1e-4
 """Relative error, 40 dB, under which less gains little: 8 bits seldom reach it."""
 
 
-def mse_amax(histogram: Histogram) -> float:
-    """Return the magnitude to clip at for the signed symmetric scheme."""
+def mse_amax(histogram: Histogram, number: Format) -> float:
+    """Return the magnitude to clip at for a signed format without a zero point."""
     values, mean_error = _objective(histogram)
 
     def error(amax: float) -> float:
-        scale = float(symmetric_scale(amax))
-        return mean_error(np.clip(np.rint(values / scale), -INT8_LEVELS, INT8_LEVELS) * scale)
+        scale = float(symmetric_scale(amax, levels=number.largest))
+        return mean_error(number.round(values / scale) * scale)
 
     return _search(error, histogram.amax)
 

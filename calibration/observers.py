@@ -9,19 +9,17 @@ import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from calibration.entropy import LEVELS, entropy_amax
 from calibration.errors import WrongRequest
+from calibration.formats import FORMATS, Format, Kind
 from calibration.histogram import BINS, Counts, Floats, Histogram
 from calibration.mse import mse_amax, mse_range
 
-Kind = Literal["symmetric", "affine"]
-"""``symmetric``: signed INT8 about zero. ``affine``: UINT8 with a zero point."""
-
 DEFAULT_PERCENTILE = 99.99
+_SIGNED: dict[Kind, Format] = {row.kind: row for row in FORMATS.values() if row.kind != "affine"}
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def percentile(histogram: Histogram, request: Request) -> Range:
     signs: half of the rest is cut on each side. Within one bin width of the sorted data's.
     """
     share = request.percentile / 100
-    if request.kind == "symmetric" or _one_sided(histogram):
+    if request.kind in _SIGNED or _one_sided(histogram):
         counts = histogram.magnitudes()
         lower = np.arange(counts.size, dtype=np.float64) * np.float64(histogram.width)
         amax = _quantile(counts, lower, lower + histogram.width, share)
@@ -80,8 +78,8 @@ def entropy(histogram: Histogram, request: Request) -> Range:
 
 def mse(histogram: Histogram, request: Request) -> Range:
     """Return the range of least mean squared error (see ``calibration.mse``)."""
-    if request.kind == "symmetric":
-        return _shaped(histogram, request.kind, mse_amax(histogram))
+    if request.kind in _SIGNED:
+        return _shaped(histogram, request.kind, mse_amax(histogram, _SIGNED[request.kind]))
     return Range(*mse_range(histogram))
 
 
@@ -91,6 +89,10 @@ CALIBRATORS: dict[str, Callable[[Histogram, Request], Range]] = {
     "percentile": percentile,
     "minmax": minmax,
 }
+UNFIT: dict[tuple[str, Kind], str] = {
+    ("entropy", "e4m3"): "its divergence is of evenly spaced levels, and FP8's are not",
+}
+"""Methods that do not choose ranges of a kind, and why."""
 
 
 def find_range(
@@ -105,25 +107,28 @@ def find_range(
     Args:
         histogram: of the tensor's values.
         method: a name in ``CALIBRATORS``.
-        kind: the scheme the range is for; a symmetric one has ``low == -high``.
+        kind: the scheme the range is for; all but an affine one have ``low == -high``.
         percentile: share of values to keep, in percent; the percentile method's alone.
 
     Raises:
         NoData: the histogram is empty.
-        WrongRequest: no such method, or a percentile that is not in (0, 100].
+        WrongRequest: no such method, one that is not for this kind, or a percentile that is not
+            in (0, 100].
     """
     if method not in CALIBRATORS:
         near = difflib.get_close_matches(method, CALIBRATORS, n=1)
         hint = f"did you mean: {near[0]}?" if near else f"known: {', '.join(CALIBRATORS)}"
         raise WrongRequest(f"unknown calibrator {method!r}", hint=hint)
+    if (why := UNFIT.get((method, kind))) is not None:
+        raise WrongRequest(f"calibrator {method!r} can't choose ranges for {kind}: {why}")
     if not 0 < percentile <= 100:
         raise WrongRequest(f"a percentile is more than 0 and at most 100, not {percentile}")
     return CALIBRATORS[method](histogram, Request(kind, percentile))
 
 
 def _shaped(histogram: Histogram, kind: Kind, amax: float) -> Range:
-    """Clip at one magnitude: about zero if symmetric, else no wider than the data and zero."""
-    if kind == "symmetric":
+    """Clip at one magnitude: about zero if signed, else no wider than the data and zero."""
+    if kind in _SIGNED:
         return Range(-amax + 0.0, amax)
     return Range(min(max(histogram.low, -amax), 0.0), max(min(histogram.high, amax), 0.0))
 
@@ -145,6 +150,7 @@ __all__ = [
     "BINS",
     "CALIBRATORS",
     "DEFAULT_PERCENTILE",
+    "UNFIT",
     "Histogram",
     "Kind",
     "Range",

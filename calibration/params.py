@@ -16,6 +16,7 @@ import numpy as np
 from calibration import convergence
 from calibration.convergence import Snapshot
 from calibration.errors import CalibrationError, DamagedParams, WrongParams
+from calibration.formats import E4M3_LARGEST, Kind
 from calibration.observers import DEFAULT_PERCENTILE, Histogram, find_range
 from calibration.scales import affine_scale_zero_point, symmetric_scale
 
@@ -24,7 +25,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class TensorParams:
-    """One tensor's range for both schemes, and the statistics it came from.
+    """One tensor's range for each kind of format, and the statistics it came from.
 
     Attributes:
         amax: the symmetric scheme represents [-amax, amax].
@@ -36,6 +37,7 @@ class TensorParams:
         count: number of values.
         clipped: share of values outside [-amax, amax], 0 to 1.
         clipped_affine: share of values outside [low, high], 0 to 1.
+        amax_e4m3: FP8 represents [-amax_e4m3, amax_e4m3]; None in a calibration for INT8.
     """
 
     amax: float
@@ -47,6 +49,7 @@ class TensorParams:
     count: int
     clipped: float
     clipped_affine: float
+    amax_e4m3: float | None = None
 
     @property
     def scale(self) -> np.float32:
@@ -58,6 +61,21 @@ class TensorParams:
     def affine(self) -> tuple[np.float32, np.uint8]:
         """The UINT8 scale and zero point."""
         return affine_scale_zero_point(self.low, self.high)
+
+    @property
+    def scale_e4m3(self) -> np.float32 | None:
+        """The FP8 scale; it has no zero point."""
+        if self.amax_e4m3 is None:
+            return None
+        scale: np.float32 = np.float32(symmetric_scale(self.amax_e4m3, levels=E4M3_LARGEST))
+        return scale
+
+    def range_for(self, kind: Kind) -> tuple[float, float] | None:
+        """Return (low, high) to represent; None where there is no range of that kind."""
+        if kind == "affine":
+            return self.low, self.high
+        amax = self.amax if kind == "symmetric" else self.amax_e4m3
+        return None if amax is None else (-amax, amax)
 
 
 @dataclass(frozen=True)
@@ -102,6 +120,21 @@ class Params:
                 hint="calibrate again, or take the graph and preprocessing it was made for",
             )
 
+    def ranges(self, kind: Kind) -> dict[str, tuple[float, float]]:
+        """Return (low, high) by tensor.
+
+        Raises:
+            WrongParams: a tensor has no range of that kind.
+        """
+        found = {name: tensor.range_for(kind) for name, tensor in self.tensors.items()}
+        known = {name: one for name, one in found.items() if one is not None}
+        if len(known) < len(found):
+            raise WrongParams(
+                "this calibration was made for INT8 and has no ranges for FP8",
+                hint="calibrate again, with --precision fp8",
+            )
+        return known
+
     def save(self, path: Path) -> None:
         """Write the calibration as JSON, whole or not at all."""
         text = json.dumps(self._to_json(), indent=2, allow_nan=False) + "\n"
@@ -117,7 +150,7 @@ class Params:
 
     def _to_json(self) -> dict[str, Any]:
         head = {field.name: getattr(self, field.name) for field in fields(self)[1:]}
-        tensors = {name: asdict(one) | _scales(one) for name, one in self.tensors.items()}
+        tensors = {name: _known(asdict(one)) | _scales(one) for name, one in self.tensors.items()}
         head["convergence"] = convergence.to_json(self.convergence)
         return {"format": FORMAT, **head, "tensors": tensors}
 
@@ -130,11 +163,12 @@ def calibrate(
     graph: str,
     data: str,
     preprocessing: str,
+    kind: Kind = "symmetric",
     percentile: float = DEFAULT_PERCENTILE,
     stopped_early: bool = False,
     snapshots: Sequence[Snapshot] = (),
 ) -> Params:
-    """Choose every tensor's range for both schemes.
+    """Choose every tensor's range for both schemes of INT8 and, where asked for, for FP8.
 
     Args:
         histograms: by tensor, as ``collect`` returns them.
@@ -143,6 +177,7 @@ def calibrate(
         graph: hash of the graph.
         data: hash of the images.
         preprocessing: hash or name of the preprocessing.
+        kind: "e4m3" for a range for FP8 too.
         percentile: see ``find_range``.
         stopped_early: as ``collect`` found.
         snapshots: the convergence that ``collect`` recorded.
@@ -152,7 +187,7 @@ def calibrate(
         WrongRequest: an unknown method or a bad percentile.
     """
     tensors = {
-        name: _tensor_params(histogram, method, percentile)
+        name: _tensor_params(histogram, method, percentile, fp8=kind == "e4m3")
         for name, histogram in histograms.items()
     }
     return Params(
@@ -191,9 +226,12 @@ def load(path: Path) -> Params:
         raise _damaged(path, str(error)) from error
 
 
-def _tensor_params(histogram: Histogram, method: str, percentile: float) -> TensorParams:
+def _tensor_params(
+    histogram: Histogram, method: str, percentile: float, *, fp8: bool
+) -> TensorParams:
     amax = find_range(histogram, method, "symmetric", percentile=percentile).amax
     affine = find_range(histogram, method, "affine", percentile=percentile)
+    e4m3 = find_range(histogram, method, "e4m3", percentile=percentile).amax if fp8 else None
     return TensorParams(
         amax=amax,
         low=affine.low,
@@ -204,15 +242,22 @@ def _tensor_params(histogram: Histogram, method: str, percentile: float) -> Tens
         count=histogram.count,
         clipped=histogram.share_outside(-amax, amax),
         clipped_affine=histogram.share_outside(affine.low, affine.high),
+        amax_e4m3=e4m3,
     )
+
+
+def _known(fields_of_tensor: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields_of_tensor.items() if value is not None}
 
 
 def _scales(one: TensorParams) -> dict[str, float | int]:
     scale, zero_point = one.affine
+    fp8 = one.scale_e4m3
     return {
         "scale": float(one.scale),
         "affine_scale": float(scale),
         "affine_zero_point": int(zero_point),
+        **({} if fp8 is None else {"scale_e4m3": float(fp8)}),
     }
 
 
@@ -244,7 +289,8 @@ def _from_json(content: dict[str, Any]) -> Params:
 
 def _tensor_from_json(name: str, one: dict[str, Any]) -> TensorParams:
     names = [field.name for field in fields(TensorParams) if field.name != "count"]
-    numbers = {name: _number(one, name) for name in names}
+    absent = one.get("amax_e4m3") is None
+    numbers = {name: _number(one, name) for name in names if not (absent and name == "amax_e4m3")}
     tensor = TensorParams(**numbers, count=_whole(one, "count"))
     for key, derived in _scales(tensor).items():
         if _number(one, key) != derived:

@@ -1,8 +1,9 @@
 """Round weights for the layer's output, not each for itself.
 
-Rounding to the nearest integer is not what changes a layer's output least: errors of weights
+Rounding to the nearest number is not what changes a layer's output least: errors of weights
 that read correlated inputs can cancel (Nagel et al. 2020, "Up or Down? Adaptive Rounding",
-arXiv 2004.10568). Of each weight's two neighbouring integers this chooses one so as to minimise
+arXiv 2004.10568). Of each weight's two neighboring numbers, integers or E4M3's, this chooses one
+so as to minimise
 
     (q - w)^T G (q - w),  G the second moments of the layer's input (calibration.gram)
 
@@ -21,6 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from calibration.formats import Format
+
 Matrix = npt.NDArray[np.float64]
 
 DAMPING = 0.01
@@ -33,32 +36,31 @@ _BLOCK = 128  # columns
 
 @dataclass(frozen=True)
 class Rounded:
-    """Integers, and what choosing them gained.
+    """Quantized weights, and what choosing them gained.
 
     Attributes:
-        integers: int8, of the weights' shape.
+        integers: numbers of the format, integers or E4M3's; float64, of the weights' shape.
         nearest_error: the objective of nearest rounding, summed over channels.
         error: that of `integers`.
     """
 
-    integers: npt.NDArray[np.int8]
+    integers: Matrix
     nearest_error: float
     error: float
 
 
-def round_rows(scaled: Matrix, moments: Matrix, largest: int, *, sweeps: int = SWEEPS) -> Rounded:
-    """Choose floor or ceiling of each weight of one group of channels.
+def round_rows(scaled: Matrix, moments: Matrix, number: Format, *, sweeps: int = SWEEPS) -> Rounded:
+    """Choose which of its two neighbors each weight of one group of channels becomes.
 
     Args:
         scaled: weight / scale, (channels, n).
         moments: of what the channels read, (n, n), symmetric.
-        largest: integers are within +-largest; a weight beyond is clipped. The largest weight
-            of a channel is rounded to nearest, whatever that costs.
+        number: the format; a weight beyond its largest number is clipped. The largest weight of
+            a channel is rounded to nearest, whatever that costs.
         sweeps: over all weights, at most.
     """
     gram = moments + np.eye(len(moments)) * (DAMPING * moments.trace() / len(moments))
-    chosen = np.clip(np.rint(scaled), -largest, largest)
-    other = np.clip(np.floor(scaled) + np.ceil(scaled) - np.rint(scaled), -largest, largest)
+    chosen, other = number.round(scaled), number.other(scaled)
     # A channel's scale is that of its largest weight. A float32 scale leaves that weight just
     # beside the grid; were it to step down, the scale would follow, and no weight be on the grid.
     magnitudes = np.abs(scaled)
@@ -69,7 +71,7 @@ def round_rows(scaled: Matrix, moments: Matrix, largest: int, *, sweeps: int = S
     for _ in range(sweeps):
         if not _sweep(chosen, other, slope, gram):
             break
-    return Rounded(chosen.astype(np.int8), nearest_error, _error(chosen - scaled, moments))
+    return Rounded(chosen + 0.0, nearest_error, _error(chosen - scaled, moments))  # no -0.0
 
 
 def _sweep(chosen: Matrix, other: Matrix, slope: Matrix, gram: Matrix) -> int:

@@ -20,13 +20,14 @@ UINT8_LEVELS = 255
 
 
 def symmetric_scale(
-    amax: npt.ArrayLike, *, levels: int = INT8_LEVELS
+    amax: npt.ArrayLike, *, levels: float = INT8_LEVELS
 ) -> np.float32 | npt.NDArray[np.float32]:
     """Scale of a signed symmetric quantisation, zero point 0.
 
     Args:
         amax: greatest magnitude to represent; a number, or an array with one per channel.
-        levels: greatest quantised value, 127 for INT8 (64 with reduced range: 7 bits).
+        levels: greatest quantised value, 127 for INT8 (64 with reduced range: 7 bits), 448 for
+            FP8.
 
     Returns:
         float32 of the shape of ``amax``. Where ``amax`` is 0 everything quantises to 0 with any

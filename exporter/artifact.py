@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from exporter.config import QUANTIZED
 from exporter.errors import ExporterError, WrongUse
 from exporter.untrusted import refuse_external_data
 
@@ -48,6 +49,11 @@ class Artifact:
     def target(self) -> str:
         """What it was compiled for."""
         return str(self.passport["target"])
+
+    @property
+    def quantization(self) -> dict[str, Any] | None:
+        """What the passport says of its INT8 or FP8; None where it is in floating point."""
+        return quantization_of(self.passport)
 
     @property
     def is_simulation(self) -> bool:
@@ -111,6 +117,14 @@ class Artifact:
         passport = {**now, "measured": {**now.get("measured", {}), key: value}}
         _write_json(self.path / PASSPORT, passport)
         return Artifact(self.path, passport)
+
+
+def quantization_of(passport: Passport) -> dict[str, Any] | None:
+    """Return what a passport says of its INT8 or FP8; None where it is in floating point."""
+    found: dict[str, Any] | None = next(
+        (passport[name] for name in QUANTIZED if passport.get(name)), None
+    )
+    return found
 
 
 def read(path: Path) -> Artifact:

@@ -41,6 +41,7 @@ _FLOATS = ("FP16", "FP32", "BF16")
 
 # Of kernels' names, most telling first: an INT8 kernel may name the type of its result too.
 _TACTICS = (
+    (re.compile(r"e4m3|fp8"), "FP8"),
     (re.compile(r"i8i8|i8f32|i8f16|i8816|i16832|int8|imma"), "INT8"),
     (re.compile(r"f16f16|fp16|h884|h1688|h16816|hmma"), "FP16"),
     (re.compile(r"f32f32|tf32|sgemm|scudnn|s884|s1688"), "FP32"),

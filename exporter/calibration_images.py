@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calibration.collect import FIRST_SNAPSHOT, Collected, Options, collect
+from calibration.formats import Kind
 from exporter import datasets
 from exporter.feeds import image_size, in_layout, network_input, training_data
 from exporter.training_images import batches, choose_images
@@ -91,6 +92,7 @@ def observe(
     tensors: Sequence[str],
     method: str,
     progress: Progress,
+    kind: Kind = "symmetric",
 ) -> tuple[Collected, str]:
     """Run the images through a graph; return what its tensors were, and the images' hash.
 
@@ -112,6 +114,7 @@ def observe(
         open_session=open_session,
         options=Options(
             method=method,
+            kind=kind,
             tolerance=AUTO_TOLERANCE if images.config.calibration_images == "auto" else None,
         ),
         labels=images.labels,

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from exporter.compatibility_rules import RULES, Outcome
 from exporter.engine_record import EngineRecord
 from exporter.errors import GateRefused, Missing
-from exporter.machines import Machine
+from exporter.machines import Machine, has_precision, needed_for
 
 Verdict = Literal["loads", "does not load", "unknown"]
 
@@ -76,12 +76,27 @@ class Fit:
         }
 
 
+def require_precision(precision: str, machine: Machine) -> None:
+    """Refuse a machine whose GPU lacks a precision: no engine of it can be built there.
+
+    Raises:
+        GateRefused: it does.
+    """
+    here = machine.compute_capability
+    if here is not None and not has_precision(here, precision):
+        raise GateRefused(
+            f"it can't be compiled for {machine.name}: {machine.gpu} has compute capability "
+            f"{here}, and no {precision.upper()}",
+            hint=needed_for(precision),
+        )
+
+
 def judge(engine: EngineRecord, precision: str, machine: Machine) -> Fit:
     """Apply every rule.
 
     Args:
         engine: from the passport.
-        precision: of the artefact: "fp32", "fp16" or "int8".
+        precision: of the artefact: "fp32", "fp16", "int8" or "fp8".
         machine: a row of `machines`, or this machine.
     """
     findings = tuple(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from exporter.engine_record import EngineRecord
-from exporter.machines import Machine
+from exporter.machines import Machine, has_precision
 
 Outcome = Literal["holds", "fails", "unknown"]
 Answer = tuple[Outcome, str] | None
@@ -178,6 +178,14 @@ def _int8(_: EngineRecord, precision: str, machine: Machine) -> Answer:
     return ("fails", f"{detail}, has no INT8") if here in _NO_INT8 else ("holds", detail)
 
 
+def _fp8(_: EngineRecord, precision: str, machine: Machine) -> Answer:
+    here = machine.compute_capability
+    if precision != "fp8" or here is None:
+        return None
+    detail = f"{machine.gpu}, compute capability {here}"
+    return ("holds", detail) if has_precision(here, "fp8") else ("fails", f"{detail}, has no FP8")
+
+
 def _dla(engine: EngineRecord, _: str, machine: Machine) -> Answer:
     if engine.dla_core is None:
         return None
@@ -324,6 +332,13 @@ RULES: tuple[Rule, ...] = (
         f"{_DOCS}/archives/tensorrt-825/support-matrix/index.html (rows below 6.1 not read)",
         _int8,
         verified=False,
+    ),
+    Rule(
+        "FP8",
+        "FP8 is only supported for matrix multiplications (GEMM) on Ada and later architectures "
+        "(compute capability 8.9 or later).",
+        f"{_RTX}/work-quantized-types.html",
+        _fp8,
     ),
     Rule(
         "DLA",

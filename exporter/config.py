@@ -9,10 +9,12 @@ from typing import Any, Literal, get_args
 
 from exporter.errors import WrongUse, unknown_name
 
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+QUANTIZED: tuple[Precision, ...] = ("int8", "fp8")
+"""Precisions that are written as Q/DQ, by a scheme and from a calibration."""
 Layout = Literal["nhwc", "nchw"]
 FloatType = Literal["fp32", "fp16"]
-SchemeName = Literal["tensorrt", "cpu"]
+SchemeName = Literal["tensorrt", "cpu", "fp8"]
 Calibrator = Literal["entropy", "mse", "percentile", "minmax"]
 RecoveryName = Literal["equalize", "rounding", "bias"]
 WeightBits = Literal[7, 8]
@@ -60,6 +62,8 @@ class BuildOptions:
         version_compatible: an engine for later TensorRT releases of the same major version.
         dla_core: build for this DLA core; what can't run there runs on the GPU.
         compute_capabilities: GPUs to compile for with none here, such as ``8.6``.
+        tf32: let FP32 products round their factors to TF32, which has 10 bits of mantissa.
+        allow_fallback: let nodes that a provider declines run on the CPU.
     """
 
     workspace_mib: int | None = None
@@ -68,6 +72,8 @@ class BuildOptions:
     version_compatible: bool = False
     dla_core: int | None = None
     compute_capabilities: tuple[str, ...] = ()
+    tf32: bool = False
+    allow_fallback: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that no builder takes."""
@@ -120,19 +126,20 @@ class ExportConfig:
         layout: of a four-dimensional input.
         preprocess: for a model that does not carry its preprocessing.
         check_images: how many images the graph must agree with Keras on to be accepted.
-        scheme: of INT8; None for the target's own.
+        scheme: of INT8; None for the target's own. FP8 has one of its own.
         weight_bits: of INT8's weights; 7, under scheme ``cpu`` alone, for CPUs without VNNI. None
             for what this machine's CPU sums without saturating.
-        calibrator: how INT8 ranges are chosen.
+        calibrator: how ranges of INT8 and FP8 are chosen.
         calibration_images: how many training images they are measured on; ``auto``: until no
             range changes any more.
         calibration: a ``calibration.json`` to use instead of measuring.
-        recovery: of INT8 accuracy, by :data:`exporter.recovery.METHODS`; run in that order. None
-            for what pays (:func:`exporter.recovery.chosen`), () for nothing.
-        max_drop: for INT8: most points of top-1 to lose against the float graph, on held-out
-            training images; layers stay in float until it holds. None: no budget.
+        recovery: of accuracy, for INT8 and FP8, by :data:`exporter.recovery.METHODS`; run in that
+            order. None for what pays (:func:`exporter.recovery.chosen`), () for nothing.
+        max_drop: for INT8 and FP8: most points of top-1 to lose against the float graph, on
+            held-out training images; layers stay in float until it holds. None: no budget.
         held_out_images: how many those are.
-        rest: type of what INT8 leaves in floating point; None for the target's own.
+        rest: type of what INT8 and FP8 leave in floating point; None for the scheme's or the
+            target's own.
         io: type of the graph's inputs and outputs; FP16 only where the graph has FP16.
         build: how an engine is built, for targets that build one.
         unsafe: run code in the model file (Lambda layers).
@@ -174,10 +181,16 @@ class ExportConfig:
             self._check_max_drop(self.max_drop)
         if self.held_out_images < 1:
             raise WrongUse(f"held-out-images must be at least 1, not {self.held_out_images}")
-        if self.precision != "int8" and (self.scheme or self.calibration):
-            raise WrongUse(
-                f"--scheme and --calibration are for INT8, and --precision is {self.precision}"
-            )
+        for option, given in (
+            ("calibration", self.calibration),
+            ("recovery", self.recovery),
+            ("rest", self.rest),
+        ):
+            if given and not self.is_quantized:
+                raise WrongUse(
+                    f"--{option} is for INT8 and FP8, and --precision is {self.precision}"
+                )
+        self._check_scheme()
         if self.weight_bits not in (None, 7, 8):
             raise WrongUse(f"weight-bits must be 7 or 8, not {self.weight_bits}")
         if self.precision != "int8" and self.weight_bits:
@@ -185,17 +198,30 @@ class ExportConfig:
         for name in self.recovery or ():
             if name not in get_args(RecoveryName):
                 raise unknown_name("recovery", name, ("auto", "none", *get_args(RecoveryName)))
-        if self.precision != "int8" and self.recovery:
-            raise WrongUse(f"--recovery is for INT8, and --precision is {self.precision}")
-        if self.precision != "int8" and self.rest:
-            raise WrongUse(f"--rest is for INT8, and --precision is {self.precision}")
         float32 = self.precision == "fp32" or self.rest == "fp32"
         if self.io == "fp16" and float32:
             asked = "--precision fp32" if self.precision == "fp32" else "--rest fp32"
             raise WrongUse(f"--io fp16 and {asked} contradict each other")
 
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the graph gets Q/DQ."""
+        return self.precision in QUANTIZED
+
+    def _check_scheme(self) -> None:
+        from exporter.passes import schemes
+
+        if self.scheme is None:
+            return
+        owner = schemes.lookup(self.scheme).precision
+        if owner != self.precision:
+            raise WrongUse(
+                f"--scheme {self.scheme} is for {owner.upper()}, and --precision is "
+                f"{self.precision}"
+            )
+
     def _check_max_drop(self, points: float) -> None:
-        if self.precision != "int8":
-            raise WrongUse(f"--max-drop is for INT8, and --precision is {self.precision}")
+        if not self.is_quantized:
+            raise WrongUse(f"--max-drop is for INT8 and FP8, and --precision is {self.precision}")
         if not 0 <= points <= 100:  # NaN is neither
             raise WrongUse(f"max-drop is points of top-1, 0 to 100, not {points}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
+from exporter.artifact import quantization_of
 from exporter.progress import Progress
 
 if TYPE_CHECKING:
@@ -162,12 +164,14 @@ def passport_lines(passport: dict[str, Any]) -> list[tuple[str, str]]:
             ", ".join(f"{n} {f['bytes'] / 1e6:.1f} MB" for n, f in passport["files"].items()),
         ),
     ]
-    if int8 := passport.get("int8"):
-        lines += _int8_lines(int8)
+    if found := quantization_of(passport):
+        lines += _quantized_lines(passport["precision"], found, passport["passes"])
     if fp16 := passport.get("fp16"):
         lines += _fp16_lines(fp16, passport["passes"]["to_fp16"]["kept"])
     engine = passport.get(passport["target"], {})
-    if "compiled" in engine:
+    if "provider" in engine:
+        lines += provider_lines(engine)
+    elif "compiled" in engine:
         lines += engine_lines(engine, passport.get("engine"))
     elif executed := engine.get("executed"):
         lines.append(("executed", f"{', '.join(executed['summary'])}; on {executed['cpu']}"))
@@ -181,15 +185,20 @@ def passport_lines(passport: dict[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
-def _int8_lines(int8: dict[str, Any]) -> list[tuple[str, str]]:
-    width = "7-bit weights, for CPUs without VNNI" if int8["reduce_range"] else "8 bits"
-    how = f"{int8['calibrator']} on {int8['calibration_images']} training images"
-    how += " (no range moved any more)" if int8.get("stopped_early") else ""
-    lines = [("int8", f"scheme {int8['scheme']}, {how}, {width}")]
-    lines += _budget_lines(int8["max_drop"]) if int8.get("max_drop") else []
-    touched = (f"{name} ({count} nodes)" for name, count in int8["recovery"].items())
-    lines += [("  recovery", ", ".join(touched))] if int8["recovery"] else []
-    return lines + [("  warning", warning) for warning in int8["warnings"]]
+def _quantized_lines(
+    precision: str, found: dict[str, Any], passes: dict[str, Any]
+) -> list[tuple[str, str]]:
+    width = "7-bit weights, for CPUs without VNNI" if found["reduce_range"] else "8 bits"
+    how = f"{found['calibrator']} on {found['calibration_images']} training images"
+    how += " (no range moved any more)" if found.get("stopped_early") else ""
+    lines = [(precision, f"scheme {found['scheme']}, {how}, {width}")]
+    lines += _budget_lines(precision, found["max_drop"]) if found.get("max_drop") else []
+    touched = (f"{name} ({count} nodes)" for name, count in found["recovery"].items())
+    lines += [("  recovery", ", ".join(touched))] if found["recovery"] else []
+    kept = Counter(each["reason"] for each in passes.get("insert_qdq", {}).get("kept", ()))
+    del kept["asked for"]  # told with the budget
+    lines += [("  stays in float", f"{count}: {reason}") for reason, count in kept.items()]
+    return lines + [("  warning", warning) for warning in found["warnings"]]
 
 
 def _fp16_lines(fp16: dict[str, Any], kept: list[dict[str, str]]) -> list[tuple[str, str]]:
@@ -206,7 +215,7 @@ def _fp16_lines(fp16: dict[str, Any], kept: list[dict[str, str]]) -> list[tuple[
     return lines + [("  warning", warning) for warning in fp16["warnings"]]
 
 
-def _budget_lines(budget: dict[str, Any]) -> list[tuple[str, str]]:
+def _budget_lines(precision: str, budget: dict[str, Any]) -> list[tuple[str, str]]:
     lost, images = budget["lost_images"], budget["images"]
     lines = [
         (
@@ -217,7 +226,9 @@ def _budget_lines(budget: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     for kept in budget["kept"]:
         name, without = kept["keras_layer"] or kept["node"], kept["lost_images_without"]
-        lines.append(("  kept in float", f"{name}: in INT8, {without} images would be lost"))
+        lines.append(
+            ("  kept in float", f"{name}: in {precision.upper()}, {without} images would be lost")
+        )
     return lines
 
 
@@ -277,6 +288,26 @@ def engine_lines(engine: dict[str, Any], record: dict[str, Any] | None) -> list[
     return lines + [("  warning", warning) for warning in warnings]
 
 
+def provider_lines(engine: dict[str, Any]) -> list[tuple[str, str]]:
+    """Pick from the passport's part of an onnxruntime provider: where nodes run, or how to finish.
+
+    Args:
+        engine: what the passport has under the target's name.
+    """
+    lines = [("provider", engine["provider"])]
+    if not engine["compiled"]:
+        finish = "copy the folder to its machine; there: exporter compile FOLDER"
+        return [*lines, ("not compiled", engine["why"]), ("to finish", finish)]
+    placement = engine["placement"]
+    versions = ", ".join(f"{name} {version}" for name, version in engine["versions"].items())
+    nodes = (f"{count} on {name}" for name, count in placement["nodes"].items())
+    lines += [("compiled on", f"{engine['gpu']}, {versions}"), ("nodes", ", ".join(nodes))]
+    return lines + [
+        ("  fell back", f"{each['op_type']} {each['node']}: {each['provider']}")
+        for each in placement["elsewhere"]
+    ]
+
+
 def zoo_table(rows: Sequence[dict[str, Any]]) -> None:
     """Show the zoo."""
     columns = ("model", "block", "depths", "groups", "shipped weights")
@@ -309,7 +340,7 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
             ("cpu", f"{cpu.model}, {cpu.usable_cores} usable cores"),
             ("instruction sets", found),
             *(("", line) for line in cpu.consequences),
-            ("gpu", ", ".join(device.name for device in gpu.devices) or "none found"),
+            ("gpu", ", ".join(device.described for device in gpu.devices) or "none found"),
         ],
     )
     facts("Versions", [(n, v or "not installed") for n, v in diagnosis.versions.items()])

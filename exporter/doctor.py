@@ -18,7 +18,7 @@ from typing import Any
 
 from exporter import engine_record
 from exporter.artifact import Artifact
-from exporter.compatibility import Fit, judge
+from exporter.compatibility import Fit, judge, require_precision
 from exporter.engine_record import Flavour
 from exporter.errors import Missing, WrongUse
 from exporter.gpus import Gpus, by_cuda, find_gpus, in_use
@@ -253,12 +253,16 @@ def engine_fit(
 
     Raises:
         WrongUse: an unknown machine, no version, or an artefact for another target.
+        GateRefused: the engine is not compiled yet, and the machine's GPU lacks its precision.
         Missing: the engine is not compiled yet.
         ExporterError: the engine or its record is damaged.
     """
     for option, version in (("--tensorrt", tensorrt), ("--driver", driver)):
         if version is not None and not re.fullmatch(r"\d+(\.\d+)*", version):
             raise WrongUse(f"{option} {version!r} is no version", hint="such as 10.13.3 or 580.65")
+    if engine_record.FIELD not in artifact.passport and artifact.target.startswith("trt"):
+        row = this_machine("tensorrt") if machine is None else lookup(machine)
+        require_precision(artifact.passport["precision"], row)
     engine = engine_record.read(artifact)
     artifact.file(engine_record.ENGINE)
     if machine is None:

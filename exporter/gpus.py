@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from exporter.errors import Missing
 from exporter.install import pip_line
+from exporter.machines import has_precision
 
 T = TypeVar("T")
 
@@ -26,6 +27,14 @@ class Gpu:
     memory_mib: int | None = None
     compute_capability: str | None = None
     driver: str | None = None
+
+    @property
+    def described(self) -> str:
+        """Its name, and where the compute capability is known that and whether it has FP8."""
+        if self.compute_capability is None:
+            return self.name
+        fp8 = "FP8" if has_precision(self.compute_capability, "fp8") else "no FP8"
+        return f"{self.name} (compute capability {self.compute_capability}, {fp8})"
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ calibrator_option = click.option(
     type=click.Choice(["entropy", "mse", "percentile", "minmax"]),
     default="mse",
     show_default=True,
-    help="INT8: how ranges are chosen.",
+    help="INT8, FP8: how ranges are chosen; entropy for INT8 alone.",
 )
 calibration_images_option = click.option(
     "--calibration-images",
@@ -51,13 +51,13 @@ calibration_images_option = click.option(
     callback=count_or_auto,
     default="512",
     show_default=True,
-    help="INT8, FP16: training images to measure on; auto: until no range moves by more than 5% in "
-    "each of two doublings, 8192 at most.",
+    help="INT8, FP8, FP16: training images to measure on; auto: until no range moves by more than "
+    "5% in each of two doublings, 8192 at most.",
 )
 calibration_option = click.option(
     "--calibration",
     type=folder_type,
-    help="INT8: a calibration.json of the same graph and preprocessing, instead of measuring.",
+    help="INT8, FP8: a calibration.json of the same graph and preprocessing, instead of measuring.",
 )
 unsafe_option = click.option(
     "--unsafe", is_flag=True, help="Allow Lambda layers: runs code from the file."
@@ -107,7 +107,19 @@ _BUILD = (
         "compute_capabilities",
         multiple=True,
         metavar="X.Y",
-        help="trt-rtx: compile for these GPUs, such as 8.6; default: 8.0 and later. Repeatable.",
+        help="trt-rtx: compile for these GPUs, such as 8.6; default: 8.0 and later, with FP8 "
+        "8.9 and 12.0. Repeatable.",
+    ),
+    click.option(
+        "--tf32",
+        is_flag=True,
+        help="ort-cuda: compute FP32 products in TF32, which is faster and less exact.",
+    ),
+    click.option(
+        "--allow-fallback",
+        is_flag=True,
+        help="ort-cuda, ort-trt, ort-trt-rtx: accept nodes that run on the CPU. Without it they "
+        "are an error.",
     ),
 )
 

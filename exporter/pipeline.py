@@ -14,6 +14,7 @@ from exporter.config import ExportConfig, Layout
 from exporter.errors import ConversionError
 from exporter.feeds import check_feeds, in_layout
 from exporter.progress import Progress, silent
+from exporter.quantized import refuse_methods, scheme_of
 from exporter.sources import Source
 
 if TYPE_CHECKING:
@@ -32,14 +33,17 @@ def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
     Raises:
         WrongUse: the request can't be met as it is.
         ConversionError: an op does not convert, or the graph is not the same network.
-        GateRefused: INT8 loses more than ``max_drop`` allows.
+        GateRefused: INT8 or FP8 loses more than ``max_drop`` allows.
         Missing: the target's library is not installed.
     """
     target = targets.lookup(config.target)
     target.check_precision(config.precision)
     target.check_cpu(config.precision)
+    target.check_gpu(config.precision)
     target.check_batch(config.batch)
     target.check_scheme(config.scheme)
+    if config.is_quantized:
+        refuse_methods(config, scheme_of(config, target.scheme))
     target.check_weight_bits(config)
     target.types_half(config)  # a conflict is refused before any work
     config = replace(config, batch=target.bounded(config.batch))
@@ -86,11 +90,15 @@ def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
 
 
 def measure_sensitivity(config: ExportConfig, progress: Progress = silent) -> Sensitivity:
-    """Rank the layers by what INT8 costs in each alone, on ``held_out_images``; writes nothing.
+    """Rank the layers by what INT8 or FP8 costs in each alone; writes nothing.
+
+    Measured on ``held_out_images``.
 
     Raises:
         As :func:`export`.
     """
+    scheme = scheme_of(config, targets.lookup(config.target).scheme)
+    refuse_methods(config, scheme)
     source = sources.load(
         config.model,
         weights=config.weights,
@@ -105,8 +113,7 @@ def measure_sensitivity(config: ExportConfig, progress: Progress = silent) -> Se
     model = frontend.to_onnx(source, config.batch.fixed)
     run_passes(model, config.layout)
     prove_equal(source, serialize.checked_bytes(model), feeds, config.layout)
-    scheme = config.scheme or targets.lookup(config.target).scheme
-    ready = quantize.calibrated(model, source, config, scheme, progress)
+    ready = quantize.calibrated(model, source, config, scheme.name, progress)
     images, notes = hold_out(source, config, ready.params, progress)
     result = sensitivity.measure(ready.trials, images, progress)
     return replace(result, warnings=(*ready.warnings, *notes))

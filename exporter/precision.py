@@ -1,4 +1,4 @@
-"""From the proven float32 graph to the precision asked for: INT8, FP16, or INT8 amid FP16."""
+"""From the proven float32 graph to the precision asked for: FP16; INT8 or FP8, alone or amid it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Typed:
         data: it, checked and serialised; None where it stayed float32.
         reports: of the passes that typed it.
         fields: what the passport records of it.
-        quantization: of INT8.
+        quantization: of INT8 or FP8.
     """
 
     data: bytes | None = None
@@ -70,18 +70,19 @@ def apply(
     """
     to_half = target.types_half(config)
     done = Typed()
-    if config.precision == "int8":
+    if config.is_quantized:
         from exporter import quantize
+        from exporter.quantized import scheme_of
 
-        scheme = config.scheme or target.scheme
+        scheme = scheme_of(config, target.scheme).name
         ready = quantize.calibrated(model, source, config, scheme, progress)
     if to_half:
         from exporter import half
 
         measured = half.measure(model, source, config, progress)  # what recovery left of it
-    if config.precision == "int8":
+    if config.is_quantized:
         quantization = quantize.finish(ready, source, config, progress)
-        fields = {"int8": quantization.as_json()}
+        fields: dict[str, Any] = {config.precision: quantization.as_json()}
         done = Typed(serialize.checked_bytes(model), quantization.reports, fields, quantization)
     if to_half:
         before = done.data or serialize.checked_bytes(model)

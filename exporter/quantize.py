@@ -1,4 +1,4 @@
-"""From a folded FP32 graph to INT8: measure activations on training images, place Q/DQ, lint."""
+"""From a folded FP32 graph to INT8 or FP8: measure activations on images, place Q/DQ, lint."""
 
 from __future__ import annotations
 
@@ -165,7 +165,8 @@ def calibrated(
         )
     if not tensors_to_calibrate(model, row):
         raise _nothing(source.name, place(model, row).kept)
-    graph = graph_hash(model)
+    graph = graph_hash(model)  # before its opset is raised, as a ladder makes it again
+    reports += raise_opset(model, row)
     prepared = json.dumps(describe(source.preprocessing, size), sort_keys=True)
     images = measured_images(source, config, methods, progress)
     if config.calibration is not None:
@@ -175,11 +176,7 @@ def calibrated(
     else:
         assert images is not None
         params, warnings = _measure(model, images, row, (graph, prepared), progress)
-    ranges = {
-        name: (-tensor.amax, tensor.amax) if row.symmetric else (tensor.low, tensor.high)
-        for name, tensor in params.tensors.items()
-    }
-    trials = Trials(model, row, ranges)
+    trials = Trials(model, row, params.ranges(row.activations.kind))
     return Calibrated(trials, params, images, methods, recovered, reports, [*warnings, *notes])
 
 
@@ -216,6 +213,17 @@ def prepare(model: ir.Model) -> list[PassReport]:
     return [pool.report, dense.report]
 
 
+def raise_opset(model: ir.Model, scheme: Scheme) -> list[PassReport]:
+    """Declare the opset that the scheme's types need, where the graph has an older one."""
+    from exporter.passes.raise_opset import RaiseOpset
+
+    if model.opset_imports.get("", 1) >= scheme.opset:
+        return []
+    opset = RaiseOpset()
+    opset(model)
+    return [opset.report]
+
+
 def measured_images(
     source: Source,
     config: ExportConfig,
@@ -247,7 +255,9 @@ def _measure(
     progress: Progress,
 ) -> tuple[Params, list[str]]:
     tensors, method = tensors_to_calibrate(model, scheme), images.config.calibrator
-    found, data = calibration_images.observe(model, images, tensors, method, progress)
+    kind = scheme.activations.kind
+    kind = kind if kind == "e4m3" else "symmetric"  # of INT8, one that serves both its schemes
+    found, data = calibration_images.observe(model, images, tensors, method, progress, kind)
     params = calibrate(
         found.histograms,
         method,
@@ -255,6 +265,7 @@ def _measure(
         graph=hashes[0],
         data=data,
         preprocessing=hashes[1],
+        kind=kind,
         stopped_early=found.stopped_early,
         snapshots=found.convergence,
     )

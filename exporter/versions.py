@@ -14,6 +14,7 @@ DISTRIBUTIONS = (
     "onnx-ir",
     "onnxruntime",
     "onnxruntime-gpu",
+    "onnxruntime-ep-nv-tensorrt-rtx",
     "tensorrt",
     "tensorrt-rtx",
     "openvino",
@@ -21,7 +22,14 @@ DISTRIBUTIONS = (
     "numpy",
 )
 # Other names that the same modules come under.
-_ALSO = {"tensorrt": ("tensorrt-cu13", "tensorrt-cu12"), "cuda-python": ("cuda-bindings",)}
+_ALSO = {
+    "tensorrt": ("tensorrt-cu13", "tensorrt-cu12"),
+    "cuda-python": ("cuda-bindings",),
+    "onnxruntime-ep-nv-tensorrt-rtx": (
+        "onnxruntime-ep-nv-tensorrt-rtx-cu13",
+        "onnxruntime-ep-nv-tensorrt-rtx-cu12",
+    ),
+}
 
 
 def installed_versions() -> dict[str, str | None]:

@@ -69,7 +69,7 @@ def pack(
     console.table(f"What is in {output}", ("part", "MB", "MB before"), [*rows, whole])
     console.say(
         f"{len(packed.pieces)} pieces of at most {max(packed.pieces) / pieces.MIB:.1f} MiB, "
-        "a manifest and start.py. Not run on a GPU."
+        "a manifest and start.py"
     )
     console.say(f"now copy {output} to where the GPU is, and there, inside it: python start.py")
 

@@ -105,7 +105,6 @@ def pack(
         manifest = {
             "format": start.FORMAT,
             **result_file.header("gpu_acceptance"),
-            "executed": "packed here, not run on a GPU",
             "gpus": [str(gpu) for gpu in gpus],
             "needs": _needs(own, slimmed, sources.wanted, _room(work, archive)),
             "pieces": rows,

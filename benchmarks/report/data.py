@@ -70,8 +70,10 @@ class Subject:
         if self.artifact.is_simulation:
             return "simulation: Q/DQ and FP16 executed as written on the CPU; not run on a GPU"
         executed = self.artifact.passport.get(self.artifact.target, {}).get("executed")
+        if isinstance(executed, str):
+            return executed
         if self.artifact.target in _GPU_TARGETS and not isinstance(executed, Mapping):
-            return executed if isinstance(executed, str) else "not run on a GPU"
+            return "not run on a GPU"
         return None
 
 

@@ -329,7 +329,7 @@ def sensitivity(value: Json, path: Path, name: str, owner: Artifact | None) -> d
         origin = Origin(
             name,
             f"exporter export {shlex.quote(str(told['source'].get('model')))} "
-            f"--to {told['target']} --precision int8 --max-drop POINTS",
+            f"--to {told['target']} --precision {told['precision']} --max-drop POINTS",
             maybe(text, told, "created"),
             {},
             maybe(mapping, told, "versions") or {},

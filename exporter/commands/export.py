@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
+from exporter.config import Precision
 from exporter.errors import Missing, WrongUse
 from exporter.options import (
     build_options,
@@ -30,16 +31,17 @@ from exporter.targets import TARGETS
 @click.option("--to", "target", type=click.Choice(list(TARGETS)), required=True, help="Target.")
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
+    type=click.Choice(get_args(Precision)),
     default="fp32",
     show_default=True,
     help="Of the arithmetic. ort: fp32, int8. openvino: fp16 is of the weights only, computed in "
-    "fp32; bf16 needs a CPU that has it. onnx, trt, trt-rtx: all but bf16.",
+    "fp32; bf16 needs a CPU that has it. onnx, trt, trt-rtx: all but bf16; fp8 is E4M3 for GPUs of "
+    "compute capability 8.9 or later.",
 )
 @weights_option
 @click.option(
     "--data",
-    help=f"Test images to compare with Keras on, training images to measure INT8 and FP16 on: "
+    help=f"Test images to compare with Keras on, training images to measure INT8, FP8 and FP16 on: "
     f"{data_help}  [default: fashion-mnist; of a network of yours only to compare, where it fits]",
 )
 @click.option(
@@ -74,7 +76,7 @@ from exporter.targets import TARGETS
     "--max-drop",
     type=float,
     metavar="POINTS",
-    help="INT8: most top-1 to lose, on training images held out; layers stay in float for it.",
+    help="INT8, FP8: most top-1 to lose, on training images held out; layers stay in float for it.",
 )
 @click.option(
     "--held-out-images", type=int, default=2000, show_default=True, help="--max-drop: how many."
@@ -82,8 +84,8 @@ from exporter.targets import TARGETS
 @click.option(
     "--rest",
     type=click.Choice(["fp32", "fp16"]),
-    help="INT8: type of what it leaves in floating point; default: the target's own (trt, trt-rtx: "
-    "fp16; else fp32).",
+    help="INT8, FP8: type of what it leaves in floating point; default: fp16 with FP8 and on trt "
+    "and trt-rtx, else fp32.",
 )
 @click.option(
     "--io",
@@ -97,9 +99,9 @@ from exporter.targets import TARGETS
     metavar="auto|none|NAMES",
     multiple=True,
     callback=recovery_names,
-    help="INT8: to win back accuracy, any of equalize (even out weight ranges), rounding (of "
-    "weights, for their layer's output), bias (corrected for the mean error).  [default: auto, "
-    "rounding where weights have 7 bits]",
+    help="INT8, FP8: to win back accuracy, any of equalize (even out weight ranges; INT8), "
+    "rounding (of weights, for their layer's output), bias (corrected for the mean error).  "
+    "[default: auto, rounding where weights have 7 bits]",
 )
 @build_options
 @click.option("-o", "--output", type=folder_type, help="Folder; default: MODEL-TARGET.")
@@ -121,8 +123,8 @@ def export(
 
     MODEL is a zoo name (resnet18 where it is left out), a .keras file or a SavedModel folder. The
     graph is only accepted once it agrees with Keras, on images of --data where that is given;
-    what INT8 or FP16 then cost is for --evaluate to say. The artefact is a folder with the graph,
-    the engine and a passport; it is written whole or not at all.
+    what INT8, FP8 or FP16 then cost is for --evaluate to say. The artefact is a folder with the
+    graph, the engine and a passport; it is written whole or not at all.
 
     \b
     Examples:
@@ -136,6 +138,7 @@ def export(
       exporter export resnet50 --to onnx --weights random
       exporter export resnet18 --to trt-rtx --batch 1:8:32
       exporter export resnet18 --to trt --precision int8     (then: exporter compile)
+      exporter export resnet18 --to trt-rtx --precision fp8
     """
     from exporter import console, pipeline
     from exporter.commands.evaluate import measure

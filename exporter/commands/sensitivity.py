@@ -1,12 +1,13 @@
-"""``exporter sensitivity``: which layers INT8 costs most in."""
+"""``exporter sensitivity``: which layers INT8 or FP8 costs most in."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
+from exporter.config import SchemeName
 from exporter.options import (
     calibration_images_option,
     calibration_option,
@@ -25,10 +26,10 @@ from exporter.targets import TARGETS
 @click.argument("model", default="resnet18")
 @click.option(
     "--scheme",
-    type=click.Choice(["tensorrt", "cpu"]),
+    type=click.Choice(get_args(SchemeName)),
     default="cpu",
     show_default=True,
-    help="Where Q/DQ go.",
+    help="Where Q/DQ go, and of which numbers: INT8, or FP8 with fp8.",
 )
 @click.option(
     "--images", type=click.IntRange(1), default=512, show_default=True, help="Held out, to run on."
@@ -45,7 +46,7 @@ from exporter.targets import TARGETS
 def sensitivity(
     model: str, scheme: str, images: int, output: Path | None, as_json: bool, **options: Any
 ) -> None:
-    """Rank MODEL's layers by what INT8 costs in each; resnet18 where it is left out.
+    """Rank MODEL's layers by what INT8 or FP8 costs in each; resnet18 where it is left out.
 
     Every convolution and dense layer is quantised alone, the rest left in float, and the logits
     are compared with the float graph's, on training images that are neither calibrated on nor
@@ -60,13 +61,19 @@ def sensitivity(
     from benchmarks import result_file
     from exporter import console, pipeline
     from exporter.config import ExportConfig
+    from exporter.passes import schemes
     from exporter.sensitivity import check_picture, draw
 
     if output is not None:
         check_picture(output)
-    target = next(row.name for row in TARGETS.values() if row.scheme == scheme)
+    precision = schemes.lookup(scheme).precision
+    target = next(
+        row.name
+        for row in TARGETS.values()
+        if precision in row.precisions and scheme in (row.scheme, precision)
+    )
     config = ExportConfig(
-        model, target, Path(), precision="int8", recovery=(), held_out_images=images, **options
+        model, target, Path(), precision=precision, recovery=(), held_out_images=images, **options
     )
     with console.progress_bars(quiet=False) as progress:
         result = pipeline.measure_sensitivity(config, progress)

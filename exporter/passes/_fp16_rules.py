@@ -17,7 +17,7 @@ from exporter.passes._half import (
     underflow,
 )
 from exporter.passes._placement import LINEAR_OPS, weight_axis
-from exporter.passes._qdq import is_op, producer_of, read_quantization
+from exporter.passes._qdq import is_op, limits_of, producer_of, read_quantization
 from exporter.passes._signature import read_signature
 from exporter.passes.schemes import LAYOUT
 
@@ -126,8 +126,8 @@ def _largest(node: ir.Node) -> float:
     found = read_quantization(node)
     if found is None or found.dtype is None:
         return float("inf")
-    integers = np.iinfo(np.uint8 if found.dtype == ir.DataType.UINT8 else np.int8)
-    return float(found.scale.max()) * max(integers.max, -integers.min)
+    low, high = limits_of(found.dtype)
+    return float(found.scale.max()) * max(high, -low)
 
 
 def _reason_of_op(node: ir.Node, opset: int) -> str | None:

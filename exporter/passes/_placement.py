@@ -58,10 +58,12 @@ def place(model: ir.Model, scheme: Scheme, keep: Collection[str] = ()) -> Placem
     quantized = {linear.node for linear in linears}
     free = [node for node in nodes if label(node) not in keep]
     depths = _depths(nodes)
+    # A convolution for which there is no kernel fuses with no Add either.
+    unfused = {*keep, *(each.node for each in kept)} if scheme.convolutions else keep
     wanted: set[ir.Value] = set()
     for node in free:
         if node.op_type not in LINEAR_OPS or node in quantized:
-            wanted.update(_wanted_by(node, scheme, depths, keep))
+            wanted.update(_wanted_by(node, scheme, depths, unfused))
     moves = [node for node in free if shared_inputs(node, scheme)]
     _spread(moves, wanted, forward=bool(scheme.outputs))
     values = tuple(value for value in _in_order(model.graph) if value in wanted)
@@ -177,7 +179,8 @@ def _read_linears(
 def _refusal(linear: Linear, scheme: Scheme) -> str | None:
     node = linear.node
     if node.op_type not in scheme.inputs:
-        return f"the {scheme.name} scheme has no integer {node.op_type}"
+        kind = "integer" if scheme.precision == "int8" else "FP8"
+        return f"the {scheme.name} scheme has no {kind} {node.op_type}"
     if not is_activation(node.inputs[0]):
         return "its input isn't a float activation"
     if node.op_type == "ConvTranspose" and node.attributes.get_int("group", 1) != 1:
@@ -187,7 +190,12 @@ def _refusal(linear: Linear, scheme: Scheme) -> str | None:
     if scheme.int32_bias and node.attributes.get_float("alpha", 1.0) != 1:
         return "alpha isn't 1"
     parameters = read_parameters(linear)
-    return parameters if isinstance(parameters, str) else None
+    if isinstance(parameters, str):
+        return parameters
+    if scheme.convolutions is not None and node.op_type == "Conv":
+        groups = node.attributes.get_int("group", 1)
+        return scheme.convolutions.refusal(parameters.weight.shape, groups)
+    return None
 
 
 def _last_dense(nodes: list[ir.Node]) -> set[ir.Node]:

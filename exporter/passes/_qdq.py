@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
+from calibration.formats import E4M3_LARGEST
 from exporter.passes._constants import Array, add_initializer, constant_array
 
 
@@ -16,7 +18,7 @@ class Quantization:
 
     Attributes:
         scale: float, 0-d or one a channel.
-        zero_point: integer, of the scale's shape; 0 where the node has none.
+        zero_point: of the quantized type and the scale's shape; 0 where the node has none.
         dtype: of the quantised side; None where unknown.
         axis: of the channels; meaningless for a 0-d scale.
     """
@@ -25,6 +27,11 @@ class Quantization:
     zero_point: Array
     dtype: ir.DataType | None
     axis: int
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the quantized side is FP8."""
+        return self.dtype == ir.DataType.FLOAT8E4M3FN
 
     @property
     def per_tensor(self) -> bool:
@@ -53,6 +60,19 @@ def read_quantization(node: ir.Node) -> Quantization | None:
     return Quantization(
         scale, zeros, None if typed is None else typed.dtype, node.attributes.get_int("axis", 1)
     )
+
+
+_LIMITS: Mapping[ir.DataType, tuple[float, float]] = {
+    ir.DataType.INT8: (-128, 127),
+    ir.DataType.UINT8: (0, 255),
+    ir.DataType.INT32: (-(2**31), 2**31 - 1),
+    ir.DataType.FLOAT8E4M3FN: (-E4M3_LARGEST, E4M3_LARGEST),
+}
+
+
+def limits_of(dtype: ir.DataType | None) -> tuple[float, float]:
+    """The least and the greatest number of what a Q gives; INT8's where its type isn't known."""
+    return _LIMITS.get(dtype or ir.DataType.INT8, _LIMITS[ir.DataType.INT8])
 
 
 def is_op(node: ir.Node | None, op_type: str) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from calibration.formats import Format
 from exporter.passes._constants import Array
 from exporter.passes.schemes import Scheme
 
@@ -18,7 +20,7 @@ _LARGEST_BIAS = 2**30
 
 @dataclass(frozen=True)
 class ActivationParameters:
-    """real = (quantised - zero_point) * scale; both are 0-d, float32 and int8 or uint8."""
+    """real = (quantised - zero_point) * scale; both are 0-d, float32 and the scheme's dtype."""
 
     scale: Array
     zero_point: Array
@@ -32,7 +34,8 @@ def activation_parameters(
     Args:
         low: smallest value to represent.
         high: largest value to represent; both are widened to include 0, which padding needs.
-        scheme: symmetric: scale = max(-low, high) / 127; else scale = (high - low) / 255.
+        scheme: symmetric: scale = max(-low, high) / 127, for FP8 / 448; else
+            scale = (high - low) / 255.
         limit: where given, no represented value may be above it (a Clip to fuse).
 
     Returns:
@@ -40,7 +43,8 @@ def activation_parameters(
     """
     low, high = min(low, 0.0), max(high, 0.0)
     if scheme.symmetric:
-        return ActivationParameters(_scale(max(-low, high) / 127), np.zeros((), scheme.dtype))
+        scale = _symmetric_scale(np.float64(max(-low, high)), scheme.activations)
+        return ActivationParameters(scale, np.zeros((), scheme.dtype))
     scale = _scale(high / 255 - low / 255)
     if limit is not None and low == 0 and float(scale) * 255 > limit > 0:
         scale = np.nextafter(scale, np.float32(0))
@@ -48,11 +52,24 @@ def activation_parameters(
     return ActivationParameters(scale, np.asarray(zero_point, scheme.dtype))
 
 
-def weight_scales(weight: Array, axis: int, largest: int) -> Array:
-    """Largest magnitude / `largest` along `axis`; 1 for a channel of zeros. float32 [channels]."""
+def weight_scales(weight: Array, axis: int, number: Format) -> Array:
+    """Largest magnitude / the format's largest along `axis`; 1 for a channel of zeros.
+
+    Where that is below the format's least scale, it is raised to it as long as the channel's
+    largest weight stays at 1 or more: E4M3 then has six binades below it in full precision.
+
+    Returns:
+        float32 of shape [channels].
+    """
     others = tuple(i for i in range(weight.ndim) if i != axis)
     amax = np.abs(weight.astype(np.float64)).max(axis=others, initial=0)
-    return _scale(amax / largest)
+    return _symmetric_scale(amax, number)
+
+
+def _symmetric_scale(amax: Array, number: Format) -> Array:
+    exact = amax / number.largest
+    raised = np.where(amax >= number.least_scale, np.maximum(exact, number.least_scale), exact)
+    return _scale(np.where(amax == 0, 0.0, raised))
 
 
 def widen_for_bias(scales: Array, weight_is_zero: Array, bias: Array, input_scale: Array) -> Array:
@@ -67,12 +84,14 @@ def widen_for_bias(scales: Array, weight_is_zero: Array, bias: Array, input_scal
     return _scale(np.maximum(chosen, least))
 
 
-def quantize_weight(weight: Array, scales: Array, axis: int, largest: int) -> Array:
-    """round(weight / scale), ties to even, clipped to +-largest; int8 in the weight's shape."""
+def quantize_weight(
+    weight: Array, scales: Array, axis: int, number: Format, dtype: np.dtype[Any]
+) -> Array:
+    """round(weight / scale), ties to even, clipped to the largest; in the weight's shape."""
     shape = [1] * weight.ndim
     shape[axis] = -1
     scaled = weight.astype(np.float64) / scales.astype(np.float64).reshape(shape)
-    return np.clip(np.rint(scaled), -largest, largest).astype(np.int8)
+    return number.round(scaled).astype(dtype)
 
 
 def bias_scales(scales: Array, input_scale: Array) -> Array:

@@ -51,19 +51,21 @@ class InsertQdq(ir.passes.InPlacePass):
 
     x ~ (q - zero_point) * scale with q = clip(round(x / scale) + zero_point). Activations have
     one scale, from `ranges`; weights one an output channel, amax / 127, zero point 0; biases stay
-    float32 (`tensorrt`) or become int32 in units of input_scale * weight_scale (`cpu`).
+    float32 (`tensorrt`, `fp8`) or become int32 in units of input_scale * weight_scale (`cpu`).
+    For FP8, round is to E4M3, and amax / 448 the scale.
 
     One pair a tensor, behind which all its readers are, float ones too: a second, float output
     would keep the kernel before it from giving integers alone. A pair stands behind the
     activation function, never between it and the node it fuses with. On a residual Add the
-    `tensorrt` scheme quantises the shortcut only: of the two branches, the main one is that which
-    a convolution gives to the Add alone and, where both or neither are, the one with more nodes
-    before it. MaxPool, Concat and, for `cpu`, what changes only the layout share one scale
-    between inputs and output; for `cpu`, a ReLU's output in a Concat with signed tensors keeps
-    its own, for its zero point to stay 0.
+    `tensorrt` and `fp8` schemes quantise the shortcut only: of the two branches, the main one is
+    that which a convolution gives to the Add alone and, where both or neither are, the one with
+    more nodes before it. MaxPool, Concat and, for `cpu`, what changes only the layout share one
+    scale between inputs and output (for `fp8`, Concat alone); for `cpu`, a ReLU's output in a
+    Concat with signed tensors keeps its own, for its zero point to stay 0.
 
     It must not fire on the nodes in `keep` (but they read and give integers where others want
-    that), on linear nodes whose weights aren't constant, on a grouped ConvTranspose, or on a
+    that), on linear nodes whose weights aren't constant, on a grouped ConvTranspose, on
+    convolutions that the scheme has no kernel for (`ConvLimits`), or on a
     graph that has quantisation already. Each linear node left alone is in `report.kept`. Types
     must be inferred where the graph has integer arithmetic, which would be taken for float.
 
@@ -97,10 +99,10 @@ class InsertQdq(ir.passes.InPlacePass):
 
         Raises:
             WrongUse: a range is missing or not finite, a name in `keep` is no node's, a given
-                scale does not fit its weight, or the opset is older than 13.
+                scale does not fit its weight, or the opset is older than the scheme's.
         """
         self.report = PassReport("insert_qdq")
-        _check_opset(model)
+        _check_opset(model, self._scheme)
         if any(node.op_type == "DequantizeLinear" for node in model.graph.all_nodes()):
             self.report.kept.append(Kept(str(model.graph.name), "has quantisation already"))
             return ir.passes.PassResult(model, modified=False)
@@ -155,11 +157,12 @@ class InsertQdq(ir.passes.InPlacePass):
         return np.asarray(scales, np.float32)
 
 
-def _check_opset(model: ir.Model) -> None:
+def _check_opset(model: ir.Model, scheme: Scheme) -> None:
     opset = model.opset_imports.get("", 1)
-    if opset < FIRST_OPSET:
+    if opset < scheme.opset:
+        what = "a scale for each channel" if scheme.opset == FIRST_OPSET else scheme.activation
         raise WrongUse(
-            f"the graph has opset {opset}; a scale for each channel needs {FIRST_OPSET}",
+            f"the graph has opset {opset}; {what} needs {scheme.opset}",
             hint="raise it with onnx.version_converter.convert_version",
         )
 
@@ -200,7 +203,7 @@ class _Insertion:
         parameters = read_parameters(linear)
         assert not isinstance(parameters, str), "placement took it"
         weight, axis = parameters.weight, weight_axis(node)
-        scales = weight_scales(weight, axis, scheme.weight_max) if given is None else given
+        scales = weight_scales(weight, axis, scheme.weights) if given is None else given
         bias = parameters.bias if scheme.int32_bias and node.op_type != "MatMul" else None
         if bias is not None:
             bias = np.broadcast_to(bias, (linear.channels,))
@@ -228,7 +231,8 @@ class _Insertion:
             node.replace_input_with(1, self._weights[key])
             return
         scale = build.constant(scales, f"{name}_scale")
-        zero_point = build.constant(np.zeros(scales.shape, np.int8), f"{name}_zero_point")
+        dtype = self._scheme.weight_dtype
+        zero_point = build.constant(np.zeros(scales.shape, dtype), f"{name}_zero_point")
         if self._scheme.float_weights:
             quantize = build.quantize(value, scale, zero_point)
             for attribute in attributes_of(scale, axis):
@@ -236,7 +240,7 @@ class _Insertion:
             self._graph.insert_before(node, quantize)
             integers = quantize.outputs[0]
         else:
-            array = quantize_weight(weight, scales, axis, self._scheme.weight_max)
+            array = quantize_weight(weight, scales, axis, self._scheme.weights, dtype)
             integers = build.constant(array, f"{name}_quantized")
         hint = f"{name}_dequantized"
         dequantize = build.dequantize(integers, scale, zero_point, hint, axis)

@@ -22,7 +22,7 @@ from exporter.passes._qdq import Quantization, is_op, producer_of, read_quantiza
 from exporter.passes.schemes import Scheme
 
 Severity = Literal["error", "warning"]
-_INT32 = ir.DataType.INT32
+_SCALE_TYPES = (np.dtype(np.float32), np.dtype(np.float16))
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,21 @@ def _scale(node: ir.Node, scheme: Scheme) -> Iterator[tuple[Severity, str]]:
         yield "error", "its scale isn't constant"
     elif not (np.isfinite(found.scale).all() and (found.scale > 0).all()):
         yield "error", "a scale isn't positive and finite"
+    elif found.scale.dtype not in _SCALE_TYPES:
+        yield "error", f"its scale is {found.scale.dtype}; runtimes read float32 or float16"
+
+
+def _opset(node: ir.Node, scheme: Scheme) -> Iterator[tuple[Severity, str]]:
+    """The graph's opset is one whose Q and DQ know the scheme's types."""
+    if not (is_op(node, "QuantizeLinear") or is_op(node, "DequantizeLinear")):
+        return
+    opset = None if node.graph is None else node.graph.opset_imports.get("")
+    if opset is not None and opset < scheme.opset:
+        yield "error", f"opset {opset} has no {scheme.activation}; that needs {scheme.opset}"
 
 
 def _zero_point(node: ir.Node, scheme: Scheme) -> Iterator[tuple[Severity, str]]:
-    """Symmetric throughout for int8 schemes; weights always are."""
+    """None where the scheme is symmetric; weights never have one."""
     found = read_quantization(node)
     if found is None or not found.zero_point.any():
         return
@@ -179,8 +190,8 @@ def _concat(node: ir.Node, scheme: Scheme) -> Iterator[tuple[Severity, str]]:
 
 
 def _max_pool(node: ir.Node, scheme: Scheme) -> Iterator[tuple[Severity, str]]:
-    """A MaxPool's input and output share a scale, so that it works on the integers."""
-    if not is_op(node, "MaxPool"):
+    """A MaxPool's input and output share a scale, so that it works on the integers, if it can."""
+    if not is_op(node, "MaxPool") or "MaxPool" not in scheme.shared:
         return
     before = _quantization_of(node.inputs[0])
     behind = [read_quantization(user) for user in _quantizers(node.outputs[0])]
@@ -199,6 +210,12 @@ def _weight(node: ir.Node, scheme: Scheme) -> Iterator[tuple[Severity, str]]:
     if not has_input:
         yield "warning", "its weight is quantised and its input isn't: it works in float"
     found = read_quantization(pair)
+    wanted = ir.DataType.from_numpy(scheme.weight_dtype)
+    if found is not None and found.dtype not in (None, wanted):
+        yield "error", f"its weight is {found.dtype.name}, not {scheme.weight}"
+    given = node.inputs[0] and node.inputs[0].dtype
+    if None not in (given, pair.outputs[0].dtype) and given != pair.outputs[0].dtype:
+        yield "error", f"its input is {given} and its weight {pair.outputs[0].dtype}"
     if found is None or found.per_tensor:
         return
     shape, axis = node.inputs[1] and pair.inputs[0] and pair.inputs[0].shape, weight_axis(node)
@@ -211,6 +228,7 @@ def _weight(node: ir.Node, scheme: Scheme) -> Iterator[tuple[Severity, str]]:
 
 RULES: dict[str, Rule] = {
     "scale": _scale,
+    "opset": _opset,
     "zero-point": _zero_point,
     "activation": _activation,
     "pair": _pair,

@@ -30,10 +30,10 @@ def layers_to_measure(
 
 
 class RoundWeights(ir.passes.InPlacePass):
-    """Make each weight one of the two multiples of its scale beside it, in float.
+    """Make each weight one of the two quantized numbers beside it, in float.
 
     Which of the two, `calibration.rounding` decides for a whole output channel, by the second
-    moments of the layer's input. The scale is InsertQdq's own, amax / 127 of the channel; the
+    moments of the layer's input. The scale is InsertQdq's own, of the channel's amax; the
     largest weight is on the grid already, so the scale stays, and InsertQdq, which comes after,
     finds integers that rounding can't change.
 
@@ -79,14 +79,14 @@ class RoundWeights(ir.passes.InPlacePass):
     def _round(self, linear: Linear, moments: Array) -> None:
         parameters, axis = read_parameters(linear), weight_axis(linear.node)
         assert not isinstance(parameters, str), "placement took it"
-        weight, largest = parameters.weight, self._scheme.weight_max
-        scales = weight_scales(weight, axis, largest).astype(np.float64)
+        weight, number = parameters.weight, self._scheme.weights
+        scales = weight_scales(weight, axis, number).astype(np.float64)
         rows = np.moveaxis(weight, axis, 0).astype(np.float64)
         scaled = (rows.reshape(len(scales), -1) / scales[:, None]).reshape(
             len(moments), -1, moments.shape[-1]
         )
         found = [
-            round_rows(part, matrix, largest) for part, matrix in zip(scaled, moments, strict=True)
+            round_rows(part, matrix, number) for part, matrix in zip(scaled, moments, strict=True)
         ]
         integers = np.concatenate([each.integers for each in found])
         on_grid = (integers * scales[:, None]).reshape(rows.shape)

@@ -1,12 +1,14 @@
-"""The INT8 schemes, as rows of one table: what a runtime wants quantised, and how."""
+"""The schemes of INT8 and FP8, as rows of one table: what a runtime wants quantized, and how."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 
+from calibration.formats import FORMATS, Format, FormatName
 from exporter.errors import unknown_name
 
 # The values stay the same, only where they are changes.
@@ -14,12 +16,51 @@ LAYOUT = frozenset({"Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
 
 @dataclass(frozen=True)
+class ConvLimits:
+    """Which convolutions a runtime has kernels for; the others stay in float.
+
+    Attributes:
+        largest_filter: most weights of one filter in one input channel, such as 9 for 3x3.
+        fewest_channels: of input and of output.
+        multiple: input and output channels leave the same rest when divided by this, so that one
+            padding serves both.
+        grouped: whether there are kernels for grouped and depthwise convolutions.
+    """
+
+    largest_filter: int
+    fewest_channels: int
+    multiple: int
+    grouped: bool
+
+    def refusal(self, shape: tuple[int, ...], groups: int) -> str | None:
+        """Say why a convolution has to stay in float; None where it need not.
+
+        Args:
+            shape: of its weight, (outputs, inputs a group, height, width).
+            groups: of the convolution.
+        """
+        outputs, inputs, *kernel = shape
+        size, sides = int(np.prod(kernel)), "x".join(map(str, kernel))
+        if groups > 1 and not self.grouped:
+            return f"a convolution in {groups} groups has no FP8 kernel in TensorRT"
+        if size > self.largest_filter:
+            return f"a {sides} filter is over {self.largest_filter} weights: no FP8 kernel"
+        if min(outputs, inputs) < self.fewest_channels:
+            return f"{inputs} to {outputs} channels: an FP8 kernel takes {self.fewest_channels} up"
+        if outputs % self.multiple != inputs % self.multiple:
+            return f"{inputs} to {outputs} channels can't be padded alike to {self.multiple}s"
+        return None
+
+
+@dataclass(frozen=True)
 class Scheme:
-    """How and where one family of runtimes wants INT8; weights are signed, per output channel.
+    """How and where one family of runtimes wants 8 bits; weights are signed, per output channel.
 
     Attributes:
         name: as `--scheme` takes it.
-        activation: dtype of activations. int8 is symmetric with zero point 0; uint8 is affine.
+        precision: that it belongs to.
+        activation: dtype of activations. uint8 is affine; the others have no zero point.
+        weight: dtype of weights.
         inputs: ops whose activation inputs get a Q/DQ pair.
         outputs: ops whose output gets one, behind the activation function that fuses with them.
         shared: ops that only select or move elements: input and output share one scale.
@@ -32,10 +73,15 @@ class Scheme:
         quantize_last: also quantise the dense layers that no other linear node follows.
         float_weights: store weights as float, with a Q before the DQ, for parsers that take no
             INT8 initializer (TensorRT before 8.6).
+        convolutions: those that it has kernels for; None for all.
+        opset: the first whose Q and DQ know its types.
+        rest: type of what stays in floating point, unless the user says otherwise; None for the
+            target's own.
+        refuses: calibrators and methods of recovery that make no sense for it, each with why.
     """
 
     name: str
-    activation: Literal["int8", "uint8"]
+    activation: FormatName
     inputs: frozenset[str]
     outputs: frozenset[str]
     shared: frozenset[str]
@@ -45,21 +91,50 @@ class Scheme:
     reduce_range: bool = False
     quantize_last: bool = True
     float_weights: bool = False
+    precision: Literal["int8", "fp8"] = "int8"
+    weight: FormatName = "int8"
+    convolutions: ConvLimits | None = None
+    opset: int = 13
+    rest: Literal["fp16"] | None = None
+    refuses: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def symmetric(self) -> bool:
         """Whether the zero point is 0 throughout."""
-        return self.activation == "int8"
+        return self.activation != "uint8"
 
     @property
-    def dtype(self) -> np.dtype[np.generic]:
+    def dtype(self) -> np.dtype[Any]:
         """Of quantised activations."""
-        return np.dtype(self.activation)
+        return numpy_dtype(self.activation)
 
     @property
-    def weight_max(self) -> int:
+    def weight_dtype(self) -> np.dtype[Any]:
+        """Of quantised weights."""
+        return numpy_dtype(self.weight)
+
+    @property
+    def activations(self) -> Format:
+        """The numbers that activations become."""
+        return FORMATS[self.activation]
+
+    @property
+    def weights(self) -> Format:
+        """The numbers that weights become."""
+        row = FORMATS[self.weight]
+        return replace(row, largest=64) if self.reduce_range else row
+
+    @property
+    def weight_max(self) -> float:
         """The largest quantised weight; the smallest is its negative."""
-        return 64 if self.reduce_range else 127
+        return self.weights.largest
+
+
+def numpy_dtype(name: FormatName) -> np.dtype[Any]:
+    """The dtype of a format; FP8's is of `ml_dtypes`, which onnx brings."""
+    import ml_dtypes  # noqa: F401  registers it
+
+    return np.dtype(name)
 
 
 # fmt: off
@@ -98,9 +173,35 @@ _CPU = Scheme(
     shortcut_only=False,
     int32_bias=True,
 )
+# TensorRT's FP8 is E4M3 ("Quantization Schemes" in its documentation). What stays in float, and
+# which ops get a pair at all, follow NVIDIA's Model Optimizer (modelopt/onnx/quantization/fp8.py:
+# Conv, Gemm, MatMul and the residual Add; channels a multiple of 16, at most 32 weights a filter)
+# and the release notes of TensorRT 10.12 ("no optimized FP8 Convolutions for Group Convolutions
+# and Depthwise Convolutions"). Pooling has no FP8 form ("Pooling", Data Types), so no pair is put
+# around it. TensorRT-RTX 1.7 builds all of these; see README, "FP8".
+_FP8 = Scheme(
+    name="fp8",
+    precision="fp8",
+    activation="float8_e4m3fn",
+    weight="float8_e4m3fn",
+    inputs=frozenset({"Add", "Conv", "Gemm", "MatMul"}),
+    outputs=frozenset(),
+    shared=frozenset({"Concat"}),
+    fused=_TENSORRT.fused,
+    shortcut_only=True,
+    int32_bias=False,
+    convolutions=ConvLimits(largest_filter=32, fewest_channels=16, multiple=16, grouped=False),
+    opset=19,
+    rest="fp16",
+    refuses={
+        "entropy": "its divergence is of evenly spaced levels, and FP8's are not",
+        "equalize": "it evens out ranges for evenly spaced levels, and FP8 is as precise in any "
+        "range",
+    },
+)
 # fmt: on
 
-SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (_TENSORRT, _CPU)}
+SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (_TENSORRT, _CPU, _FP8)}
 
 
 def lookup(name: str, **options: bool) -> Scheme:

@@ -157,7 +157,7 @@ def _create_network(
     flags alone switch on (trtexec sets them so, samples/common/sampleEngines.cpp).
 
     Raises:
-        WrongUse: INT8 in a form that such a release does not take.
+        WrongUse: INT8 in a form that such a release does not take, or FP8.
     """
     int8, by_flags = build.precision == "int8", hasattr(trt.BuilderFlag, "FP16")
     on_dla = by_flags and build.options.dla_core is not None
@@ -165,6 +165,11 @@ def _create_network(
     if typed and not on_dla:
         flag = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         return builder.create_network(flag), "strongly typed"
+    if build.precision == "fp8":
+        raise WrongUse(
+            f"TensorRT {trt.__version__} has no strongly typed networks, which FP8 takes",
+            hint="use TensorRT 10 or later, or export it again with --precision int8",
+        )
     half = build.precision == "fp16" or _has_half(model)
     if int8 and on_dla:
         raise WrongUse(

@@ -155,7 +155,7 @@ def open(artifact: Artifact, threads: int | None = None) -> OpenVinoRunner:
     Raises:
         Missing: its 8-bit weights need VNNI, which this CPU lacks.
     """
-    refuse_saturation(artifact.path, artifact.passport.get("int8"))
+    refuse_saturation(artifact.path, artifact.quantization)
     ir = (artifact.file(IR), artifact.file(WEIGHTS))
     passport = artifact.passport
     return OpenVinoRunner(ir, passport["precision"], passport["graph"], threads)

@@ -90,7 +90,7 @@ def open(artifact: Artifact, threads: int | None = None) -> OrtRunner:
     Raises:
         Missing: its 8-bit weights need VNNI, which this CPU lacks.
     """
-    int8 = artifact.passport.get("int8")
-    if int8 is not None and int8.get("scheme") == "cpu":  # others are simulated
-        refuse_saturation(artifact.path, int8)
+    found = artifact.quantization
+    if found is not None and found.get("scheme") == "cpu":  # others are simulated
+        refuse_saturation(artifact.path, found)
     return OrtRunner(artifact.file(MODEL), threads)

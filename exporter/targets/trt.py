@@ -2,8 +2,9 @@
 
 An engine holds for its TensorRT release and its GPU, so the usual way is in two steps: export
 where Keras is, copy the folder, ``exporter compile`` it on the target (a Jetson, a server).
-Nothing here has run on a GPU: the builder is the one that ``trt-rtx`` builds with in tests, its
-API names are checked against TensorRT 10.13 and 11, the rest is read from documentation.
+The builder is the one that ``trt-rtx`` builds with in tests. Its API names are checked against
+TensorRT 10.13 and 11; the rest follows NVIDIA's documentation. README, "What ran on which device",
+says where engines have run.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from exporter.doctor import this_machine
 from exporter.engine_record import ENGINE, LAYERS
 from exporter.errors import Missing
 from exporter.gpus import find_gpus
+from exporter.machines import FIRST_CAPABILITY, has_precision, needed_for
 from exporter.targets import Compiled, _tensorrt, _timing_cache, _trtexec
 from exporter.targets._tensorrt_load import load_engine, start_runtime
 from exporter.targets._tensorrt_watch import make_log
@@ -36,10 +38,12 @@ def compile(folder: Path, build: Build) -> Compiled:
     """Build ``engine.plan`` here, or check the graph and say how to finish elsewhere.
 
     Raises:
-        Missing: ``build.here`` is set, and TensorRT or a GPU is not here.
+        Missing: ``build.here`` is set, and TensorRT or a GPU is not here; or the GPU here lacks
+            the precision.
     """
     missing = lacking()
     if missing is None:
+        check_gpu(build.precision)
         return _build_here(folder, build)
     if build.here:
         raise missing
@@ -65,6 +69,23 @@ def open(artifact: Artifact, threads: int | None = None) -> Runner:
         version_compatible=record.version_compatible,
         dla_core=record.dla_core,
     )
+
+
+def check_gpu(precision: str) -> None:
+    """Refuse a precision that the GPU here lacks, where an engine would be built for it.
+
+    Raises:
+        Missing: it lacks the precision.
+    """
+    if precision not in FIRST_CAPABILITY or lacking() is not None:
+        return
+    here = this_machine("tensorrt")
+    capability = here.compute_capability
+    if capability is not None and not has_precision(capability, precision):
+        raise Missing(
+            f"{here.gpu} has compute capability {capability}, and no {precision.upper()}",
+            hint=f"{needed_for(precision)}; for this GPU, export with --precision int8 or fp16",
+        )
 
 
 def load_module() -> Any:

@@ -1,9 +1,10 @@
 """TensorRT-RTX: plans compiled ahead of time on any machine, for GPUs that need not be there.
 
 The plan's kernels are chosen and compiled when it is first loaded on a GPU. Without
-``--compute-capability`` one plan serves Ampere and later; Turing (7.5) must be asked for:
+``--compute-capability`` one plan serves Ampere and later; Turing (7.5) must be asked for. An FP8
+plan is for 8.9 and 12.0, as Ampere has no FP8:
 https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inference-library/cpu-engines.html
-This project has built such plans in its tests and never run one: not run on a GPU.
+README, "What ran on which device", says on which GPUs we have run such plans.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import tensorrt_rtx as trt
 
 from exporter.engine_record import ENGINE
-from exporter.targets import Compiled, _tensorrt
+from exporter.targets import Compiled, _tensorrt, lookup
 from exporter.targets._tensorrt_runner import EngineRunner
 
 if TYPE_CHECKING:
@@ -28,8 +29,11 @@ _DEFAULT = _tensorrt.BuiltFor(("8.0", "8.6", "8.9", "12.0"), "ampere+")
 
 def compile(folder: Path, build: Build) -> Compiled:
     """Build ``engine.plan``; needs no GPU and no driver."""
-    asked = build.options.compute_capabilities
-    built_for = _tensorrt.BuiltFor(asked, "none") if asked else _DEFAULT
+    asked = build.options.compute_capabilities or lookup("trt-rtx").builds_for.get(build.precision)
+    built_for = _DEFAULT
+    if asked:
+        built_for = _tensorrt.BuiltFor(asked, "none")
+        build = replace(build, options=replace(build.options, compute_capabilities=asked))
     done = _tensorrt.build_plan(trt, folder, build, built_for)
     return replace(done, section={**done.section, "executed": "not run on a GPU"})
 

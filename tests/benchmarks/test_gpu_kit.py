@@ -109,7 +109,7 @@ def test_sizes_are_told(tmp_path: Path) -> None:
 
 def test_the_sizes_in_the_documentation_are_measured() -> None:
     packages = Path(kit.__file__).parent
-    manifest = json.loads((packages.parent / "results" / "gpu_kit.json").read_text())
+    manifest = json.loads((packages.parent / "results" / "kit_sizes.json").read_text())
     parts = {part["name"]: part for part in manifest["parts"]}
 
     def row(title: str, names: Iterable[str], after: int | None = None) -> str:

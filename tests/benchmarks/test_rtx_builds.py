@@ -33,7 +33,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         rows = []
         for model, precision in asked:
             refused = (model, precision) == ("resnet34", "int8")
-            size = 1_000_000 if precision == "int8" else 4_000_000
+            size = 1_000_000 if precision in ("int8", "fp8") else 4_000_000
             rest = {"error": "no"} if refused else {**done, "plan_bytes": size}
             row = {"model": model, "precision": precision, "conversion_cpu_seconds": 2.0}
             rows.append({**row, **rest})
@@ -52,7 +52,7 @@ def test_all_of_the_zoo_in_all_precisions(recorded: list[tuple[str, str]], tmp_p
     report = json.loads((tmp_path / "out.json").read_text())
     assert len(report["results"]) == len(recorded), "a refusal does not end the run"
     assert report["executed"] == "built, not run on a GPU"
-    assert report["cpu_seconds"] == 9 * (2 + 3 * 9) - (9 + 0), "a conversion counts once"
+    assert report["cpu_seconds"] == 9 * (2 + 4 * 9) - (9 + 0), "a conversion counts once"
 
 
 def test_an_interrupted_run_leaves_what_it_has(
@@ -68,14 +68,18 @@ def test_an_interrupted_run_leaves_what_it_has(
     assert json.loads((tmp_path / "out.json").read_text())["results"] == rows
 
 
+PLANS = (("fp32", 4_040_000), ("fp16", 2_020_000), ("int8", 1_010_000), ("fp8", 1_212_000))
+
+
 def test_the_readmes_table() -> None:
     rows = [
         {"model": "net", "precision": precision, "plan_bytes": size, "cpu_seconds": 1.0}
-        for precision, size in (("fp32", 4_040_000), ("fp16", 2_020_000), ("int8", 1_010_000))
+        for precision, size in PLANS
     ]
     assert rtx_builds.markdown(rows) == (
-        "| model | fp32, MB | fp16, MB | int8, MB | INT8 of FP32 |\n|---|---|---|---|---|\n"
-        "| `net` | 4.0 | 2.0 | 1.0 | 0.25 |\n"
+        "| model | fp32, MB | fp16, MB | int8, MB | fp8, MB | INT8 of FP32 | FP8 of FP32 |\n"
+        "|---|---|---|---|---|---|---|\n"
+        "| `net` | 4.0 | 2.0 | 1.0 | 1.2 | 0.25 | 0.30 |\n"
     )
 
 
@@ -88,11 +92,12 @@ def test_a_selection_and_its_shares(recorded: list[tuple[str, str]]) -> None:
     assert "0.25" in done.output
 
 
-@pytest.mark.parametrize(("int8", "refused"), [(333_333, False), (333_334, True)])
-def test_the_int8_plan_is_held_to_a_third(int8: int, refused: bool) -> None:
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+@pytest.mark.parametrize(("size", "refused"), [(333_333, False), (333_334, True)])
+def test_the_plans_of_8_bits_are_held_to_a_third(precision: str, size: int, refused: bool) -> None:
     rows = [
         {"model": "resnet18", "precision": "fp32", "plan_bytes": 1_000_000},
-        {"model": "resnet18", "precision": "int8", "plan_bytes": int8},
+        {"model": "resnet18", "precision": precision, "plan_bytes": size},
         {"model": "resnet50", "precision": "fp32", "plan_bytes": 1},  # is not held to it
         {"model": "resnet50", "precision": "int8", "plan_bytes": 1},
     ]
@@ -112,6 +117,8 @@ def test_the_int8_plan_is_held_to_a_third(int8: int, refused: bool) -> None:
         ("fp16", float("nan"), True),
         ("int8", 0.062, False),  # 4 * sqrt(16) / 256 = 0.0625
         ("int8", 0.063, True),
+        ("fp8", 0.24, False),  # 4 * sqrt(16) / 64 = 0.25
+        ("fp8", 0.26, True),
         ("fp32", None, False),
     ],
 )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from calibration.convergence import Snapshot
-from calibration.errors import CalibrationError, DamagedParams, WrongParams
+from calibration.errors import CalibrationError, DamagedParams, WrongParams, WrongRequest
 from calibration.observers import CALIBRATORS, Histogram, find_range
 from calibration.params import FORMAT, Params, calibrate, load
 from calibration.scales import affine_scale_zero_point, symmetric_scale
@@ -150,3 +150,46 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch) -> None:
         params("mse").save(path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["c.json"]
+
+
+def fp8_params(method: str = "mse") -> Params:
+    histograms = {name: Histogram() for name in VALUES}
+    for name, histogram in histograms.items():
+        histogram.observe(VALUES[name])
+    given = {"images": 50, "graph": "g", "data": "d", "preprocessing": "unit"}
+    return calibrate(histograms, method, kind="e4m3", **given)  # type: ignore[arg-type]
+
+
+def test_a_calibration_for_fp8_has_all_kinds_of_ranges(tmp_path: Path) -> None:
+    found = fp8_params()
+    image = found.tensors["image"]
+    assert found.ranges("symmetric")["image"] == (-image.amax, image.amax)
+    assert found.ranges("affine")["image"] == (image.low, image.high)
+    assert image.amax_e4m3 is not None
+    assert found.ranges("e4m3")["image"] == (-image.amax_e4m3, image.amax_e4m3)
+    found.save(tmp_path / "c.json")
+    assert load(tmp_path / "c.json") == found
+    content = json.loads((tmp_path / "c.json").read_text())["tensors"]["image"]
+    assert content["scale_e4m3"] == np.float32(image.amax_e4m3 / 448)
+    with pytest.raises(WrongRequest, match="'entropy' can't choose ranges for e4m3"):
+        fp8_params("entropy")
+
+
+def test_a_calibration_for_int8_is_as_it_was_and_none_for_fp8(tmp_path: Path) -> None:
+    """Its file has no word of FP8, as those from before there was FP8."""
+    params("mse").save(tmp_path / "c.json")
+    assert "e4m3" not in (tmp_path / "c.json").read_text()
+    found = load(tmp_path / "c.json")
+    assert found.ranges("symmetric") == params("mse").ranges("symmetric")
+    with pytest.raises(WrongParams, match="made for INT8 and has no ranges for FP8") as caught:
+        found.ranges("e4m3")
+    assert "calibrate again" in str(caught.value.hint)
+
+
+def test_a_scale_of_fp8_that_does_not_follow_from_its_range_is_damage(tmp_path: Path) -> None:
+    fp8_params().save(tmp_path / "c.json")
+    content = json.loads((tmp_path / "c.json").read_text())
+    content["tensors"]["image"]["scale_e4m3"] *= 1.01
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    with pytest.raises(DamagedParams, match="scale_e4m3"):
+        load(tmp_path / "c.json")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from exporter.compatibility import Fit, judge
+from exporter.compatibility import Fit, judge, require_precision
 from exporter.compatibility_rules import RULES
 from exporter.engine_record import EngineRecord, parse
 from exporter.errors import GateRefused, Missing
@@ -140,6 +140,30 @@ def test_rules(rule: str, engine: EngineRecord, machine: Machine, outcome: str |
 
 
 @pytest.mark.parametrize(
+    ("machine", "outcome"),
+    [
+        ("rtx-4090", "holds"),
+        ("h100", "holds"),
+        ("jetson-thor-jp7.1", "holds"),
+        ("rtx-3060", "fails"),
+        ("jetson-orin-jp6.2", "fails"),
+        ("t4", "fails"),
+    ],
+)
+def test_fp8(machine: str, outcome: str) -> None:
+    there = lookup(machine)
+    assert outcomes(A10, there, "fp8")["FP8"] == outcome
+    assert "FP8" not in outcomes(A10, there, "int8")
+    assert "FP8" not in outcomes(A10, replace(there, compute_capability=None), "fp8")
+    if outcome == "holds":
+        require_precision("fp8", there)
+    else:
+        with pytest.raises(GateRefused, match="and no FP8"):
+            require_precision("fp8", there)
+    require_precision("int8", there)
+
+
+@pytest.mark.parametrize(
     ("built", "there", "outcome"),
     [
         ("10.3.0", "10.3.0", "holds"),
@@ -173,6 +197,7 @@ def test_int8_is_asked_only_of_int8_engines(precision: str) -> None:
 
 def test_every_rule_is_tested_and_cited() -> None:
     both = {rule: {case[3] for case in CASES if case[0] == rule} for rule in outcomes_of_cases()}
+    both["FP8"] = {"holds", "fails"}  # test_fp8
     names = [rule.name for rule in RULES]
     assert len(names) == len(set(names))
     assert set(names) == set(both)

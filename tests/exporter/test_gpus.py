@@ -60,3 +60,9 @@ def test_the_bus_id_as_nvml_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", runtime)  # type: ignore[arg-type]
     assert gpus.bus_id_in_use() == "0000:3b:00.0"
+
+
+def test_a_gpu_says_whether_it_has_fp8() -> None:
+    assert gpus.Gpu("A").described == "A"
+    assert gpus.Gpu("L4", None, "8.9").described == "L4 (compute capability 8.9, FP8)"
+    assert gpus.Gpu("A10", None, "8.6").described == "A10 (compute capability 8.6, no FP8)"

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from exporter.errors import WrongUse
-from exporter.machines import MACHINES, jetson_module, lookup
+from exporter.machines import (
+    MACHINES,
+    check_capabilities,
+    has_precision,
+    jetson_module,
+    lookup,
+)
 
 
 @pytest.mark.parametrize(
@@ -33,6 +39,30 @@ def test_rows(name: str, capability: str, tensorrt: str | None, dla_cores: int |
         tensorrt,
         dla_cores,
     )
+
+
+def test_which_machines_have_fp8() -> None:
+    """Ada, Hopper, Blackwell and Thor have; Orin, Ampere, Turing and older don't."""
+    have = ("l4", "l40s", "rtx-4090", "h100", "h200", "gh200", "b200", "b300", "gb200")
+    have += ("rtx-5090", "dgx-spark", "jetson-thor-jp7.1", "jetson-thor-jp7.2.2")
+    lack = ("t4", "v100", "rtx-2080-ti", "a100", "a30", "a10", "a2", "rtx-3060")
+    lack += ("jetson-orin-jp6.2", "jetson-agx-orin-jp7.2.2", "jetson-agx-xavier-jp5.1.2")
+    found = {
+        name: has_precision(str(MACHINES[name].compute_capability), "fp8") for name in MACHINES
+    }
+    assert all(found[name] for name in have)
+    assert not any(found[name] for name in lack)
+    jetpacks = {name.rsplit("-jp", 1)[1] for name in MACHINES if "-jp" in name and found[name]}
+    assert jetpacks == {"7.1", "7.2", "7.2.2"}
+    assert all(has_precision(str(row.compute_capability), "int8") for row in MACHINES.values())
+
+
+def test_gpus_without_fp8_are_refused_by_name() -> None:
+    check_capabilities(("8.9", "12.0", "9.0", "11.0"), "fp8")
+    check_capabilities(("7.5",), "int8")
+    with pytest.raises(WrongUse, match=r"7\.5, 8\.6 and --precision fp8 contradict") as caught:
+        check_capabilities(("7.5", "8.9", "8.6"), "fp8")
+    assert "8.9 or later" in str(caught.value.hint)
 
 
 def test_every_row_has_a_source_and_jetsons_are_arm() -> None:

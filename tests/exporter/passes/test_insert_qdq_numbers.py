@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
+from calibration.formats import FORMATS
 from exporter.passes import schemes
 from exporter.passes._quantize import activation_parameters, quantize_weight, weight_scales
 from exporter.passes.insert_qdq import InsertQdq
@@ -99,10 +102,11 @@ def test_activation_scale_is_positive_and_the_round_trip_within_half_of_it(bound
 )
 def test_weight_scales_are_positive_and_the_round_trip_within_half_of_them(rows, largest):
     weight = np.asarray(rows, np.float32)
-    scales = weight_scales(weight, 0, largest)
+    number = replace(FORMATS["int8"], largest=largest)
+    scales = weight_scales(weight, 0, number)
     assert scales.dtype == np.float32
     assert (np.isfinite(scales) & (scales > 0)).all()
-    integers = quantize_weight(weight, scales, 0, largest)
+    integers = quantize_weight(weight, scales, 0, number, np.dtype(np.int8))
     assert np.abs(integers.astype(int)).max() <= largest
     error = np.abs(integers * scales[:, None].astype(np.float64) - weight)
     assert (error <= scales[:, None] * (0.5 + 1e-4)).all()

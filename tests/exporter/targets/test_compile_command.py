@@ -18,7 +18,7 @@ from exporter import targets
 from exporter.cli import main
 from exporter.errors import Missing
 from exporter.install import pip_line
-from exporter.targets import _tensorrt_runner, trt
+from exporter.targets import _tensorrt_runner, row, trt
 from tests.exporter.targets import tiny
 from tests.exporter.targets.conftest import STAND_INS
 
@@ -72,7 +72,7 @@ def test_it_ends_with_the_reason(
 
 
 def test_rtx_without_its_module_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(targets.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(row.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(Missing, match="needs tensorrt_rtx") as caught:
         targets.lookup("trt-rtx").load()
     assert (caught.value.exit_code, caught.value.hint) == (4, pip_line("cpu,rtx"))

@@ -168,6 +168,38 @@ def test_an_unknown_gpu_is_not_built_for(
     assert "nvidia-smi" in str(caught.value.hint)
 
 
+@pytest.mark.parametrize(("capability", "fits"), [("8.6", False), ("8.9", True), ("12.0", True)])
+def test_fp8_is_not_built_for_a_gpu_without(
+    stand_ins: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capability: str,
+    fits: bool,
+) -> None:
+    """The same by `compile` and, before any work, by `export`."""
+    there = gpus.Gpus("nvidia-smi", (gpus.Gpu("Some GPU", 8192, capability, "580.1"),))
+    monkeypatch.setattr(doctor, "find_gpus", lambda root: there)
+    monkeypatch.setattr(trt, "find_gpus", lambda: there)
+    path = tiny.handed_over(tmp_path / "a", precision="fp8")
+    config = ExportConfig("no-such-model", "trt", tmp_path / "out", "fp8")
+    if fits:
+        assert finish(path).passport["trt"]["compiled"] is True
+        with pytest.raises(WrongUse, match="no-such-model"):
+            pipeline.export(config)
+        return
+    for attempt in (lambda: finish(path), lambda: pipeline.export(config)):
+        with pytest.raises(Missing, match=r"Some GPU has compute capability 8\.6, and no FP8"):
+            attempt()
+    assert artifact.read(path).passport["trt"]["compiled"] is False
+    with pytest.raises(GateRefused, match="can't be compiled for this machine: Some GPU"):
+        doctor.engine_fit(artifact.read(path))
+    with pytest.raises(GateRefused, match="can't be compiled for jetson-orin"):
+        doctor.engine_fit(artifact.read(path), "jetson-orin-jp6.2")
+    with pytest.raises(Missing, match="not compiled"):
+        doctor.engine_fit(artifact.read(path), "jetson-thor-jp7.1")
+    finish(tiny.handed_over(tmp_path / "b", precision="int8"))
+
+
 def test_compile_again_takes_force_and_new_options(stand_ins: Any, tmp_path: Path) -> None:
     path = tiny.handed_over(tmp_path / "a", options={"opt_level": 5})
     finish(path)

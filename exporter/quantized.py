@@ -1,0 +1,38 @@
+"""What a quantized precision asks of a request: its scheme, and what goes with that."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from exporter.errors import WrongUse
+from exporter.passes.schemes import SCHEMES, Scheme
+
+if TYPE_CHECKING:
+    from exporter.config import ExportConfig
+
+
+def scheme_of(config: ExportConfig, own: str) -> Scheme:
+    """Return the scheme that a quantized graph gets, with none of its options set.
+
+    Args:
+        config: of a quantized precision.
+        own: the target's scheme; taken where it belongs to that precision and the user names none.
+    """
+    rows = [row.name for row in SCHEMES.values() if row.precision == config.precision]
+    return SCHEMES[config.scheme or (own if own in rows else rows[0])]
+
+
+def refuse_methods(config: ExportConfig, scheme: Scheme) -> None:
+    """Refuse a calibrator or a way of recovery that makes no sense for the scheme.
+
+    Raises:
+        WrongUse: says why.
+    """
+    asked = {"--calibrator": (config.calibrator,), "--recovery": config.recovery or ()}
+    for option, names in asked.items():
+        for name in names:
+            if name in scheme.refuses:
+                raise WrongUse(
+                    f"{option} {name} and --precision {config.precision} contradict each other: "
+                    f"{scheme.refuses[name]}"
+                )

@@ -1,0 +1,228 @@
+"""onnxruntime's GPU execution providers, as rows of one table, and whether they start here.
+
+onnxruntime leaves a provider out with no more than a log line when its libraries don't load, and
+runs the graph on the CPU. So what is asked for is checked before a session is made, and again in
+the session itself. Options: https://onnxruntime.ai/docs/execution-providers, and for TensorRT-RTX
+https://nvidia.github.io/TensorRT-RTX-EP-ABI/_generated/provider-options.html.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import importlib.metadata
+import importlib.util
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from exporter.errors import Missing
+from exporter.install import pip_line
+
+# The first that tells where its nodes run: Session_GetEpGraphAssignmentInfo.
+FIRST_VERSION = "1.24"
+
+
+@dataclass(frozen=True)
+class Provider:
+    """One execution provider.
+
+    Attributes:
+        name: onnxruntime's own.
+        title: what messages call it.
+        extras: of this package, that bring it.
+        library: the file in onnxruntime's package that holds it; None for a plugin.
+        plugin: the module that brings it to onnxruntime; None where that has it built in.
+        cuda_graph: the option that replays a batch's kernels as one CUDA graph.
+        profiles: how the options that name a range of shapes begin; None where it needs none.
+    """
+
+    name: str
+    title: str
+    extras: str
+    library: str | None = None
+    plugin: str | None = None
+    cuda_graph: str = "enable_cuda_graph"
+    profiles: str | None = None
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it runs on an NVIDIA GPU, and so needs a driver."""
+        return self.library is not None or self.plugin is not None
+
+
+CUDA = Provider(
+    "CUDAExecutionProvider",
+    "onnxruntime's CUDA provider",
+    "ort-gpu",
+    library="libonnxruntime_providers_cuda.so",
+)
+TENSORRT = Provider(
+    "TensorrtExecutionProvider",
+    "onnxruntime's TensorRT provider",
+    "ort-gpu",
+    library="libonnxruntime_providers_tensorrt.so",
+    cuda_graph="trt_cuda_graph_enable",
+    profiles="trt_profile",
+)
+TENSORRT_RTX = Provider(
+    "NvTensorRTRTXExecutionProvider",
+    "onnxruntime's TensorRT-RTX provider",
+    "ort-rtx",
+    plugin="onnxruntime_ep_nv_tensorrt_rtx",
+    profiles="nv_profile",
+)
+
+
+def require(provider: Provider) -> None:
+    """Make sure that onnxruntime has a provider, before a session is made.
+
+    Raises:
+        Missing: it does not have it or is too old to tell where nodes run, or the driver is not
+            here or too old.
+    """
+    if not hasattr(ort.InferenceSession, "get_provider_graph_assignment_info"):
+        raise Missing(
+            f"onnxruntime {ort.__version__} can't tell where its nodes run, so a fallback to the "
+            f"CPU would go unnoticed; {FIRST_VERSION} can",
+            hint=f"{pip_line(provider.extras)}, on Python 3.11 or later",
+        )
+    if provider.plugin is not None:
+        _register(provider, provider.plugin)
+    elif provider.name not in ort.get_available_providers():
+        raise Missing(f"{provider.title} is not here", hint=_install(provider))
+    if provider.on_gpu and (problem := driver_problem()) is not None:
+        raise Missing(f"{provider.title} can't start here: {problem}", hint="see nvidia-smi")
+
+
+def add(provider: Provider, settings: Any, options: dict[str, str]) -> list[Any] | None:
+    """Ask for a provider in a session's options.
+
+    Args:
+        provider: that is here.
+        settings: onnxruntime's ``SessionOptions``.
+        options: of the provider.
+
+    Returns:
+        What to give ``InferenceSession`` as its providers; None for a plugin, whose devices are
+        in ``settings``.
+
+    Raises:
+        Missing: a plugin finds no device.
+    """
+    if provider.plugin is None:
+        _load_cuda_libraries()
+        return [(provider.name, options)]
+    devices = [each for each in ort.get_ep_devices() if each.ep_name == provider.name]
+    if not devices:
+        raise Missing(
+            f"{provider.title} finds no GPU here that it can run on",
+            hint="it needs an RTX GPU, Ampere or later; see nvidia-smi",
+        )
+    settings.add_provider_for_devices(devices[:1], options)
+    return None
+
+
+def did_not_start(provider: Provider) -> Missing:
+    """Return the error for a provider that a session was asked for and lacks."""
+    reason = _library_problem(provider) or "onnxruntime gives no reason"
+    return Missing(f"{provider.title} does not start here: {reason}", hint=_install(provider))
+
+
+def driver_problem() -> str | None:
+    """Say what is wrong with the NVIDIA driver; None where it answers and is new enough."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "no NVIDIA driver is here (libcuda.so.1)"
+    status = driver.cuInit(0)
+    if status:
+        return f"the NVIDIA driver does not start (cuInit gives {status})"
+    version = ctypes.c_int()
+    driver.cuDriverGetVersion(ctypes.byref(version))
+    return version_problem(version.value, str(getattr(ort, "cuda_version", None) or ""))
+
+
+def version_problem(driver: int, built_for: str) -> str | None:
+    """Compare the CUDA that a driver knows with the one that onnxruntime was built for.
+
+    Args:
+        driver: as ``cuDriverGetVersion`` gives it, such as 12080.
+        built_for: such as "13.0"; empty where onnxruntime does not tell.
+    """
+    needs = built_for.partition(".")[0]
+    if needs.isdecimal() and driver // 1000 < int(needs):
+        return (
+            f"the NVIDIA driver knows CUDA {driver // 1000}.{driver % 1000 // 10}, and this "
+            f"onnxruntime was built for CUDA {built_for}: the driver is too old"
+        )
+    return None
+
+
+def versions(provider: Provider) -> dict[str, str]:
+    """Return the versions that a cache of the provider holds for."""
+    found = {"onnxruntime": str(ort.__version__)}
+    if provider.plugin is not None:
+        found[provider.plugin] = str(importlib.import_module(provider.plugin).__version__)
+    return found
+
+
+def _register(provider: Provider, plugin: str) -> None:
+    if importlib.util.find_spec(plugin) is None:
+        raise Missing(f"{provider.title} is not installed", hint=pip_line(provider.extras))
+    if any(each.ep_name == provider.name for each in ort.get_ep_devices()):
+        return  # registered by an earlier call
+    module = importlib.import_module(plugin)
+    try:
+        ort.register_execution_provider_library(provider.name, module.get_library_path())
+    except Exception as error:  # onnxruntime's exceptions have no common public base
+        if "already" in str(error):
+            return
+        reason = driver_problem() or first_line(error)
+        raise Missing(f"{provider.title} can't start here: {reason}") from error
+
+
+def _install(provider: Provider) -> str:
+    """Return the line that installs a provider, after one that removes what hides it."""
+    line = pip_line(provider.extras)
+    both = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
+    if "onnxruntime" in both:  # both packages write into one folder, and the last one wins
+        return f"pip uninstall {' '.join(both)}; {line}"
+    return line
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _library_problem(provider: Provider) -> str | None:
+    """Load a provider's library as onnxruntime does; return the loader's own words."""
+    if provider.library is None:
+        return None
+    folder = Path(ort.__file__).parent / "capi"
+    try:
+        ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"))
+        ctypes.CDLL(str(folder / provider.library))
+    except OSError as error:
+        return first_line(error)
+    return None
+
+
+def _load_cuda_libraries() -> None:
+    """Load CUDA and cuDNN from their Python packages, where they are; it prints what it lacks."""
+    if hasattr(ort, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):
+            ort.preload_dlls()
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

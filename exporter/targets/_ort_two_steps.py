@@ -1,0 +1,164 @@
+"""Targets on onnxruntime's GPU providers: exported anywhere, finished and run where the GPU is."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from exporter.artifact import MODEL, Artifact
+from exporter.config import Batch, BuildOptions, Precision
+from exporter.errors import Missing
+from exporter.gpus import find_gpus, in_use
+from exporter.targets import Build, Compiled, _ort_providers, _tensorrt
+from exporter.targets._ort_gpu import OrtGpuRunner, Request, cache_key
+from exporter.targets._ort_providers import Provider
+
+_PARSER = "tensorrt_rtx"  # NVIDIA's parser, which works with no GPU
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a provider's options follow from.
+
+    Attributes:
+        model: the graph.
+        precision: that it is typed in.
+        batch: the sizes to accept.
+        build: what the user asked of the builder.
+        cache: a folder for what the provider compiles from this graph on this GPU.
+    """
+
+    model: bytes
+    precision: Precision
+    batch: Batch
+    build: BuildOptions
+    cache: Path
+
+
+Options = Callable[[Wanted], dict[str, str]]
+
+
+def compile(folder: Path, build: Build, provider: Provider, options: Options) -> Compiled:
+    """Open the graph on the provider and record where its nodes run, or say how to finish.
+
+    Raises:
+        Missing: ``build.here`` is set, and the provider or a GPU is not here.
+        ExporterError: the provider refuses the graph, or nodes would fall back.
+    """
+    model = (folder / MODEL).read_bytes()
+    try:
+        gpu = _gpu(provider)
+    except Missing as missing:
+        if build.here:
+            raise
+        return _hand_over(folder, build, provider, missing.message)
+    wanted = Wanted(
+        model, build.precision, build.batch, build.options, _cache(model, provider, gpu)
+    )
+    asked = Request(provider, options(wanted), build.options.allow_fallback, "the artifact")
+    with OrtGpuRunner(model, asked) as runner:
+        placement = runner.placement
+    return Compiled(
+        {
+            "compiled": True,
+            "provider": provider.name,
+            "versions": _ort_providers.versions(provider),
+            "gpu": gpu,
+            "options": build.options.as_json(),
+            "placement": placement.as_json(),
+        }
+    )
+
+
+def open(artifact: Artifact, provider: Provider, options: Options) -> OrtGpuRunner:
+    """Open ``model.onnx`` on the provider, once its hash matches the passport.
+
+    Where nodes run is read back each time: another version may place them otherwise.
+
+    Raises:
+        Missing: the provider or a GPU is not here.
+    """
+    gpu = _gpu(provider)
+    passport = artifact.passport
+    sizes = passport["batch"]
+    build = BuildOptions.from_json(passport[artifact.target].get("options", {}))
+    artifact.file(MODEL)  # refuses weights in other files
+    model = artifact.read_bytes(MODEL)
+    batch = Batch(sizes["min"], sizes["opt"], sizes["max"])
+    wanted = Wanted(model, passport["precision"], batch, build, _cache(model, provider, gpu))
+    return OrtGpuRunner(
+        model, Request(provider, options(wanted), build.allow_fallback, str(artifact.path))
+    )
+
+
+def profiles(wanted: Wanted, provider: Provider) -> dict[str, str]:
+    """Return the options that name the smallest, best and largest shapes of every input."""
+    import onnx
+
+    if provider.profiles is None or wanted.batch.maximum is None:
+        return {}
+    inputs = onnx.load_model_from_string(wanted.model).graph.input
+    found = {}
+    for end, size in (
+        ("min", wanted.batch.minimum),
+        ("opt", wanted.batch.usual),
+        ("max", wanted.batch.maximum),
+    ):
+        shapes = (
+            f"{port.name}:{'x'.join(map(str, _shape(port.type.tensor_type.shape, size)))}"
+            for port in inputs
+        )
+        found[f"{provider.profiles}_{end}_shapes"] = ",".join(shapes)
+    return found
+
+
+def _shape(shape: Any, batch: int) -> list[int]:
+    """Return a shape with the batch in place of its one open size."""
+    return [axis.dim_value if axis.HasField("dim_value") else batch for axis in shape.dim]
+
+
+def _gpu(provider: Provider) -> str:
+    """Make sure that the provider and a GPU are here; return the GPU's name.
+
+    Raises:
+        Missing: one of them is not.
+    """
+    _ort_providers.require(provider)
+    gpu = in_use(find_gpus().devices)
+    if gpu is None:
+        raise Missing("no NVIDIA GPU on this machine", hint="see nvidia-smi; then compile here")
+    return gpu.name
+
+
+def _cache(model: bytes, provider: Provider, gpu: str) -> Path:
+    """Make the folder below ``$XDG_CACHE_HOME`` that only this user may read.
+
+    What is kept there is loaded as code, so it is never part of an artifact.
+    """
+    home = os.environ.get("XDG_CACHE_HOME")
+    base = Path(home) if home and Path(home).is_absolute() else Path.home() / ".cache"
+    folder = base / "exporter" / "engines" / cache_key(model, provider, gpu)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def _hand_over(folder: Path, build: Build, provider: Provider, why: str) -> Compiled:
+    """Check the graph with NVIDIA's parser where the provider uses it, and say how to finish."""
+    checked = None
+    if provider.profiles is not None and importlib.util.find_spec(_PARSER) is not None:
+        checked = _tensorrt.check_graph(importlib.import_module(_PARSER), folder / MODEL)
+    return Compiled(
+        {
+            "compiled": False,
+            "why": why,
+            "provider": provider.name,
+            "options": build.options.as_json(),
+            "parser": checked,
+            "executed": "not run on a GPU",
+        }
+    )
