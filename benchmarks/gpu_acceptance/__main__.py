@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
 
 from benchmarks import command, result_file
-from benchmarks.gpu_acceptance import bare, bare_page, handover, page, run
+from benchmarks.gpu_acceptance import bare, bare_page, handover, page, pieces, run
 from benchmarks.gpu_acceptance.expectations import exit_code
+from benchmarks.gpu_acceptance.fatbin import Gpu
 from benchmarks.gpu_acceptance.handover import BARE, TENSORRT
 from benchmarks.gpu_acceptance.parts import Device
 from benchmarks.latency import Plan
 from exporter import console
 from exporter.errors import Missing, WrongUse
+from exporter.progress import Progress
 
+HOPPER = "9.0"
 JSON, PAGE = "gpu_acceptance.json", "gpu_acceptance.md"
 _COMMAND = "python -m benchmarks.gpu_acceptance"
 
@@ -43,6 +48,67 @@ def prepare(folder: Path, models: tuple[str, ...], images: int | None, kind: str
     wanted = first.Wanted(models or first.SHIPPED, images, kind)
     with console.progress_bars(quiet=False) as progress:
         first.prepare(wanted, folder, progress)
+
+
+def pack(
+    output: Path, piece_mib: int, gpus: tuple[str, ...], prepare: Callable[[Path, Progress], None]
+) -> None:
+    """Pack a kit for a bare GPU machine; say what is in it and how to start it there."""
+    from benchmarks.gpu_acceptance import kit, wheels
+
+    if "all" in gpus and len(gpus) > 1:
+        raise WrongUse("--gpu all and one GPU contradict each other", hint="give one of them")
+    keep = () if gpus == ("all",) else tuple(map(Gpu.parse, gpus))
+    sources = kit.Sources(wheels.fetch, prepare)
+    with console.progress_bars(quiet=False) as progress:
+        packed = kit.pack(output, sources, piece_mib * pieces.MIB, keep, progress)
+
+    def row(name: str, after: int, before: int) -> tuple[str, ...]:
+        return name, f"{after / 1e6:.1f}", f"{before / 1e6:.1f}"
+
+    rows = [row(part.name, part.after, part.before) for part in packed.parts]
+    whole = row("in all", sum(packed.pieces), sum(part.before for part in packed.parts))
+    console.table(f"What is in {output}", ("part", "MB", "MB before"), [*rows, whole])
+    console.say(
+        f"{len(packed.pieces)} pieces of at most {max(packed.pieces) / pieces.MIB:.1f} MiB, "
+        "a manifest and start.py"
+    )
+    console.say(f"now copy {output} to where the GPU is, and there, inside it: python start.py")
+
+
+def _copy(prepared: Path) -> Callable[[Path, Progress], None]:
+    """Put a folder that --prepare wrote into the kit; its hashes are checked first."""
+    bare.read(prepared)
+
+    def copy(folder: Path, progress: Progress) -> None:
+        shutil.copytree(prepared, folder)
+
+    return copy
+
+
+def _make(models: tuple[str, ...], images: int | None) -> Callable[[Path, Progress], None]:
+    """Run the first stage for the kit."""
+
+    def make(folder: Path, progress: Progress) -> None:
+        from benchmarks.gpu_acceptance import prepare as first
+
+        first.prepare(first.Wanted(models or first.SHIPPED, images, BARE), folder, progress)
+
+    return make
+
+
+def _refuse_conflicts(rows: Sequence[tuple[object, str]]) -> None:
+    """Refuse options that contradict each other, before any work.
+
+    Args:
+        rows: whether two do, and the words for it.
+
+    Raises:
+        WrongUse: the first that do.
+    """
+    for conflict, words in rows:
+        if conflict:
+            raise WrongUse(words, hint=f"see {_COMMAND} --help")
 
 
 def try_out(folder: Path, output: Path, plan: Plan, device: run.Device) -> int:
@@ -100,6 +166,25 @@ _folder = click.Path(path_type=Path, file_okay=False)
 @click.option(
     "--rehearse", is_flag=True, help="--run --without tensorrt on a CPU: shows nothing of a GPU."
 )
+@click.option("--pack", "kit", type=_folder, help="Only pack a test kit, into this new folder.")
+@click.option(
+    "--piece-mib",
+    type=click.IntRange(1, 1024),
+    help="--pack: largest size of a piece.  [default: 60]",
+)
+@click.option(
+    "--gpu",
+    "gpus",
+    multiple=True,
+    metavar="X.Y|all",
+    help="--pack: keep machine code for this GPU; may be repeated.  [default: 9.0]",
+)
+@click.option(
+    "--prepared",
+    "made",
+    type=_folder,
+    help="--pack: put in what --prepare wrote here, instead of preparing anew.",
+)
 @click.option("--model", "models", multiple=True, help="First stage: of the zoo, or a .keras file.")
 @click.option(
     "--images",
@@ -123,6 +208,10 @@ def main(
     prepared: Path | None,
     without: str | None,
     rehearse: bool,
+    kit: Path | None,
+    piece_mib: int | None,
+    gpus: tuple[str, ...],
+    made: Path | None,
     models: tuple[str, ...],
     images: int | None,
     rounds: int,
@@ -136,21 +225,43 @@ def main(
     where Keras is (no GPU needed):   python -m benchmarks.gpu_acceptance --prepare DIR
     where the GPU is (no Keras):      python -m benchmarks.gpu_acceptance --run DIR
     a GPU and no TensorRT:            both stages with --without tensorrt
+    the same, packed as one kit:      python -m benchmarks.gpu_acceptance --pack DIR
 
     Exit codes: 0 all is met, 3 something is not, 4 something could not be judged or is missing
     here. README, "What ran on which device", says what has run so far.
     """
     if to and prepared:
         raise WrongUse("--prepare and --run are two stages", hint="give one, or neither for both")
-    if rehearse and not (prepared and without):
-        raise WrongUse("--rehearse goes with --run DIR --without tensorrt")
-    if prepared and (models or (images and not without)):
-        raise WrongUse("--model and --images are for the first stage, and --run is the second")
-    if without and not (to or prepared):
-        raise WrongUse(
-            "--without tensorrt takes two stages: its machine has no TensorFlow",
-            hint=f"{_COMMAND} --prepare DIR --without tensorrt, then --run DIR with the same",
-        )
+    _refuse_conflicts(
+        [
+            (kit and (to or prepared), "--pack goes without --prepare and --run"),
+            (
+                not kit and (made or piece_mib or gpus),
+                "--prepared, --piece-mib and --gpu are for --pack",
+            ),
+            (
+                made and (models or images),
+                "--model and --images choose what to prepare, and --prepared has it made",
+            ),
+            (
+                rehearse and not (prepared and without),
+                "--rehearse goes with --run DIR --without tensorrt",
+            ),
+            (
+                prepared and (models or (images and not without)),
+                "--model and --images are for the first stage, and --run is the second",
+            ),
+            (
+                without and not (to or prepared),
+                "--without tensorrt takes two stages, --prepare and --run: the GPU's machine has "
+                "no TensorFlow",
+            ),
+        ]
+    )
+    if kit:
+        content = _copy(made) if made else _make(models, images)
+        pack(kit, piece_mib or 60, gpus or (HOPPER,), content)
+        return
     if to:
         prepare(to, models, images, BARE if without else TENSORRT)
         then = " --without tensorrt" if without else ""

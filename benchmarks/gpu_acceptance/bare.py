@@ -75,7 +75,7 @@ def run(
     *,
     device: Device = "cuda",
     images: int | None = None,
-    parts: Sequence[Part] = PARTS,
+    parts: Sequence[Part] | None = None,
     deadline_s: float = DEADLINE_S,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def run(
         output: an empty folder for the report and the parts' own files.
         device: ``cpu`` to rehearse where there is no GPU.
         images: classify only the first so many.
-        parts: which, in order.
+        parts: which, in order; None for :data:`PARTS`.
         deadline_s: seconds for all of them.
         progress: told of every part.
 
@@ -97,12 +97,7 @@ def run(
         WrongUse: the folder is for a machine with TensorRT.
         ExporterError: something in it is damaged.
     """
-    prepared = handover.read(folder)
-    if prepared.about.get("kind") != handover.BARE:
-        raise WrongUse(
-            f"{folder} was prepared for a machine with TensorRT",
-            hint="prepare it with --without tensorrt, or run it without that option",
-        )
+    prepared = read(folder)
     report = {
         **result_file.header("gpu_acceptance"),
         "format": FORMAT,
@@ -113,6 +108,7 @@ def run(
     }
     end = time.monotonic() + deadline_s
     done: list[Done] = []
+    parts = PARTS if parts is None else parts
     for number, part in enumerate(parts):
         progress("parts", number, len(parts), part.name)
         done.append(_try(part, folder, output, device, images, end - time.monotonic()))
@@ -124,6 +120,22 @@ def run(
         (output / PAGE).write_text(bare_page.markdown(report), encoding="utf-8")
     progress("parts", len(parts), len(parts), "done")
     return report
+
+
+def read(folder: Path) -> handover.Prepared:
+    """Open a folder that was prepared for a bare machine, every file of it verified.
+
+    Raises:
+        WrongUse: it is none, or was prepared for a machine with TensorRT.
+        ExporterError: something in it is damaged.
+    """
+    prepared = handover.read(folder)
+    if prepared.about.get("kind") != handover.BARE:
+        raise WrongUse(
+            f"{folder} was prepared for a machine with TensorRT",
+            hint="prepare it with --without tensorrt, or run it without that option",
+        )
+    return prepared
 
 
 def _try(

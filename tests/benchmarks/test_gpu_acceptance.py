@@ -178,7 +178,7 @@ def test_a_slower_int8_engine_and_a_busy_machine(
     code, report, _ = outcome(folder, tmp_path / "slow")
     assert failing(report) == {f"int8 speed, batch {n}": "not met" for n in (1, 8)}
     assert code == 3
-    monkeypatch.setattr(latency.stability, "reasons", lambda *_: ("the machine was busy",))
+    monkeypatch.setattr(latency.stability, "reasons", lambda *_, **__: ("the machine was busy",))
     code, report, shown = outcome(folder, tmp_path / "busy")
     assert failing(report) == {f"int8 speed, batch {n}": "not judged" for n in (1, 8)}
     assert code == 4
@@ -238,7 +238,7 @@ def invoke(*given: object) -> Any:
 def test_one_stage_after_the_other_and_the_second_again(
     quiet: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def by_hand(folder: Path, models: tuple[str, ...], images: int | None) -> None:
+    def by_hand(folder: Path, *_: object) -> None:
         prepared_by_hand(folder)
 
     monkeypatch.setattr(command, "require_gpu", lambda: None)
@@ -321,5 +321,5 @@ def test_the_command_on_a_machine_with_nothing_but_the_target_extra(tmp_path: Pa
 
 
 def test_a_page_keeps_strangers_words_in_their_cells() -> None:
-    (row,) = page._table(("a",), [["<b>|\n`x`"]])[2:3]
+    (row,) = page.table(("a",), [["<b>|\n`x`"]])[2:3]
     assert row == "| &lt;b>\\| 'x' |"
