@@ -27,12 +27,14 @@ class Subject:
         what: the thing, in the words of the table.
         tried: how far it was tried without a GPU.
         parts: of the acceptance run; all of them must be there and ok.
+        device: a pattern that the GPU's name must match; any by default.
     """
 
     name: str
     what: str
     tried: str
     parts: tuple[str, ...]
+    device: str = ""
 
 
 SUBJECTS: tuple[Subject, ...] = (
@@ -85,10 +87,11 @@ SUBJECTS: tuple[Subject, ...] = (
         ("ort-trt",),
     ),
     Subject(
-        "dla",
-        "DLA cores, TensorRT 8.6, every Jetson",
+        "jetson",
+        "`trt` engines on a Jetson",
         "on paper",
-        ("jetson",),
+        ("tensorrt",),
+        "Orin|Xavier|Thor|Jetson",
     ),
 )
 
@@ -102,7 +105,7 @@ def claim(subject: Subject, reports: Sequence[Report]) -> str:
     ran, failed = [], []
     for report in filter(_on_gpu, reports):
         parts = [part for part in report["parts"] if part["name"] in subject.parts]
-        if len(parts) < len(subject.parts):
+        if len(parts) < len(subject.parts) or not re.search(subject.device, _device(report)):
             continue
         bad = next((part for part in parts if part["status"] != "ok"), None)
         if bad is None:

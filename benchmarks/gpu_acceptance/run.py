@@ -125,13 +125,25 @@ def run(
     rows = judge([engine.figures for engine in engines])
     return {
         **result_file.header("gpu_acceptance"),
+        "rehearsed": device is not GPU,
         "executed": device.executed,
+        "parts": [_as_part(engines)],
         "gpu": asdict(find_gpus()),
         "prepared": {key: prepared.about[key] for key in _PREPARED},
         "references": {case.model: references(case, prepared) for case in prepared.cases},
         "engines": [engine.as_json() for engine in engines],
         "latency": {model: found and found.as_json() for model, found in timed.items()},
         "expectations": [row.as_json() for row in rows],
+    }
+
+
+def _as_part(engines: Sequence[Engine]) -> dict[str, str]:
+    """Say of the run as a whole what a bare machine's run says of each of its parts."""
+    failed = next((engine.figures.failed for engine in engines if engine.figures.failed), None)
+    return {
+        "name": "tensorrt",
+        "status": "ok" if failed is None else "failed",
+        "reason": failed or "",
     }
 
 

@@ -62,6 +62,14 @@ def test_what_shows_nothing_of_a_gpu_claims_nothing(change: str) -> None:
     assert claim(RUNNER, [one]) == NEVER
 
 
+def test_a_claim_about_jetsons_takes_a_jetson() -> None:
+    jetson = next(subject for subject in SUBJECTS if subject.name == "jetson")
+    assert claim(jetson, [report(tensorrt="ok")]) == NEVER
+    one = report(tensorrt="ok")
+    one["gpu"]["devices"][0]["name"] = "Orin (nvgpu)"
+    assert claim(jetson, [one]) == "run on Orin (nvgpu)"
+
+
 def test_an_error_text_can_not_break_the_table() -> None:
     one = report(runner="failed")
     one["parts"][0]["reason"] = "a | b <!-- /ran --> c"
