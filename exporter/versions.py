@@ -1,4 +1,4 @@
-"""Which versions of all that touches a graph are installed here."""
+"""The installed versions of every package that touches a graph."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ DISTRIBUTIONS = (
     "cuda-python",
     "numpy",
 )
-# Other names that the same modules come under.
+# Other distributions of the same modules.
 _ALSO = {"tensorrt": ("tensorrt-cu13", "tensorrt-cu12"), "cuda-python": ("cuda-bindings",)}
 
 
 def installed_versions() -> dict[str, str | None]:
-    """Read the versions of :data:`DISTRIBUTIONS` from their metadata, importing none.
+    """Read the versions of :data:`DISTRIBUTIONS` from their metadata, without importing them.
 
     Returns:
-        Each name with its version, or that of another name of its, None where neither is there.
+        Each name with its version, or with that of its first installed alternative, or None.
     """
     return {
         name: next(filter(None, map(_version, (name, *_ALSO.get(name, ())))), None)
