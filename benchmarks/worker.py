@@ -1,9 +1,8 @@
-"""Run a function in a process of its own: a job goes in as JSON, one object comes out.
+"""Run a function in its own process: a JSON job goes in, one JSON object comes out.
 
-What needs a fresh process (a timing, a peak of memory), or may take its process along (another
-maker's converter), is asked for through here: ``python -m benchmarks.worker MODULE:FUNCTION``
-reads the job. The answer is the last line of standard output; libraries may print whatever they
-like before it.
+Use it for work that needs a fresh process (a timing, a memory peak) or may crash its process (a
+third-party converter). ``python -m benchmarks.worker MODULE:FUNCTION`` reads the job. The answer
+is the last line of standard output; libraries may print anything before it.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ def ask(
 
     Args:
         function: ``MODULE:FUNCTION``; it takes the job and returns an :data:`Answer`.
-        job: what it reads.
-        limit_s: how long it may take; None: as long as it does.
-        environment: variables beside those of this process.
+        job: its input.
+        limit_s: the time limit in seconds; None for no limit.
+        environment: variables to add to those of this process.
 
     Returns:
-        What it answered; ``error`` (and ``hint``) where it refused, died or took too long.
+        Its answer; ``error`` (and ``hint``) if it refused, died or took too long.
     """
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.worker", function],
@@ -68,7 +67,7 @@ def ask(
 
 
 def need(function: str, job: str) -> Answer:
-    """Run a function as :func:`ask` does, without which there is nothing to go on with.
+    """Run a function like :func:`ask`, and raise if it fails.
 
     Raises:
         ExporterError: it refused or died.

@@ -303,7 +303,7 @@ class Findings:
         return None if date is not None and created > date else same[0]
 
     def score_of(self, subject: Subject) -> Scored | None:
-        """Return an artefact's accuracy on :attr:`images`."""
+        """Return an artifact's accuracy on :attr:`images`."""
         return next((one for one in self._comparable if self._owner(one) is subject), None)
 
     def score(self, engine: str, date: str | None = None) -> Scored | None:

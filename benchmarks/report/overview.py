@@ -47,7 +47,7 @@ def subtitle(findings: Findings) -> str:
 
 
 def timing_of(findings: Findings, subject: Subject) -> tuple[Bench, Timing] | None:
-    """Return an artefact's newest timing, at the smallest batch size."""
+    """Return an artifact's newest timing, at the smallest batch size."""
     for bench in findings.benches:
         rows = [r for r in bench.timed if findings.subject(r.engine, bench.origin.date) is subject]
         if rows:
@@ -107,7 +107,7 @@ def cautions(findings: Findings) -> list[str]:
 
 
 def cards(findings: Findings) -> tuple[str, list[Card]]:
-    """Show one artefact's figures large: the fastest's, or the first's.
+    """Show one artifact's figures large: the fastest's, or the first's.
 
     Returns:
         Its name, and the cards.

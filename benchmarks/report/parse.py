@@ -320,7 +320,7 @@ def _picture(path: Path) -> Path | None:
 
 
 def sensitivity(value: Json, path: Path, name: str, owner: Artifact | None) -> data.Sensitivity:
-    """Read an artefact's ``sensitivity.json``, or what ``exporter sensitivity --json`` printed."""
+    """Read an artifact's ``sensitivity.json``, or what ``exporter sensitivity --json`` printed."""
     scheme = text(value, "scheme")
     model = maybe(text, value, "model")
     if owner is not None:
