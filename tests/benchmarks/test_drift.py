@@ -322,7 +322,7 @@ def test_a_rung_that_cannot_be_walked_is_refused(climb: Climb) -> None:
         (("--layers",), "--layers needs --ladder"),
         (("--ladder", "--rung", "folded"), "--rung needs --layers"),
         (("-o", "new"), "--output needs --ladder"),
-        (("other", "--ladder"), "one artefact"),
+        (("other", "--ladder"), "one artifact"),
         (("--ladder", "-o", "."), "already exists"),
     ],
 )
