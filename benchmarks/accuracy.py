@@ -1,4 +1,4 @@
-"""Top-1, top-5 and agreement with the Keras original, on the same images, tested in pairs."""
+"""Top-1, top-5 and agreement with the Keras original, by paired tests on the same images."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Accuracy:
     """One engine on one data set.
 
     Attributes:
-        engine: ``keras``, or the artefact's folder.
+        engine: ``keras``, or the artifact's folder.
         images: how many were classified.
         correct: images whose largest logit is at the label.
         correct_top5: images whose label is among the five largest; None below six classes.
@@ -86,7 +86,7 @@ def evaluate(
     opened: Callable[[Artifact], Runner] = targets.open_artifact,
     progress: Progress = silent,
 ) -> list[Accuracy]:
-    """Classify the test images with the Keras original and with every artefact.
+    """Classify the test images with the Keras original and with every artifact.
 
     Args:
         artifacts: all made from one network.
@@ -94,11 +94,11 @@ def evaluate(
         limit: only the first so many images.
         original: where the Keras model is now, if not where the passport says.
         unsafe: as :func:`exporter.sources.load`.
-        opened: makes an artefact's runner.
+        opened: makes an artifact's runner.
         progress: one bar an engine.
 
     Returns:
-        A row for the original, then one for each artefact in the order given.
+        A row for the original, then one for each artifact in the order given.
 
     Raises:
         WrongUse: different originals, another original than the passport's, labels or
@@ -106,7 +106,7 @@ def evaluate(
     """
     source = load_original(artifacts, original, unsafe)
     images = Images.load(source, data_spec, limit, progress)
-    runners = [opened(artifact) for artifact in artifacts]  # what can't be is said before the work
+    runners = [opened(artifact) for artifact in artifacts]  # fail before the work if one can't open
     expected = original_logits(images, progress)
     rows = [score("keras", expected, images.labels)]
     for artifact, opening in zip(artifacts, runners, strict=True):
@@ -120,20 +120,20 @@ def evaluate(
 
 
 def fixed_batch(artifact: Artifact) -> int | None:
-    """Return the one batch size that an artefact takes, or None."""
+    """Return the one batch size that an artifact takes, or None."""
     batch = artifact.passport["batch"]
     return batch["min"] if batch["min"] == batch["max"] else None
 
 
 def images_a_call(artifact: Artifact) -> int | None:
-    """Return how many images to give an artefact at once; None where any number will do."""
+    """Return how many images to give an artifact at once; None if any number works."""
     batch = artifact.passport["batch"]
     return None if batch["max"] is None else max(batch["min"], min(batch["max"], BATCH))
 
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled test images, as often as they are asked for, as one classifier takes them.
+    """Labeled test images in the form one classifier takes; they can be read repeatedly.
 
     Attributes:
         source: the classifier.
@@ -149,14 +149,14 @@ class Images:
 
     @classmethod
     def load(cls, source: Source, data_spec: str, limit: int | None, progress: Progress) -> Images:
-        """Load the test images, and make sure that the network can be judged on them.
+        """Load the test images, and check that they fit the network.
 
         Raises:
             WrongUse: no classifier, no preprocessing, or labels or channels that don't fit it.
         """
         if len(source.outputs) != 1 or len(source.outputs[0].shape) != 2:
             raise WrongUse(
-                f"{source.name} is no classifier with one output of (batch, classes): "
+                f"{source.name} is not a classifier with one output of (batch, classes): "
                 f"{source.outputs}"
             )
         data = datasets.load(data_spec, "test", progress)
@@ -166,12 +166,12 @@ class Images:
         if classes is not None and not 0 <= labels.min() <= labels.max() < classes:
             raise WrongUse(
                 f"{data.name} has labels {labels.min()} to {labels.max()}, "
-                f"{source.name} knows the {classes} classes 0 to {classes - 1}"
+                f"but {source.name} has only the {classes} classes 0 to {classes - 1}"
             )
         size = image_size(source, data)
         if source.preprocessing is None:
             raise WrongUse(
-                "the artefact does not say how its images are preprocessed",
+                "the artifact does not say how its images are preprocessed",
                 hint="export it again with --preprocess",
             )
         return cls(source, data, count, size)
@@ -212,10 +212,10 @@ class Images:
 def load_original(
     artifacts: Sequence[Artifact], original: str | None = None, unsafe: bool = False
 ) -> Source:
-    """Load the network that artefacts were made from, and make sure that it is that one.
+    """Load the network that the artifacts were made from, and check its hash.
 
     Raises:
-        WrongUse: the artefacts have different originals, or the file is another one now.
+        WrongUse: the artifacts have different originals, or the hash of the file differs.
     """
     origins = [artifact.passport["source"] for artifact in artifacts]
     origin = origins[0]
@@ -223,8 +223,8 @@ def load_original(
         if other["sha256"] != origin["sha256"] or other["model"] != origin["model"]:
             raise WrongUse(
                 f"{artifact.path} was made from {other['model']}, "
-                f"{artifacts[0].path} from {origin['model']}",
-                hint="evaluate artefacts of one network at a time",
+                f"but {artifacts[0].path} from {origin['model']}",
+                hint="evaluate artifacts of one network at a time",
             )
     in_zoo = origin["kind"] == "zoo"
     weights = original or (None if origin["weights"] == "shipped" else origin["weights"])
@@ -237,7 +237,7 @@ def load_original(
             unsafe=unsafe,
         )
     except WrongUse as error:
-        hint = "name the network that the artefact was made from with --original"
+        hint = "name the network that the artifact was made from with --original"
         raise WrongUse(error.message, hint=error.hint if original else hint) from error
     if source.sha256 != origin["sha256"]:
         raise WrongUse(
@@ -266,10 +266,10 @@ def score(
     labels: datasets.Labels,
     reference: Logits | None = None,
 ) -> Accuracy:
-    """Count what an engine has right.
+    """Count the images that an engine classifies correctly.
 
     Args:
-        engine: what to call it.
+        engine: its name.
         logits: (images, classes).
         labels: (images,).
         reference: (images, classes) of the original; None for the original itself.

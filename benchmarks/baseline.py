@@ -1,7 +1,7 @@
-"""A baseline as a file: what artefacts were when somebody accepted them, and what may change.
+"""The baseline file: the accepted state of artifacts, and how much may change.
 
-JSON with a line for each layer and each range, so that a diff reads; labels that were predicted are
-packed, about 6 kB for 10,000 images. One entry an artefact, by its key.
+JSON with one line per layer and range, so that diffs are readable. Predicted labels are packed,
+about 6 kB for 10,000 images. One entry per artifact, by its key.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _DAMAGE = (KeyError, TypeError, ValueError, AttributeError, zlib.error)
 
 
 def default_tolerances() -> dict[str, Tolerance]:
-    """What a new baseline begins with."""
+    """Return the tolerances of a new baseline."""
     return {name: figure.default for name, figure in FIGURES.items()}
 
 
@@ -44,11 +44,11 @@ class Baseline:
     tolerances: dict[str, Tolerance] = field(default_factory=default_tolerances)
 
     def entry(self, now: Facts, path: Path) -> Facts:
-        """Find what an artefact is to be compared with.
+        """Return the entry to compare an artifact with.
 
         Raises:
-            Missing: no entry; names what there is.
-            WrongUse: the entry is another model's, of the same name.
+            Missing: no entry; the error lists the entries there are.
+            WrongUse: the entry belongs to another model of the same name.
         """
         found = self.entries.get(now.key)
         if found is None:
@@ -57,7 +57,7 @@ class Baseline:
             raise WrongUse(
                 f"{path} has another model under the name {now.key}: "
                 f"its inputs and outputs are {found.network}, here {now.network}",
-                hint="name the baseline of this model; --update would replace the other's",
+                hint="use this model's own baseline; --update would replace the other entry",
             )
         return found
 
@@ -71,14 +71,14 @@ class Baseline:
                 "are for those without VNNI). Export with --weight-bits, or add one with --update"
             )
         if not any(other.startswith(f"{model}/") for other in others):
-            return f"it is of other models ({', '.join(others) or 'none'}). Add this with --update"
+            return f"it is for other models ({', '.join(others) or 'none'}). Add it with --update"
         return f"it has {', '.join(others)}. Add this one with --update"
 
     def updated(self, now: Facts) -> Baseline:
-        """Put an artefact's facts in place of its entry.
+        """Replace an artifact's entry with its facts.
 
-        What could not be measured here is kept from the old entry where all that could be compared
-        is unchanged: a machine without a GPU does not throw away what one with a GPU measured.
+        If nothing that could be compared has changed, keep what could not be measured here from
+        the old entry: a machine without a GPU must not drop the GPU's measurements.
 
         Raises:
             ExporterError: its logits are not finite.
@@ -108,7 +108,7 @@ def load(path: Path) -> Baseline:
     if not path.exists():
         raise Missing(
             f"no baseline yet: there is no {path}",
-            hint=f"look at the artefacts, then make it: "
+            hint=f"review the artifacts, then create it: "
             f"exporter check --baseline {path} --update ARTEFACT... --data DATA",
         )
     content = read_json_file(path, "a baseline of exporter check", most_bytes=_MOST_BYTES)
@@ -134,7 +134,7 @@ def load(path: Path) -> Baseline:
 
 
 def save(baseline: Baseline, path: Path) -> None:
-    """Write a baseline, whole or not at all."""
+    """Write a baseline atomically."""
     content = {
         "format": FORMAT,
         "tolerances": {name: asdict(one) for name, one in baseline.tolerances.items()},
@@ -152,7 +152,7 @@ def save(baseline: Baseline, path: Path) -> None:
 
 
 def _readable(value: Any, depth: int = 0) -> str:
-    """JSON with what holds only plain values on one line."""
+    """Write JSON with each object of plain values on one line."""
     parts = value.values() if isinstance(value, Mapping) else ()
     if not any(isinstance(part, (Mapping, list, tuple)) for part in parts):
         return json.dumps(value, allow_nan=False)
@@ -162,7 +162,7 @@ def _readable(value: Any, depth: int = 0) -> str:
 
 
 def _tolerances(content: dict[str, Any]) -> dict[str, Tolerance]:
-    """Read the tolerances: every figure's, none of an unknown one, and each with its reason."""
+    """Read the tolerances: one per figure, no unknown figures, each with a reason."""
     if unknown := sorted(content.keys() - FIGURES.keys()):
         raise ValueError(f"tolerances of unknown figures: {', '.join(unknown)}")
     found = {}
@@ -170,7 +170,7 @@ def _tolerances(content: dict[str, Any]) -> dict[str, Tolerance]:
         within, why = content[name]["within"], content[name]["why"]
         number = isinstance(within, (int, float)) and not isinstance(within, bool)
         if not number or not math.isfinite(within) or within < 0:
-            raise ValueError(f"the tolerance of {name!r} is no number from 0 on: {within!r}")
+            raise ValueError(f"the tolerance of {name!r} is not a number of 0 or more: {within!r}")
         if not isinstance(why, str) or not why.strip():
             raise ValueError(f"the tolerance of {name!r} has no reason")
         found[name] = Tolerance(within, why)
@@ -191,7 +191,7 @@ def _run_json(run: Run) -> dict[str, Any]:
         "mean_abs_error": run.mean_abs_error,
         "max_relative_error": run.max_relative_error,
         "predicted": _pack(run.predicted),
-        # Nearly all zeros, which pack to nothing.
+        # Nearly all zeros, which compress to almost nothing.
         "keras_less_predicted": _pack(run.keras - run.predicted),
     }
 
@@ -238,7 +238,7 @@ def _run(content: dict[str, Any]) -> Run:
 
 
 def _pack(labels: Labels) -> str:
-    """Compress labels; as bytes where they fit."""
+    """Compress labels, as int8 if they fit."""
     narrow = labels.astype("<i1" if np.abs(labels).max(initial=0) < 128 else "<i4")
     return (
         f"{narrow.dtype.itemsize}:{base64.b64encode(zlib.compress(narrow.tobytes(), 9)).decode()}"

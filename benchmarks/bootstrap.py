@@ -1,4 +1,4 @@
-"""How much faster, and how sure: a ratio of medians with a bootstrap interval over rounds."""
+"""A ratio of median latencies, with a bootstrap interval over rounds."""
 
 from __future__ import annotations
 

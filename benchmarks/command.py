@@ -1,4 +1,4 @@
-"""How a benchmark's command line ends."""
+"""Run a benchmark's command line, and turn errors into exit codes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from calibration.errors import Refusal
 
 
 def run(main: Callable[[], object]) -> None:
-    """Run a command; an error raised on purpose is one line and its exit code, no traceback."""
+    """Run a command; our own errors print one line and set the exit code, with no traceback."""
     try:
         main()
     except Refusal as error:

@@ -1,4 +1,4 @@
-"""One artefact then and now, figure by figure: where they differ, how far, in words.
+"""Compare an artifact with its baseline, figure by figure: where and how far they differ.
 
 Pure functions over facts. Accuracy and agreement with Keras are tested in pairs, on the same
 images: a change whose 95% interval holds zero is chance.
@@ -44,7 +44,7 @@ class Difference:
 def source(before: Facts, now: Facts) -> Difference:
     """Whether the Keras original is the same file."""
     same = before.source == now.source
-    parts = () if same else (Part(1, "the Keras original is another file, or has other weights"),)
+    parts = () if same else (Part(1, "the Keras original has changed"),)
     return Difference(before.source[:12], now.source[:12], parts)
 
 
@@ -64,7 +64,7 @@ def folds(before: Facts, now: Facts) -> Difference:
     lost = abs(before.folded - now.folded)
     parts = [Part(lost, f"{before.folded} -> {now.folded} batch norms folded")] if lost else []
     parts += [
-        Part(1, f"{node} is left: {reason}")
+        Part(1, f"{node} is not folded: {reason}")
         for node, reason in now.unfolded.items()
         if node not in before.unfolded
     ]
@@ -72,7 +72,7 @@ def folds(before: Facts, now: Facts) -> Difference:
 
 
 def ops(before: Facts, now: Facts) -> Difference:
-    """Counts of ops but Q and DQ."""
+    """Counts of all ops except Q and DQ."""
     return _counts(_without_qdq(before.ops), _without_qdq(now.ops))
 
 
@@ -84,7 +84,7 @@ def qdq(before: Facts, now: Facts) -> Difference:
     """Counts of Q and DQ, and the tensors that gained or lost a pair."""
     found = _counts(*({op: facts.ops.get(op, 0) for op in _QDQ} for facts in (before, now)))
     moved = [
-        Part(1, f"{name} is quantised only {where}")
+        Part(1, f"{name} is quantized only {where}")
         for one, other, where in ((before, now, "in the baseline"), (now, before, "now"))
         for name in one.ranges
         if name not in other.ranges
@@ -132,7 +132,7 @@ def _parts(before: Facts, now: Facts) -> Iterator[Part]:
 
 
 def ranges(before: Facts, now: Facts) -> Difference:
-    """How far either end of each quantised range moved, as a share of the farther one."""
+    """How far either end of each quantized range moved, as a share of the farther one."""
     parts = []
     for name, (low, high) in before.ranges.items():
         if name not in now.ranges or now.ranges[name] == (low, high):
@@ -152,7 +152,7 @@ def warnings(before: Facts, now: Facts) -> Difference:
 
 
 def fusion(before: Facts, now: Facts) -> Difference | None:
-    """Counts of what the runtime executes; None where nothing tells."""
+    """Counts of what the runtime executes; None if not known."""
     if before.fused is None or now.fused is None:
         return None
     return _counts(before.fused, now.fused)
@@ -210,14 +210,14 @@ def _in_pairs(before: Any, now: Any, what: str) -> Difference:
 
 
 def labels(before: Facts, now: Facts) -> Difference | None:
-    """Percent of the images that get another label."""
+    """Percent of the images that get a different label."""
     runs = _runs(before, now)
     if runs is None:
         return None
     other = np.flatnonzero(runs[0].predicted != runs[1].predicted)
     share = 100 * len(other) / len(runs[0].predicted)
     first = ", ".join(map(str, other[:_IMAGES_SHOWN]))
-    text = f"{len(other)} images get another label ({share:.2f}%), first: {first}"
+    text = f"{len(other)} images get a different label ({share:.2f}%), first: {first}"
     parts = (Part(share, text),) if len(other) else ()
     return Difference(f"{len(runs[0].predicted)} images", f"{len(other)} changed", parts)
 
@@ -231,7 +231,7 @@ def logit_error(before: Facts, now: Facts) -> Difference | None:
     for name in ("max_relative_error", "mean_abs_error"):
         one, other = (float(getattr(run, name)) for run in runs)
         if one == other or (max(one, other) <= ROUNDING and math.isfinite(other)):
-            continue  # float32's own rounding, which each CPU has in its own way
+            continue  # float32 rounding, which differs between CPUs
         change = other / one - 1 if one else math.inf
         parts.append(Part(change, f"{name} {one:.3g} -> {other:.3g}"))
     old, new = (f"{run.max_relative_error:.2g} of the largest" for run in runs)

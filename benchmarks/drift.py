@@ -38,7 +38,7 @@ Labels = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Made:
-    """All that rungs are opened from."""
+    """Everything needed to open the rungs."""
 
     artifact: Artifact
     source: Source
@@ -46,13 +46,13 @@ class Made:
 
     @property
     def layout(self) -> Layout:
-        """Of the images that the artefact takes."""
+        """The layout of the images that the artifact takes."""
         layout: Layout = self.artifact.passport["layout"]
         return layout
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """The rungs there are, by the artefact's types and target."""
+        """The rungs there are, by the artifact's types and target."""
         typed = bool({*QUANTIZED, "fp16"} & self.artifact.passport.keys())
         return LADDERS[typed, self.artifact.is_simulation]
 
@@ -62,10 +62,10 @@ class Step:
     """A rung before it is measured.
 
     Attributes:
-        name: as shown.
-        what: it is, in a few words.
-        open: makes its runner.
-        as_exported: whether it takes the artefact's layout and batch; else Keras' own.
+        name: the name to show.
+        what: a short description.
+        open: opens its runner.
+        as_exported: whether it uses the artifact's layout and batch; else Keras's own.
     """
 
     name: str
@@ -74,11 +74,11 @@ class Step:
     as_exported: bool = True
 
     def layout(self, made: Made) -> Layout:
-        """Of the images it takes."""
+        """Return the layout of the images that this rung takes."""
         return made.layout if self.as_exported else "nhwc"
 
     def batch(self, made: Made) -> int | None:
-        """Return how many images to give it at once; None where any number will do."""
+        """Return how many images to run at once; None if any number works."""
         return images_a_call(made.artifact) if self.name != "keras" else made.source.batch
 
 
@@ -111,12 +111,12 @@ def _engine(made: Made) -> Runner:
 
 
 KERAS = Step("keras", "the original", lambda made: KerasRunner(made.source), as_exported=False)
-ONNX = Step("onnx", "converted, batch norms still there", _converted, as_exported=False)
+ONNX = Step("onnx", "converted, batch norms kept", _converted, as_exported=False)
 FOLDED = Step("folded", "batch norms folded", _folded)
-SIMULATED = Step("simulated", "its Q/DQ and FP16 as written, nothing fused", _simulated)
-ENGINE = Step("engine", "as it is deployed", _engine)
+SIMULATED = Step("simulated", "Q/DQ and FP16 as written, nothing fused", _simulated)
+ENGINE = Step("engine", "the deployed engine", _engine)
 
-# By whether the graph has types other than float32, and whether running it is that simulation.
+# Keys: (the graph has types other than float32, the artifact itself is only simulated).
 LADDERS: dict[tuple[bool, bool], tuple[Step, ...]] = {
     (False, False): (KERAS, ONNX, FOLDED, ENGINE),
     (True, False): (KERAS, ONNX, FOLDED, SIMULATED, ENGINE),
@@ -201,7 +201,7 @@ class Rung:
 
 @dataclass(frozen=True)
 class Ladder:
-    """All rungs of one artefact.
+    """All rungs of one artifact.
 
     Attributes:
         made: what they were opened from.
@@ -217,7 +217,7 @@ class Ladder:
 
     @property
     def steps(self) -> list[tuple[Rung, Change]]:
-        """Each rung that was run, with what it changes of the one before."""
+        """Each rung that ran, with its change from the one before."""
         return [(rung, rung.against_before) for rung in self.rungs if rung.against_before]
 
     @property
@@ -227,7 +227,7 @@ class Ladder:
 
     @property
     def flipped(self) -> npt.NDArray[np.int64]:
-        """The images that not all rungs give the same class."""
+        """The images whose class is not the same on all rungs."""
         differ = (self.predictions != self.predictions[0]).any(0)
         return np.flatnonzero(differ)
 
@@ -241,7 +241,7 @@ class Ladder:
         )
 
     def verdict(self) -> dict[str, Any]:
-        """Name the rung that lost most images, and say whether that may be chance.
+        """Name the rung that lost the most images, and say if that may be chance.
 
         It is the worst of several, so its p-value is multiplied by their number (Bonferroni).
         """
@@ -249,20 +249,20 @@ class Ladder:
         rung, pair = max(tested, key=lambda each: each[1].lost - each[1].won)
         noisy = self.noisiest.against_before
         assert noisy is not None
-        noise = "nothing changes the logits anywhere"
+        noise = "no rung changes the logits"
         if noisy.noise:
             noise = f"most noise enters at {self.noisiest.name} ({noisy.sqnr_db:.1f} dB)"
         if pair.lost <= pair.won:
-            sentence = f"No rung has fewer right than the one before it; {noise}."
+            sentence = f"No rung has fewer correct images than the one before it; {noise}."
             return {"lost_most": None, "chance": None, "p_corrected": None, "sentence": sentence}
         corrected = min(1.0, pair.p_value * len(tested))
         chance = corrected >= 1 - LEVEL
         low, high = pair.interval_points
         sentence = (
-            f"Most is lost at {rung.name}: {pair.change_points:+.2f} points "
+            f"The largest loss is at {rung.name}: {pair.change_points:+.2f} points "
             f"({pair.lost} images lost, {pair.won} won; 95% interval {low:+.2f} to {high:+.2f}), "
-            f"which {'may well be' if chance else 'is not'} chance (p {pair.p_value:.2g}, "
-            f"{corrected:.2g} as the worst of {len(tested)}); {noise}."
+            f"which {'may be' if chance else 'is not'} chance (p {pair.p_value:.2g}, "
+            f"{corrected:.2g} corrected for {len(tested)} rungs); {noise}."
         )
         return {
             "lost_most": rung.name,
@@ -272,7 +272,7 @@ class Ladder:
         }
 
     def as_json(self) -> dict[str, Any]:
-        """Return all of it as JSON values; ``flipped`` lists images with each rung's class."""
+        """Return the ladder as JSON values; ``flipped`` lists images with each rung's class."""
         run = [rung.name for rung in self.rungs if rung.accuracy]
         labels = self.images.labels
         return {
@@ -308,7 +308,7 @@ def climb(
     unsafe: bool = False,
     progress: Progress = silent,
 ) -> Ladder:
-    """Measure every rung of an artefact; only logits are kept, of three rungs at a time.
+    """Measure every rung of an artifact, keeping the logits of at most three rungs in memory.
 
     Args:
         artifact: its passport says which rungs there are.

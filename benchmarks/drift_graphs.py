@@ -1,4 +1,4 @@
-"""The graphs between a Keras original and an artefact, made again from the source it names."""
+"""Rebuild the graphs between a Keras original and an artifact from the artifact's source."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Graphs:
-    """What an artefact went through.
+    """The intermediate graphs of an export.
 
     Attributes:
         converted: as converted, batch norms still there; NHWC.
         folded: what its final types were given to: batch norms folded and, for INT8 and FP8, as
-            it was calibrated; in the artefact's layout.
-        same: whether ``folded`` is the artefact's own.
+            it was calibrated; in the artifact's layout.
+        same: whether ``folded`` is the artifact's own.
         check: how that was found out, and what differs.
     """
 
@@ -37,16 +37,16 @@ class Graphs:
     check: str
 
     def as_json(self) -> dict[str, Any]:
-        """Return what was found of them."""
+        """Return the result of the comparison."""
         return {"same_as_artefact": self.same, "check": self.check}
 
 
 def remake(artifact: Artifact, source: Source) -> Graphs:
-    """Convert and fold once more, as the export did, and compare with what the artefact holds.
+    """Convert and fold once more, as the export did, and compare with what the artifact holds.
 
     Raises:
         ConversionError: the source does not convert any more.
-        ExporterError: a file of the artefact is not its passport's.
+        ExporterError: the hash of a file does not match the passport.
     """
     from exporter import frontend, pipeline, quantize, recovery, serialize
 
@@ -61,13 +61,13 @@ def remake(artifact: Artifact, source: Source) -> Graphs:
     how = next(check for key, check in _CHECKS if key is None or key in passport)
     differs = how.differs(artifact, model, folded)
     if differs is None:
-        return Graphs(converted, folded, True, f"the same as the artefact's, by {how.by}")
-    return Graphs(converted, folded, False, f"not the artefact's: {differs}{_versions(passport)}")
+        return Graphs(converted, folded, True, f"the same as the artifact's, by {how.by}")
+    return Graphs(converted, folded, False, f"not the artifact's: {differs}{_versions(passport)}")
 
 
 @dataclass(frozen=True)
 class _Check:
-    """One way to tell; ``differs`` returns None where nothing does."""
+    """One way to compare; ``differs`` returns None if nothing differs."""
 
     by: str
     differs: Callable[[Artifact, ir.Model, bytes], str | None]
@@ -79,11 +79,11 @@ def _calibrated(artifact: Artifact, model: ir.Model, _: bytes) -> str | None:
     recorded = json.loads(artifact.file(CALIBRATION).read_text())["graph"]
     if recorded == graph_hash(model):
         return None
-    return "its hash is not that of the graph that was calibrated"
+    return "its hash differs from that of the calibrated graph"
 
 
 def _weights(artifact: Artifact, model: ir.Model, _: bytes) -> str | None:
-    """Compare constants by name, for typing keeps names and rounds values."""
+    """Compare constants by name: typing keeps names and rounds values."""
     import onnx
 
     here = model.graph.initializers
@@ -101,19 +101,19 @@ def _bytes(artifact: Artifact, _: ir.Model, folded: bytes) -> str | None:
     artifact.file(MODEL)
     if hashlib.sha256(folded).hexdigest() == artifact.passport["files"][MODEL]["sha256"]:
         return None
-    return f"its bytes are not those of {MODEL}"
+    return f"its bytes differ from {MODEL}"
 
 
-# The first whose key is in the passport.
+# The first one whose key is in the passport applies.
 _CHECKS: tuple[tuple[str | None, _Check], ...] = (
     *((name, _Check("the hash in calibration.json", _calibrated)) for name in QUANTIZED),
-    ("fp16", _Check("its constants, rounded to the artefact's types", _weights)),
+    ("fp16", _Check("its constants, rounded to the artifact's types", _weights)),
     (None, _Check("its bytes", _bytes)),
 )
 
 
 def _versions(passport: dict[str, Any]) -> str:
-    """Name the packages that are of another version than the artefact was made with."""
+    """Name the packages whose version differs from the one that made the artifact."""
     from exporter.passport import versions
 
     then, now = passport.get("versions", {}), versions()

@@ -105,7 +105,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Walk:
-    """The layers of two neighbouring rungs, in graph order."""
+    """The layers of two neighboring rungs, in graph order."""
 
     before: str
     after: str

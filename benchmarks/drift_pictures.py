@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from benchmarks.drift_layers import Walk
 
 REPORT, RUNGS, LAYERS, FLIPS = "ladder.json", "ladder.png", "layers.png", "flips.png"
-_BLUE, _ORANGE = "#0072b2", "#e69f00"  # told apart in every form of colour blindness (Okabe, Ito)
+_BLUE, _ORANGE = "#0072b2", "#e69f00"  # told apart in every form of color blindness (Okabe, Ito)
 _INCHES_A_LAYER, _MARGIN_INCHES = 0.19, 1.3
 _COLUMNS, _FEWEST_COLUMNS, _MOST_IMAGES = 6, 4, 48  # four are as wide as the title
 _LONGEST_NAME = 40
@@ -165,7 +165,7 @@ def _finish(figure: Any, all_axes: tuple[Any, ...], grid: str, title: str, path:
 
 
 def _save(figure: Any, path: Path) -> None:
-    """Write a PNG of 256 colours, a third of the bytes: pictures of results are committed."""
+    """Write a PNG of 256 colors, a third of the bytes: pictures of results are committed."""
     from PIL import Image
 
     drawn = io.BytesIO()

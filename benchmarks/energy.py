@@ -1,8 +1,8 @@
-"""Energy of a block, where the machine tells: RAPL, NVML, a Jetson's power rails.
+"""Energy of a block, if the machine reports it: RAPL, NVML, a Jetson's power rails.
 
-Each meter covers a whole part of the machine, never one process alone, so each figure carries the
-name of what it covers, and none is put beside another's. NVML and tegrastats NOT RUN here: their
-readers are tested on stand-ins and on recorded lines.
+Each meter covers a whole part of the machine, never a single process. So each number names what
+its meter covers, and we never compare meters. NVML and tegrastats NOT RUN here: their readers
+are tested on stand-ins and on recorded lines.
 """
 
 from __future__ import annotations

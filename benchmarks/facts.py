@@ -1,7 +1,7 @@
-"""What the gate knows of an artefact: its graph by layer, what is fused, what it predicts.
+"""The facts that the gate compares: the graph by layer, the fusions and the predictions.
 
-All but the predictions is read off the files; nothing is taken from the passport that the graph
-itself tells.
+Everything but the predictions is read from the files. The passport is used only for what the
+graph itself does not say.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Layer = dict[str, str]
 
 @dataclass(frozen=True)
 class Run:
-    """An artefact on test images, and its Keras original on the same.
+    """An artifact on test images, and its Keras original on the same.
 
     Attributes:
         data: as ``--data`` had it.
@@ -79,7 +79,7 @@ class Facts:
         unfolded: batch norms left in the graph, with the reason.
         ops: of the graph, counted.
         layers: of every node with constants: ``op``, ``layer`` (of Keras), a sketch a constant.
-        ranges: for every quantised activation, the least and the greatest value it can hold.
+        ranges: for every quantized activation, the least and the greatest value it can hold.
         warnings: of INT8 or FP8.
         files: bytes by name.
         fused: what the runtime makes of the graph, counted; None where nothing tells here.
@@ -104,7 +104,7 @@ class Facts:
 
 
 def key_of(artifact: Artifact) -> str:
-    """Name a baseline's entry: all that makes two artefacts of one model incomparable."""
+    """Return the key of a baseline entry: everything that makes two artifacts incomparable."""
     passport = artifact.passport
     model = Path(passport["source"]["model"]).stem
     precision = passport["precision"]
@@ -117,7 +117,7 @@ def key_of(artifact: Artifact) -> str:
 
 
 def read_facts(artifact: Artifact) -> Facts:
-    """Read all but what running tells; every file that is opened is verified first.
+    """Read all facts that need no run; each file's hash is checked before it is opened.
 
     Raises:
         ExporterError: a file is damaged, or not the passport's.
@@ -151,7 +151,7 @@ def _load(artifact: Artifact) -> ir.Model:
     try:
         return ir.from_proto(onnx.load(file, load_external_data=False))
     except Exception as error:  # protobuf's own kind, which has no types
-        raise ExporterError(f"{file} is no ONNX graph: {error}") from error
+        raise ExporterError(f"{file} is not an ONNX graph: {error}") from error
 
 
 def _op(node: ir.Node) -> str:
@@ -251,7 +251,7 @@ def _ranges(model: ir.Model) -> list[tuple[str, tuple[float, float]]]:
 
 
 def _fused(artifact: Artifact) -> dict[str, int] | None:
-    """Count what the runtime executes, as far as it can be told without running it."""
+    """Count what the runtime executes, as far as known without running it."""
     from exporter.engine_record import LAYERS
 
     passport = artifact.passport
@@ -282,10 +282,10 @@ def _fused_by_tensorrt(artifact: Artifact) -> dict[str, int]:
 
 
 def _fused_by_onnxruntime(file: Path) -> dict[str, int]:
-    """Count the ops that are left once onnxruntime has fused what it can.
+    """Count the ops that are left after onnxruntime's fusions.
 
-    Its extended optimisations only: what comes after them is the memory layout, which goes by
-    the CPU, and a baseline is for all of them.
+    Only up to its extended optimizations: the level after them changes the memory layout, which
+    depends on the CPU, and a baseline must hold on every CPU.
     """
     import onnx
     import onnxruntime as ort

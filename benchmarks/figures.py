@@ -1,4 +1,4 @@
-"""The figures that a baseline holds an artefact to: what each is, how far it may move, and why.
+"""The figures that a baseline holds an artifact to: what each is, how far it may move, and why.
 
 The tolerances here are what a new baseline begins with; what counts is what its file says.
 """
@@ -118,7 +118,7 @@ FIGURES: dict[str, Figure] = {
         differences.size,
         Tolerance(
             0.02,
-            "The same graph serialises within a few bytes; 2% is room for an engine builder's "
+            "The same graph serializes within a few bytes; 2% is room for an engine builder's "
             "choice of kernels.",
         ),
     ),

@@ -1,7 +1,7 @@
-"""Has an artefact drifted from its baseline: the verdict on every figure.
+"""Decide for every figure whether an artifact drifted from its baseline.
 
-A figure has one tolerance, which lives in the baseline with its reason. What a paired test calls
-chance passes by that name, whatever the tolerance is.
+Each figure has one tolerance, stored in the baseline with its reason. A change that a paired test
+attributes to chance passes as "within chance", whatever the tolerance is.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class Finding:
 
     Attributes:
         figure: its name in :data:`FIGURES`.
-        rung: the step of the way through at which it is taken.
+        rung: the step of the export at which it is measured.
         verdict: "drifted" fails the gate.
         before: in the baseline.
-        now: of the artefact.
+        now: of the artifact.
         detail: where they differ, farthest first.
         why: the tolerance's reason.
     """
@@ -50,7 +50,7 @@ def judge(before: Facts, now: Facts, tolerances: Mapping[str, Tolerance]) -> lis
 
     Args:
         before: of the baseline, of the same key.
-        now: of the artefact.
+        now: of the artifact.
         tolerances: one for every figure.
     """
     return [

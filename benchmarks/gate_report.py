@@ -1,4 +1,4 @@
-"""The gate's verdicts for machines and pull requests: JSON, JUnit XML, Markdown."""
+"""The gate's verdicts for CI and pull requests: JSON, JUnit XML, Markdown."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from xml.etree import ElementTree
 
 from benchmarks.gate import Finding, drifted
 
-# XML 1.0 has no way to write these, escaped or not.
+# XML 1.0 can't represent these characters, not even escaped.
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True)
 class Checked:
-    """One artefact: its entry's key and the verdicts; or why it could not be compared."""
+    """One artifact: its key and the verdicts, or why it could not be compared."""
 
     artefact: str
     key: str
@@ -41,9 +41,9 @@ class Checked:
 
 
 def junit(results: Sequence[Checked]) -> str:
-    """One suite an artefact, one case a figure; what was not compared is skipped.
+    """Write one suite per artifact and one case per figure; figures not compared are skipped.
 
-    Readers of it (GitHub actions, GitLab, Jenkins) agree on these elements only:
+    GitHub Actions, GitLab and Jenkins agree only on these elements:
     https://github.com/testmoapp/junitxml.
     """
     root = ElementTree.Element("testsuites", name="exporter check")
@@ -80,7 +80,7 @@ def junit(results: Sequence[Checked]) -> str:
 
 
 def markdown(results: Sequence[Checked], baseline: Path) -> str:
-    """A step summary: first what drifted and where, then a table an artefact."""
+    """Write a step summary: what drifted and where, then one table per artifact."""
     bad = sum(len(one.drifted) for one in results)
     lines = [f"## exporter check: {_headline(bad)}", "", f"Baseline: `{baseline}`", ""]
     for one in results:
@@ -110,7 +110,7 @@ def _headline(count: int) -> str:
 
 
 def cell(text: str) -> str:
-    """Keep a cell in its cell: names of layers come from strangers' files."""
+    """Escape a table cell: layer names come from untrusted files."""
     flat = " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
     return flat.replace("<", "&lt;").replace("`", "'")
 

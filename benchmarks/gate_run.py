@@ -1,4 +1,4 @@
-"""Run artefacts and their Keras originals for the gate, and hold each to its baseline."""
+"""Run artifacts and their Keras originals for the gate, and compare with the baseline."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def measure(
     unsafe: bool = False,
     progress: Progress = silent,
 ) -> list[Facts]:
-    """Read artefacts' facts, and run those that images are named for.
+    """Read the facts of all artifacts, and run those that have images.
 
     Args:
         artifacts: of any models.
@@ -93,7 +93,7 @@ def choose_images(
     *,
     update: bool,
 ) -> dict[int, Images]:
-    """Say what each artefact runs on: as its baseline has it, unless ``data`` says otherwise.
+    """Choose the images for each artifact: ``data``, or else those of its baseline.
 
     Raises:
         WrongUse: ``update``, and neither names any images; ``data`` that an entry has no figures
@@ -105,14 +105,14 @@ def choose_images(
         old = None if entry is None else entry.runs.get(kind_of_run(artifact))
         if update and data is None and old is None:
             raise WrongUse(
-                f"nothing says on which images {artifact.path} is to run",
-                hint="name them with --data, or leave accuracy out of it with --graph-only",
+                f"no test images for {artifact.path}",
+                hint="name them with --data, or skip accuracy with --graph-only",
             )
         if not update and data is not None and entry is not None and not entry.runs:
             raise WrongUse(
-                f"--data names images, and the baseline of {artifact.path} was made with "
-                "--graph-only: it has no figures of any",
-                hint="leave --data out, or make figures with --update",
+                f"--data needs a baseline with accuracy, but that of {artifact.path} was made with "
+                "--graph-only",
+                hint="leave out --data, or measure accuracy with --update",
             )
         if update and data is not None:
             chosen[index] = Images(data, limit)
@@ -130,10 +130,10 @@ def compare(
     update: bool,
     graph_only: bool = False,
 ) -> list[Checked]:
-    """Judge each artefact by its entry; one that has none, or no figures of its kind, says so.
+    """Compare each artifact with its entry; say so if it has none, or none of its kind of run.
 
     Raises:
-        WrongUse: two artefacts for one entry; for a check, an entry of another model, or measured
+        WrongUse: two artifacts for one entry; for a check, an entry of another model, or measured
             on other images.
     """
     results: list[Checked] = []
@@ -141,7 +141,7 @@ def compare(
         place = str(artifact.path)
         if update:
             if now.key in [one.key for one in results]:
-                raise WrongUse(f"two artefacts for one entry: {place} is {now.key} too")
+                raise WrongUse(f"two artifacts have the same entry: {place} is also {now.key}")
             old = book.entries.get(now.key)
             missing = None if old else "a new entry"
         else:
@@ -161,8 +161,8 @@ def compare(
 def _no_figures(old: Facts, now: Facts, artifact: Artifact) -> str:
     kind, known = kind_of_run(artifact), " and ".join(sorted(old.runs))
     return (
-        f"accuracy was not compared: the baseline of {now.key} has figures of what is {known}, and "
-        f"here it would run as {kind}. Make them here with --update --data"
+        f"accuracy was not compared: the baseline of {now.key} was measured as {known}, but "
+        f"here it runs as {kind}. Measure it here with --update --data"
     )
 
 
@@ -176,14 +176,14 @@ def _check_same_images(before: Facts, now: Facts) -> None:
         old = before.runs.get(kind)
         if old is not None and old.data_sha256 != run.data_sha256:
             raise WrongUse(
-                f"{now.key}: the baseline is of {len(old.predicted)} other images "
+                f"{now.key}: the baseline used {len(old.predicted)} other images "
                 f"({old.data}, SHA-256 {old.data_sha256[:12]}; here {run.data_sha256[:12]})",
-                hint="name the same with --data; where the data are meant to change: --update",
+                hint="name the same images with --data, or accept the new ones with --update",
             )
 
 
 def kind_of_run(artifact: Artifact) -> str:
-    """``simulated`` where the artefact's engine needs a GPU that is not here, else ``engine``."""
+    """``simulated`` if the artifact's engine needs a GPU that is not here, else ``engine``."""
     elsewhere = "compiled" in artifact.passport.get(artifact.target, {}) and not _has_engine_here(
         artifact
     )
@@ -191,14 +191,14 @@ def kind_of_run(artifact: Artifact) -> str:
 
 
 def open_here(artifact: Artifact) -> Runner:
-    """Open an artefact's engine, or its graph as it is written where the engine can't run here."""
+    """Open an artifact's engine, or simulate its graph if the engine can't run here."""
     if kind_of_run(artifact) == "engine" or artifact.is_simulation:
         return targets.open_artifact(artifact)
     return open_simulated(artifact)
 
 
 def open_simulated(artifact: Artifact) -> Runner:
-    """Open an artefact's graph as it is written, whatever engine there is."""
+    """Open an artifact's graph as written, even if it has an engine."""
     as_graph = Artifact(artifact.path, {**artifact.passport, "target": "onnx"})
     return targets.open_artifact(as_graph)
 
@@ -208,7 +208,7 @@ def _has_engine_here(artifact: Artifact) -> bool:
 
 
 def _runtime(artifact: Artifact) -> str:
-    """Name what runs it, with its version where the passport or the installation tells."""
+    """Name the runtime, with its version if the passport or the installation has it."""
     from exporter.versions import installed_versions
 
     versions = installed_versions()

@@ -1,7 +1,7 @@
 """Latency of engines side by side: same images, batch and threads, each in its own process.
 
 Every round times every engine at every batch size once, in an order drawn anew, so that a machine
-that warms up or slows down favours none; intervals come from whole rounds.
+that warms up or slows down favors none; intervals come from whole rounds.
 """
 
 from __future__ import annotations
@@ -53,16 +53,16 @@ class Plan:
     """How to measure.
 
     Attributes:
-        batches: images a call; every engine is timed with each.
-        threads: of every engine.
+        batches: images per call; every engine is timed with each.
+        threads: threads per engine.
         rounds: at least two.
-        seconds: of a block, at least.
-        min_duration: seconds of each engine at each batch size over all rounds, at least.
-        warm_up_s: of a block, at most.
+        seconds: least length of a block.
+        min_duration: least seconds per engine and batch size over all rounds.
+        warm_up_s: most seconds of warm-up per block.
         scenario: what is compared.
-        seed: of the order.
-        data: as :func:`exporter.datasets.load`; None for Fashion-MNIST, or for noise where
-            nothing but artefacts is timed, as on a machine that has no data.
+        seed: seed of the random order.
+        data: as :func:`exporter.datasets.load`; None for Fashion-MNIST, or for noise if
+            only artifacts are timed, as on a machine that has no data.
     """
 
     batches: tuple[int, ...] = (1, 8, 32)
@@ -76,19 +76,19 @@ class Plan:
     data: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what can't be measured.
+        """Raise an error for settings that can't be measured.
 
         Raises:
             WrongUse: names what is wrong.
         """
         if self.rounds < 2:
-            raise WrongUse("an interval needs two rounds or more", hint="5 is the default")
+            raise WrongUse("an interval needs at least two rounds", hint="the default is 5")
         if not self.batches or min(self.batches) < 1:
-            raise WrongUse(f"batch sizes are 1 or more, not {self.batches}")
+            raise WrongUse(f"batch sizes must be 1 or more, not {self.batches}")
         if self.scenario == "single-stream" and self.batches != (1,):
             raise WrongUse(
                 "--scenario single-stream sends one image at a time, "
-                f"and --batch is {','.join(map(str, self.batches))}",
+                f"but --batch is {','.join(map(str, self.batches))}",
                 hint="leave out --batch",
             )
 
@@ -107,13 +107,13 @@ def bench(
     unsafe: bool = False,
     progress: Progress = silent,
 ) -> Report:
-    """Time artefacts of one network, and beside them the Keras original and other tools' INT8.
+    """Time artifacts of one network, and beside them the Keras original and other tools' INT8.
 
     Args:
-        artifacts: those that only imitate an engine here are refused.
+        artifacts: an artifact that is only simulated here is an error.
         plan: how.
         against: of :data:`AGAINST`, those to time too; the first is the baseline. Without
-            any, the first artefact is.
+            any, the first artifact is.
         original: where the Keras model is, if not where the passport says.
         unsafe: allow Lambda layers in it.
         progress: told of every block.
@@ -122,7 +122,7 @@ def bench(
         A row for each engine and batch size; one that failed carries its error.
 
     Raises:
-        WrongUse: artefacts of several networks, simulated ones, or one twice; more threads than
+        WrongUse: artifacts of several networks, simulated ones, or one twice; more threads than
             cores.
         Missing: what another tool needs is not installed.
     """
@@ -216,26 +216,26 @@ def _runs_on_gpu(one: Artifact) -> bool:
 
 
 def check(artifacts: Sequence[Artifact]) -> None:
-    """Refuse artefacts that can't stand beside each other.
+    """Raise an error for artifacts that can't be compared.
 
     Raises:
         WrongUse: names which.
     """
     paths = [one.path for one in artifacts]
     if len(set(paths)) != len(paths):
-        raise WrongUse("the same artefact is given twice")
+        raise WrongUse("the same artifact is given twice")
     for one in artifacts:
         source, first = one.passport["source"], artifacts[0].passport["source"]
         if source["sha256"] != first["sha256"]:
             raise WrongUse(
                 f"{one.path} was made from {source['model']}, "
-                f"{artifacts[0].path} from {first['model']}",
-                hint="time artefacts of one network at a time",
+                f"but {artifacts[0].path} from {first['model']}",
+                hint="time artifacts of one network at a time",
             )
         if one.is_simulation:
             raise WrongUse(
-                f"{one.path} is a {one.passport['precision']} graph for other machines; run here "
-                "it imitates them, and its time says nothing",
+                f"{one.path} is a {one.passport['precision']} graph for other machines; here it "
+                "is only simulated, and its time says nothing",
                 hint="export it for an engine that runs here: --to ort or openvino",
             )
 
@@ -252,7 +252,7 @@ def choose_cores(threads: int) -> tuple[int, ...]:
         return ()
     usable = sorted(os.sched_getaffinity(0))
     if threads > len(usable):
-        raise WrongUse(f"{threads} threads, and {len(usable)} cores are usable here")
+        raise WrongUse(f"{threads} threads, but only {len(usable)} cores are usable here")
     return tuple(usable[-threads:])
 
 
@@ -322,7 +322,7 @@ def _row(job: Job, samples: Sequence[Sample]) -> Row:
 
 
 def record(artifacts: Sequence[Artifact], report: Report) -> list[Artifact]:
-    """Write each artefact's rows into its passport, with the originals' and all they hold for."""
+    """Write each artifact's rows into its passport, with the originals' and all they hold for."""
     originals = {name: _by_batch(report, name) for name in ORIGINALS}
     common = {
         "scenario": report.scenario,
@@ -340,7 +340,7 @@ def record(artifacts: Sequence[Artifact], report: Report) -> list[Artifact]:
     for one in artifacts:
         batches = _by_batch(report, str(one.path))
         ratios = [found["speedup"]["ratio"] for found in batches.values() if found["speedup"]]
-        # For `exporter check`, which holds it to a baseline: of the smallest batch.
+        # `exporter check` compares the ratio at the smallest batch with the baseline.
         ratio = 1 / ratios[0] if ratios and from_original else None
         value = {**common, "batches": batches, "ratio_to_original": ratio}
         recorded.append(one.record("latency", value) if batches else one)
@@ -383,7 +383,7 @@ def _versions() -> dict[str, str]:
 
 
 def deployed_bytes(one: Artifact) -> int:
-    """Return the size of what an artefact deploys: all but its own papers."""
+    """Return the size of what an artifact deploys: all but its own papers."""
     papers = (artifact.PASSPORT, artifact.CALIBRATION, "layers.json", "sensitivity.json")
     files = one.passport["files"].items()
     # An engine replaces the graph it was built from.

@@ -31,7 +31,7 @@ def read_images(
         (n, height, width, channels) float32, n at least the largest batch.
 
     Raises:
-        WrongUse: the artefact does not say how its images are preprocessed, or takes others.
+        WrongUse: the artifact does not say how its images are preprocessed, or takes others.
     """
     count = max(_IMAGES, least)
     if spec is None:

@@ -206,7 +206,7 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 
 
 def quantiles(calls_ms: Sequence[float]) -> dict[str, float]:
-    """Return :data:`QUANTILES` of all calls, linear between neighbours, by percent."""
+    """Return :data:`QUANTILES` of all calls, linear between neighbors, by percent."""
     found = np.percentile(calls_ms, QUANTILES)
     return {f"{percent:g}": float(value) for percent, value in zip(QUANTILES, found, strict=True)}
 

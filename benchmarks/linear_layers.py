@@ -1,4 +1,4 @@
-"""The convolutions and dense layers of an artefact, and under which names engines run them."""
+"""The convolutions and dense layers of an artifact, and under which names engines run them."""
 
 from __future__ import annotations
 

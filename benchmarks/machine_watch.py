@@ -1,8 +1,8 @@
 """What else the machine did while something was timed: other work, throttling, clocks.
 
-A timing is only as good as the quiet around it. One reading is taken right before a block and
-one right after; between them, all that the pinned cores did beyond the timed process is somebody
-else's work. What a system does not tell is None, never zero.
+Other work on the machine makes a timing worthless. We read the counters right before and right
+after a block; whatever the pinned cores did in between, apart from the timed process, is other
+work. What a system does not report is None, never zero.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The Keras original's logits: the slowest of all to compute, so kept where that is asked for.
+"""Compute the Keras original's logits, the slowest step, with an optional cache.
 
-With ``EXPORTER_KEEP_LOGITS=FOLDER`` they are written there and taken from there for the same
-network, inputs and versions: a ladder, a gate and a versions matrix on the same images then run
-Keras once. Without it nothing is kept, and Keras runs each time.
+``EXPORTER_KEEP_LOGITS=FOLDER`` caches them there by network, inputs and versions, so that a
+ladder, a gate and a versions matrix on the same images run Keras only once. Without it, Keras
+runs each time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _DECIDE = ("exporter", "keras", "tensorflow", "tensorflow-cpu", "numpy")
 
 
 def original_logits(images: Images, progress: Progress) -> Logits:
-    """Run the original on all images, or read what it gave before; (images, classes)."""
+    """Return the original's logits on all images, (images, classes), from the cache if possible."""
     folder = os.environ.get(FOLDER)
     if not folder:
         return _run(images, progress)
@@ -52,7 +52,7 @@ def _run(images: Images, progress: Progress) -> Logits:
 
 
 def _key(images: Images) -> str:
-    """Hash all that decides what comes out: weights, every input as it is fed, versions."""
+    """Hash everything that decides the result: weights, inputs and versions."""
     versions = installed_versions()
     decides = [images.source.name, images.source.sha256, [versions[name] for name in _DECIDE]]
     digest = hashlib.sha256(json.dumps(decides).encode())

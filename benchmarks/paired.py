@@ -1,8 +1,8 @@
-"""Two engines on the same images: is one more often right, and by how much at most.
+"""Compare two engines on the same images: is one correct more often, and by how much?
 
-Only the images that one of them alone classifies correctly say anything about the difference:
-two accuracies read beside each other ignore this, and on 10,000 images differ by chance by half a
-point where a paired test tells 0.1 points apart.
+Only images that exactly one engine classifies correctly tell the two apart. Comparing the two
+accuracies ignores this: on 10,000 images they differ by half a point by chance, while a paired
+test can detect 0.1 points.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Paired:
 
     Attributes:
         images: how many both classified.
-        lost: images that the reference alone has right.
-        won: images that the candidate alone has right.
+        lost: images that only the reference classifies correctly.
+        won: images that only the candidate classifies correctly.
         change_points: the candidate's top-1 less the reference's, in percentage points.
         interval_points: 95% interval of it.
         p_value: McNemar's exact test of "equally often right".
@@ -46,7 +46,7 @@ class Paired:
 
 
 def paired(reference: Booleans, candidate: Booleans) -> Paired:
-    """Compare what two engines have right.
+    """Test two engines' correct images against each other.
 
     Args:
         reference: (images,), whether each is classified correctly.
@@ -74,8 +74,8 @@ def paired(reference: Booleans, candidate: Booleans) -> Paired:
 def mcnemar_exact(lost: int, won: int) -> float:
     """Return the two-sided p-value of McNemar's test, in its exact binomial form.
 
-    Where both are equally often right, each discordant image falls to either side like a fair
-    coin (McNemar 1947, Psychometrika 12, 153-157; Agresti, Categorical Data Analysis, 3rd
+    If both are correct equally often, each discordant image goes to either side like a fair coin
+    (McNemar 1947, Psychometrika 12, 153-157; Agresti, Categorical Data Analysis, 3rd
     edition, 11.1.2). Integers throughout, one rounding at the end.
 
     Args:

@@ -1,4 +1,4 @@
-"""Does lower precision pay: speed gained and accuracy lost, of one target, in one sentence each."""
+"""Say whether lower precision pays off: speed gained and accuracy lost, one sentence each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from exporter.artifact import Artifact
 def verdicts(
     artifacts: Sequence[Artifact], rows: Sequence[Row], scenario: Scenario
 ) -> tuple[str, ...]:
-    """Compare the artefacts of lower precision with the FP32 one of their target.
+    """Compare the artifacts of lower precision with the FP32 one of their target.
 
     Args:
         artifacts: of one network; without an FP32 one of a target, there is nothing to say of it.
@@ -21,7 +21,7 @@ def verdicts(
         scenario: what is compared.
 
     Returns:
-        A sentence for each such FP32 artefact and batch size.
+        A sentence for each such FP32 artifact and batch size.
     """
     timed = {(row.engine, row.batch): row for row in rows if row.blocks}
     found = []
@@ -56,7 +56,7 @@ def verdict(full: Artifact, low: Artifact, slow: Row, fast: Row, scenario: Scena
 
 
 def accuracy_price(full: Artifact, low: Artifact) -> str:
-    """Say what the passports know of the accuracy lost, in points of top-1."""
+    """Say how much accuracy is lost, in points of top-1, according to the passports."""
     before, after = top1(full), top1(low)
     if before is None or after is None:
         unknown = full if before is None else low
@@ -68,7 +68,7 @@ def accuracy_price(full: Artifact, low: Artifact) -> str:
 
 
 def top1(one: Artifact) -> dict[str, Any] | None:
-    """Return the accuracy that ``exporter evaluate`` recorded, None where it did not."""
+    """Return the accuracy that ``exporter evaluate`` recorded, None if it did not."""
     recorded: dict[str, Any] | None = one.passport.get("measured", {}).get("accuracy")
     return recorded
 
@@ -76,7 +76,7 @@ def top1(one: Artifact) -> dict[str, Any] | None:
 def beside_peers(
     artifacts: Sequence[Artifact], rows: Sequence[Row], scenario: Scenario
 ) -> tuple[str, ...]:
-    """Compare each INT8 artefact with what other tools made for the same engine.
+    """Compare each INT8 artifact with what other tools made for the same engine.
 
     Args:
         artifacts: of one network.

@@ -1,7 +1,7 @@
 """INT8 as other tools make it of the same network, to be timed beside ours in the same run.
 
 Each tool gets the original's folded FP32 graph (TFLite the original itself) and the training
-images that our own calibration begins with, and settings that favour its speed. It works in a
+images that our own calibration begins with, and settings that favor its speed. It works in a
 process of its own: a converter that fails, or crashes, becomes a row that says so.
 """
 
@@ -117,7 +117,7 @@ def make_all(
     """
     answers = {}
     for done, name in enumerate(names):
-        progress("peers", done, len(names), f"{name} quantises")
+        progress("peers", done, len(names), f"{name} quantizes")
         (folder / name).mkdir()
         order = Order(name, one.path.absolute(), folder / name, data, original)
         job = json.dumps(asdict(order), default=str)

@@ -1,4 +1,4 @@
-"""What every benchmark's result file begins with, and how it is written."""
+"""The header of every benchmark's result file, and how the file is written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def header(benchmark: str) -> dict[str, Any]:
-    """Return what makes a figure traceable: benchmark, date, command, machine, versions.
+    """Return what makes a number traceable: benchmark, date, command, machine, versions.
 
     Args:
         benchmark: the module's name under ``benchmarks``.
@@ -27,7 +27,7 @@ def header(benchmark: str) -> dict[str, Any]:
 
 
 def made_here() -> dict[str, Any]:
-    """Say when, where and with which versions a result is made that no other work disturbs."""
+    """Return date, machine and versions, for results that other load does not affect."""
     from exporter.passport import versions
 
     return {
@@ -38,12 +38,12 @@ def made_here() -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Say where this ran, and how busy it was before the first measurement."""
+    """Return the machine, and its load before the first measurement."""
     return {**place(), "load_average_1min": os.getloadavg()[0]}
 
 
 def place() -> dict[str, Any]:
-    """Say which machine this is."""
+    """Describe this machine."""
     from exporter.doctor import diagnose
 
     found = diagnose()
@@ -58,13 +58,13 @@ def place() -> dict[str, Any]:
 
 
 def processor(machine: Mapping[str, Any]) -> str:
-    """Name the processor of :func:`place`, with the instruction sets that decide over INT8."""
+    """Name the processor of :func:`place`, with the instruction sets that matter for INT8."""
     sets = machine.get("instruction_sets")
     return str(machine["cpu"]) + (f" with {sets.replace(' ', ', ')}" if sets else "")
 
 
 def write(report: dict[str, Any], output: Path) -> None:
-    """Write a report as JSON into a folder that is there, whole or not at all."""
+    """Write a report as JSON, atomically, into an existing folder."""
     part = output.with_name(f"{output.name}.part")
     try:
         part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

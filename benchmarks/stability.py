@@ -1,7 +1,7 @@
-"""Whether a latency measurement can be trusted, and if not, why: in sentences.
+"""Decide whether a latency measurement can be trusted, and if not, say why.
 
-The limits are in :data:`LIMITS`; what they are held against comes from
-:mod:`benchmarks.machine_watch` and from the blocks themselves.
+:data:`LIMITS` has the limits; the measured values come from :mod:`benchmarks.machine_watch` and
+from the blocks themselves.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from benchmarks.latency_result import Block, Row, Scenario
 
 @dataclass(frozen=True)
 class Limits:
-    """What is still quiet.
+    """The most disturbance that a trusted result may have.
 
     Attributes:
         others: share of the pinned cores that other processes may take during a block.
-        stolen: share that the hypervisor may.
+        stolen: share that the hypervisor may take.
         clock: how far the clock may fall below the median of all blocks.
         spread: between an engine's block costs, interquartile range by median.
         drift: over the whole run, by Theil and Sen's slope of the baseline.
@@ -55,8 +55,8 @@ def reasons(
 
     Args:
         rows: of all engines and batch sizes.
-        baseline: the engine whose drift is looked at.
-        scenario: what costs are of.
+        baseline: the engine that is checked for drift.
+        scenario: defines the cost of a block.
         busy_before: share of the pinned cores before the start; the load average would count
             an earlier measurement too. None where the machine does not tell.
         limits: what is still quiet.
@@ -81,7 +81,7 @@ def _before(busy: float | None, limits: Limits) -> Iterable[str]:
 
 
 def _beside(blocks: Sequence[Block], limits: Limits) -> Iterable[str]:
-    """Judge what happened beside the blocks, all of them together."""
+    """Check what else the machine did during the blocks, over all of them."""
     yield from _worst(blocks, "other processes took", lambda b: b.load.others, limits.others)
     yield from _worst(blocks, "the hypervisor took", lambda b: b.load.stolen, limits.stolen)
     held = [b.load.throttled_s for b in blocks if b.load.throttled_s]

@@ -1,7 +1,7 @@
 """TensorFlow Lite's INT8: its converter with a representative data set, and its interpreter.
 
 After https://ai.google.dev/edge/litert/models/post_training_integer_quant: every op in INT8 or
-none converts; input and output stay float32, as those of our artefacts do.
+none converts; input and output stay float32, as those of our artifacts do.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Run a function in a process of its own: a job goes in as JSON, one object comes out.
+"""Run a function in its own process: a JSON job goes in, one JSON object comes out.
 
-What needs a fresh process (a timing, a peak of memory), or may take its process along (another
-maker's converter), is asked for through here: ``python -m benchmarks.worker MODULE:FUNCTION``
-reads the job. The answer is the last line of standard output; libraries may print whatever they
-like before it.
+Use it for work that needs a fresh process (a timing, a memory peak) or may crash its process (a
+third-party converter). ``python -m benchmarks.worker MODULE:FUNCTION`` reads the job. The answer
+is the last line of standard output; libraries may print anything before it.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def ask(
         with_children: end the processes that it started too, where it takes too long.
 
     Returns:
-        What it answered; ``error`` (and ``hint``) where it refused, died or took too long.
+        Its answer; ``error`` (and ``hint``) if it refused, died or took too long.
     """
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.worker", function],
@@ -75,7 +74,7 @@ def ask(
 
 
 def need(function: str, job: str) -> Answer:
-    """Run a function as :func:`ask` does, without which there is nothing to go on with.
+    """Run a function like :func:`ask`, and raise if it fails.
 
     Raises:
         ExporterError: it refused or died.

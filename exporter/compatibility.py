@@ -1,8 +1,8 @@
-"""Whether an engine loads on a machine, judged from its passport alone.
+"""Decide from the passport alone whether an engine loads on a machine.
 
-Deserialising an engine runs code from it, and a wrong one fails late and in a log line. So this is
-asked first. Every rule answers "holds", "fails" or "unknown", or nothing where it does not apply;
-one that fails decides, and what is unknown is never taken for a yes.
+Deserializing an engine runs code from it, and a wrong engine fails late, with only a log line. So
+we check first. Each rule answers "holds", "fails" or "unknown", or None if it does not apply.
+One "fails" decides, and "unknown" never counts as a yes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Verdict = Literal["loads", "does not load", "unknown"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What one rule said."""
+    """The answer of one rule."""
 
     rule: str
     outcome: Outcome
@@ -32,7 +32,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Fit:
-    """What all rules said of one engine and one machine."""
+    """The answers of all rules for one engine and one machine."""
 
     machine: Machine
     engine: EngineRecord
@@ -40,19 +40,19 @@ class Fit:
 
     @property
     def verdict(self) -> Verdict:
-        """One rule that fails decides; without one, what is unknown does."""
+        """One failed rule decides; if none failed, one unknown rule does."""
         outcomes = {finding.outcome for finding in self.findings}
         if "fails" in outcomes:
             return "does not load"
         return "unknown" if "unknown" in outcomes else "loads"
 
     def require_loads(self) -> None:
-        """Refuse unless the engine is known to load.
+        """Raise an error unless the engine is known to load.
 
         Raises:
-            GateRefused: a rule says that it does not.
-            Missing: no rule says so, and something that decides is not known: a script that
-                ships engines must not take that for a yes.
+            GateRefused: a rule says that it does not load.
+            Missing: no rule fails, but one is unknown: a script that ships engines must not
+                take that for a yes.
         """
         if self.verdict == "loads":
             return
@@ -63,7 +63,7 @@ class Fit:
             if finding.outcome == decisive
         )
         if self.verdict == "unknown":
-            raise Missing(f"whether it loads on {self.machine.name} is not known", hint=reasons)
+            raise Missing(f"can't tell whether it loads on {self.machine.name}", hint=reasons)
         raise GateRefused(f"it does not load on {self.machine.name}", hint=reasons)
 
     def as_json(self) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def judge(engine: EngineRecord, precision: str, machine: Machine) -> Fit:
 
     Args:
         engine: from the passport.
-        precision: of the artefact: "fp32", "fp16", "int8" or "fp8".
+        precision: of the artifact: "fp32", "fp16", "int8" or "fp8".
         machine: a row of `machines`, or this machine.
     """
     findings = tuple(

@@ -1,7 +1,7 @@
-"""NVIDIA's rules of where an engine loads, as a table: each with its words and their source.
+"""NVIDIA's rules about where an engine loads, each with a verbatim quote and its source.
 
-A check compares one engine with one machine and says what it compared; it returns None where its
-rule does not apply. What is not known is "unknown", never "holds".
+A check compares one engine with one machine and says what it compared. It returns None if its
+rule does not apply. Missing information gives "unknown", never "holds".
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Rule:
     Attributes:
         name: what it is about.
         quote: NVIDIA's words.
-        source: where they stand.
+        source: the page or header the quote is from.
         check: applies it to an engine, its precision and a machine.
-        verified: whether the words were read at the source.
+        verified: whether the quote was checked at the source.
     """
 
     name: str
@@ -73,14 +73,14 @@ def _rtx_version(engine: EngineRecord, _: str, machine: Machine) -> Answer:
 
 def _compare_versions(library: str, engine: EngineRecord, machine: Machine) -> Answer:
     if machine.tensorrt is None:
-        return "unknown", f"{library} there must be {engine.tensorrt}; say what it is: --tensorrt"
+        return "unknown", f"{library} must be {engine.tensorrt}; give yours with --tensorrt"
     built, here = _numbers(engine.tensorrt), _numbers(machine.tensorrt)
     known = min(len(built), len(here))
     detail = f"built with {library} {engine.tensorrt}, the machine has {_told(machine, 'tensorrt')}"
     if built[:known] != here[:known]:
         return "fails", detail
     if known < 3:
-        return "unknown", f"{detail}: the patch release decides; say which: --tensorrt"
+        return "unknown", f"{detail}: the patch release decides; give it with --tensorrt"
     return "holds", detail
 
 
@@ -88,12 +88,12 @@ def _newer_version(engine: EngineRecord, _: str, machine: Machine) -> Answer:
     if engine.flavour != "tensorrt" or not engine.version_compatible:
         return None
     if machine.tensorrt is None:
-        return "unknown", f"built with TensorRT {engine.tensorrt}; say what is there: --tensorrt"
+        return "unknown", f"built with TensorRT {engine.tensorrt}; give yours with --tensorrt"
     built, here = _numbers(engine.tensorrt), _numbers(machine.tensorrt)
     there = _told(machine, "tensorrt")
     detail = f"built with {engine.tensorrt}, version-compatible; the machine has {there}"
     if built[:2] < (8, 6) or here[:2] < (8, 6):
-        return "fails", f"{detail}; it takes 8.6 or newer on both sides"
+        return "fails", f"{detail}; both sides need 8.6 or newer"
     known = min(len(built), len(here))
     if (built[0], here[0]) in ((8, 10), (10, 11)):
         return "holds", detail
@@ -125,7 +125,7 @@ def _compare_capability(engine: EngineRecord, machine: Machine) -> Answer:
     if machine.gpu is None:
         return None
     if here is None:
-        return "unknown", f"the compute capability of {machine.gpu} could not be found out"
+        return "unknown", f"can't find the compute capability of {machine.gpu}"
     detail = (
         f"built for compute capability {' and '.join(engine.compute_capabilities)}, "
         f"{machine.gpu} has {here}"
@@ -166,7 +166,7 @@ def _rtx_default(engine: EngineRecord, _: str, machine: Machine) -> Answer:
     return _compare_capability(engine, machine)
 
 
-# 5.3 and 6.2 are Jetson Nano and TX2, 6.0 is P100; 6.1 and all from 7.0 on have INT8.
+# 5.3 is Jetson Nano, 6.2 is TX2, 6.0 is P100. 6.1 and everything from 7.0 on has INT8.
 _NO_INT8 = ("5.2", "5.3", "6.0", "6.2")
 
 
@@ -213,14 +213,14 @@ def _jetson_11(engine: EngineRecord, _: str, machine: Machine) -> Answer:
         return None
     if machine.jetpack is None:
         if machine.tensorrt is not None and _numbers(machine.tensorrt)[0] >= 11:
-            return None  # that it is there says it
+            return None  # TensorRT 11 is already installed, so JetPack is new enough
         return "unknown", "its JetPack version is not known"
     modern = _numbers(machine.jetpack) >= (7, 2, 2)
     detail = f"built with TensorRT {engine.tensorrt}, the machine has JetPack {machine.jetpack}"
     return "holds" if modern else "fails", detail
 
 
-# CUDA's major version: the oldest driver, on machines whose driver is not part of JetPack.
+# CUDA's major version: its oldest driver. Not for Jetsons: JetPack has its own driver.
 _OLDEST_DRIVERS = {11: 450, 12: 525, 13: 580}
 
 
@@ -229,22 +229,22 @@ def _driver(engine: EngineRecord, _: str, machine: Machine) -> Answer:
         return None
     oldest = _OLDEST_DRIVERS.get(_numbers(engine.cuda)[0])
     if oldest is None:
-        return "unknown", f"which driver CUDA {engine.cuda} needs is not known to this version"
+        return "unknown", f"exporter does not know which driver CUDA {engine.cuda} needs"
     needs = f"built with CUDA {engine.cuda}, which needs driver {oldest} or newer"
     if machine.driver is None:
-        return "unknown", f"{needs}; say which is there: --driver"
+        return "unknown", f"{needs}; give yours with --driver"
     recent = _numbers(machine.driver)[0] >= oldest
     return "holds" if recent else "fails", f"{needs}; the machine has {machine.driver}"
 
 
 def _told(machine: Machine, field: str) -> str:
-    """Word a cell of the table, with its mark where no source tells it."""
+    """Write a cell of the table, marked "(unverified)" if it has no source."""
     mark = " (unverified)" if field in machine.unverified else ""
     return f"{getattr(machine, field)}{mark}"
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """Turn "10.3.0.30" into (10, 3, 0, 30); what follows the numbers is left out."""
+    """Turn "10.3.0.30" into (10, 3, 0, 30); drop what follows the numbers."""
     found = re.match(r"\d+(\.\d+)*", version)
     return tuple(int(part) for part in found[0].split(".")) if found else (0,)
 

@@ -30,7 +30,7 @@ _WHOLE_NAME = 12
 
 @contextmanager
 def progress_bars(quiet: bool) -> Iterator[Progress]:
-    """Show a bar a stage on standard error; lines, now and then, where that is no terminal."""
+    """Show one bar per stage on standard error; plain lines if that is not a terminal."""
     console = Console(stderr=True, quiet=quiet)
     if not console.is_terminal:
         yield _Lines(console)
@@ -54,7 +54,7 @@ def progress_bars(quiet: bool) -> Iterator[Progress]:
 
 
 class _Lines:
-    """Progress for logs: each stage's start and end, and a line every half minute."""
+    """Progress for logs: one line at each stage's start and end, and one every 30 s."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -97,7 +97,7 @@ def _table(
 
 
 def facts(title: str, pairs: Sequence[tuple[str, str]]) -> None:
-    """Print names and values below each other, brackets and all: they come from files too."""
+    """Print one name and value per line. Brackets are not markup: values come from files too."""
     shown = Table(title=Text(title), title_justify="left", show_header=False, box=None)
     shown.add_column(style="bold")
     shown.add_column(overflow="fold")
@@ -107,7 +107,7 @@ def facts(title: str, pairs: Sequence[tuple[str, str]]) -> None:
 
 
 def accuracy_table(rows: Sequence[Accuracy]) -> None:
-    """Show engines below the Keras original; label flips are listed in full by ``--json``."""
+    """Show the Keras original, then the engines; ``--json`` lists all label flips."""
     columns = ("engine", "top-1", "change", "95% interval", "p", "top-5", "flips", "max error")
     shown = []
     for row in rows:
@@ -123,7 +123,7 @@ def accuracy_table(rows: Sequence[Accuracy]) -> None:
         top5 = "-" if row.top5 is None else f"{row.top5:.4f}"
         shown.append([row.engine, f"{row.top1:.4f}", *change, top5, *drift])
     table(f"{rows[0].images} images, against the Keras original", columns, shown)
-    say("change: of top-1, in points; p: McNemar's exact test of no change")
+    say("change: top-1 against Keras, in points; p: McNemar's exact test of no change")
     for row in rows:
         for flip in row.flips[:_FLIPS_SHOWN]:
             say(
@@ -131,11 +131,11 @@ def accuracy_table(rows: Sequence[Accuracy]) -> None:
                 f"went from {flip['keras']} to {flip['artefact']}"
             )
         if len(row.flips) > _FLIPS_SHOWN:
-            say(f"{row.engine}: {len(row.flips) - _FLIPS_SHOWN} more flips; all with --json")
+            say(f"{row.engine}: {len(row.flips) - _FLIPS_SHOWN} more flips; --json lists all")
 
 
 def passport_lines(passport: dict[str, Any]) -> list[tuple[str, str]]:
-    """Pick from a passport what a person wants to see first."""
+    """Return the lines of a passport that people want to see first."""
     graph, check, source = passport["graph"], passport["check"], passport["source"]
     ports = [f"{p['name']} {p['shape']} {p['dtype'].lower()}" for p in graph["inputs"]]
     outs = [f"{p['name']} {p['shape']} {p['dtype'].lower()}" for p in graph["outputs"]]
@@ -190,7 +190,7 @@ def _quantized_lines(
 ) -> list[tuple[str, str]]:
     width = "7-bit weights, for CPUs without VNNI" if found["reduce_range"] else "8 bits"
     how = f"{found['calibrator']} on {found['calibration_images']} training images"
-    how += " (no range moved any more)" if found.get("stopped_early") else ""
+    how += " (stopped early: the ranges had settled)" if found.get("stopped_early") else ""
     lines = [(precision, f"scheme {found['scheme']}, {how}, {width}")]
     lines += _budget_lines(precision, found["max_drop"]) if found.get("max_drop") else []
     touched = (f"{name} ({count} nodes)" for name, count in found["recovery"].items())
@@ -233,7 +233,7 @@ def _budget_lines(precision: str, budget: dict[str, Any]) -> list[tuple[str, str
 
 
 def sensitivity_table(result: Sensitivity) -> None:
-    """Show what each layer costs when it alone is quantised."""
+    """Show what each layer costs if only that layer is quantized."""
     columns = ("layer", "SQNR dB", "flips", "MMACs", "share")
     rows = [
         (
@@ -245,7 +245,7 @@ def sensitivity_table(result: Sensitivity) -> None:
         )
         for row in result.rows().values()
     ]
-    title = f"Each layer quantised alone: scheme {result.scheme}, {result.images} held-out images"
+    title = f"One layer in INT8 at a time: scheme {result.scheme}, {result.images} held-out images"
     table(title, columns, rows)
     for warning in result.warnings:
         say(f"warning: {warning}")
@@ -256,7 +256,7 @@ def engine_lines(engine: dict[str, Any], record: dict[str, Any] | None) -> list[
 
     Args:
         engine: what the passport has under the target's name.
-        record: an `exporter.engine_record.EngineRecord` as JSON, None where nothing was built.
+        record: an `exporter.engine_record.EngineRecord` as JSON, None if nothing was built.
     """
     if record is not None:
         profile = "; ".join(
@@ -280,7 +280,7 @@ def engine_lines(engine: dict[str, Any], record: dict[str, Any] | None) -> list[
         lines = [
             ("not compiled", engine["why"]),
             ("parsed by", parser),
-            ("to finish", "copy the folder to its machine; there: exporter compile FOLDER"),
+            ("to finish", "copy the folder to the target machine and run: exporter compile FOLDER"),
             ("  or, inside it", engine["trtexec"]),
         ]
         warnings = checked["warnings"] if checked else []
@@ -355,10 +355,10 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
 
 
 def say(text: str, *, markup: bool = True) -> None:
-    """Print one line to standard output; without ``markup``, brackets are only brackets."""
+    """Print one line to standard output; without ``markup``, brackets print as they are."""
     Console().print(text, highlight=False, soft_wrap=True, markup=markup)
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON object to standard output, and nothing around it."""
+    """Print one JSON object to standard output, and nothing else."""
     print(json.dumps(value, indent=1))

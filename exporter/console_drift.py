@@ -16,7 +16,7 @@ _FLIPS_SHOWN, _CLASSES_SHOWN, _LAYERS_SHOWN, _LONGEST_NAME = 20, 20, 20, 44
 
 
 def show_ladder(ladder: Ladder) -> None:
-    """Show the rungs, what each changes by class, which lost most, and the images that flip."""
+    """Show the rungs, their changes by class, the rung that lost most, and the label flips."""
     made = ladder.made
     title = f"{made.artifact.path}: {ladder.images.count} images of {ladder.images.data.name}"
     run = [rung for rung in ladder.rungs if rung.accuracy]
@@ -25,7 +25,7 @@ def show_ladder(ladder: Ladder) -> None:
     table(f"{title}; each rung against the one before", ("rung", "top-1", *columns), rows)
     rows = [[rung.name, _top5(rung), *_against(rung.against_keras)] for rung in run]
     table("Against Keras", ("rung", "top-5", *columns), rows)
-    say("change: of top-1, in points; p: McNemar's exact test; max, mean: logit error; dB: SQNR")
+    say("change: top-1, in points; p: McNemar's exact test; max, mean: logit error; dB: SQNR")
     for rung in ladder.rungs:
         if rung.not_run:
             say(f"{rung.name}: {rung.not_run}", markup=False)
@@ -44,7 +44,7 @@ def show_walk(walk: Walk) -> None:
     if len(rows) < len(walk.layers):
         title += f": the {len(rows)} noisiest of {len(walk.layers)}, in graph order"
     table(title, ("tensor", "op", "total", "own", "inherited"), rows)
-    say("own: of the layer alone, its inputs exact; inherited: the worst of its inputs")
+    say("own: this layer alone, with exact inputs; inherited: the worst of its inputs")
     say(walk.sentence(), markup=False)
 
 
@@ -76,7 +76,7 @@ def _against(change: Change | None) -> list[str]:
 
 
 def _show_classes(ladder: Ladder) -> None:
-    """Show the classes in which any rung differs from the one before; won and lost there."""
+    """Show the classes that change at any rung, with images won and lost."""
     steps = ladder.steps
     changed = [
         label
@@ -99,7 +99,7 @@ def _show_classes(ladder: Ladder) -> None:
     title = "Images right by class (won, lost against the rung before)"
     table(title, ("class", "keras", *(rung.name for rung, _ in steps)), rows)
     if len(changed) > _CLASSES_SHOWN:
-        say(f"{len(changed) - _CLASSES_SHOWN} more classes change; all with --json or -o")
+        say(f"{len(changed) - _CLASSES_SHOWN} more classes change; --json or -o lists all")
 
 
 def _show_flips(ladder: Ladder) -> None:
@@ -112,7 +112,7 @@ def _show_flips(ladder: Ladder) -> None:
         classes = ", ".join(f"{rung} {names[c]}" for rung, c in zip(run, given, strict=True))
         say(f"image {index} ({names[label]}): {classes}", markup=False)
     if len(flipped) > _FLIPS_SHOWN:
-        say(f"{len(flipped) - _FLIPS_SHOWN} more images flip; all with --json or -o")
+        say(f"{len(flipped) - _FLIPS_SHOWN} more images flip; --json or -o lists all")
 
 
 def _layer_row(layer: Layer) -> list[str]:
@@ -123,7 +123,7 @@ def _layer_row(layer: Layer) -> list[str]:
 
 
 def _decibels(noise: float) -> str:
-    """SQNR of a noise-to-signal ratio; "exact" without noise, "-" where nothing is finite."""
+    """Format a noise-to-signal ratio as SQNR; "exact" without noise, "-" if not finite."""
     if noise == 0:
         return "exact"
     return f"{sqnr_db(noise):.1f}" if math.isfinite(noise) else "-"

@@ -95,7 +95,7 @@ def _show_times(audit: Audit) -> None:
 
 
 def show_fit(title: str, fit: Fit) -> None:
-    """Show the verdict, then each rule with NVIDIA's words and where they stand."""
+    """Show the verdict, then each rule with NVIDIA's words and their source."""
     machine = fit.machine
     console.facts(
         title,

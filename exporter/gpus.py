@@ -1,4 +1,4 @@
-"""Which NVIDIA GPUs this machine has, by whatever tool of it answers first."""
+"""Find the NVIDIA GPUs of this machine, with the first tool that answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Gpu:
-    """One device; None for what could not be found out."""
+    """One device; None for what is not known."""
 
     name: str
     memory_mib: int | None = None
@@ -39,7 +39,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Gpus:
-    """The NVIDIA GPUs, and what they were found by ("none" where there are none)."""
+    """The NVIDIA GPUs, and the tool that found them ("none" if there are none)."""
 
     found_by: str
     devices: tuple[Gpu, ...]
@@ -67,13 +67,13 @@ def find_gpus(root: Path = Path("/")) -> Gpus:
 
 
 def in_use(devices: tuple[Gpu, ...]) -> Gpu | None:
-    """Return the GPU that CUDA, and so TensorRT, uses here; None where there is none.
+    """Return the GPU that CUDA, and so TensorRT, uses here; None if there is none.
 
-    NVML and nvidia-smi list all by bus. CUDA takes the fastest first, and of those that
-    CUDA_VISIBLE_DEVICES leaves: where they differ, only CUDA knows.
+    NVML and nvidia-smi list all GPUs in bus order. CUDA puts the fastest first and respects
+    CUDA_VISIBLE_DEVICES, so if the GPUs differ, only CUDA knows.
 
     Raises:
-        Missing: they differ, and CUDA can't be asked.
+        Missing: the GPUs differ, and CUDA can't be asked.
     """
     if len({(each.name, each.compute_capability) for each in devices}) <= 1:
         return devices[0] if devices else None
@@ -81,8 +81,8 @@ def in_use(devices: tuple[Gpu, ...]) -> Gpu | None:
     if found is None:
         names = ", ".join(dict.fromkeys(each.name for each in devices))
         raise Missing(
-            f"there are several kinds of GPU here ({names}), and nothing tells which is used",
-            hint=f"{pip_line('target')} brings cuda-python, which does",
+            f"this machine has different GPUs ({names}), and nothing says which one CUDA uses",
+            hint=f"install cuda-python, which can tell: {pip_line('target')}",
         )
     kinds = (None, found.compute_capability)
     same = (each for each in devices if each.compute_capability in kinds)
@@ -91,7 +91,7 @@ def in_use(devices: tuple[Gpu, ...]) -> Gpu | None:
 
 
 def by_cuda() -> Gpu | None:
-    """Ask CUDA for the GPU that it uses; None where cuda-python or a driver for it is not here."""
+    """Ask CUDA which GPU it uses; None without cuda-python or a driver."""
 
     def properties(cudart: Any, index: int) -> Gpu:
         _, found = cudart.cudaGetDeviceProperties(index)
@@ -101,7 +101,7 @@ def by_cuda() -> Gpu | None:
 
 
 def bus_id_in_use() -> str | None:
-    """The PCI bus id of that GPU, as NVML ends it: ``0000:65:00.0``; None where nothing tells."""
+    """Return the PCI bus id of the GPU in use, such as ``0000:65:00.0``; None if unknown."""
 
     def bus_id(cudart: Any, index: int) -> str:
         _, found = cudart.cudaDeviceGetPCIBusId(32, index)
@@ -111,7 +111,7 @@ def bus_id_in_use() -> str | None:
 
 
 def _ask_cuda(ask: Callable[[Any, int], T]) -> T | None:
-    """Ask of the device in use, by its index; None where cuda-python or a driver is not here."""
+    """Ask CUDA about the device in use; None without cuda-python or a driver."""
     try:
         cudart = importlib.import_module("cuda.bindings.runtime")
         _, index = cudart.cudaGetDevice()  # None where CUDA can't tell
@@ -122,9 +122,9 @@ def _ask_cuda(ask: Callable[[Any, int], T]) -> T | None:
 
 @contextmanager
 def open_nvml() -> Iterator[Any]:
-    """Give NVML's module ready to be asked; None where it is not installed or has no driver."""
+    """Yield the initialized NVML module; None if it is not installed or has no driver."""
     nvml: Any = None
-    with suppress(Exception):  # not installed, or no driver under it, which is its own exception
+    with suppress(Exception):  # not installed, or no driver, which raises NVML's own exception
         module = importlib.import_module("pynvml")
         module.nvmlInit()
         nvml = module
@@ -136,7 +136,7 @@ def open_nvml() -> Iterator[Any]:
 
 
 def read_each(read: Callable[[Any, int], T]) -> tuple[T, ...]:
-    """Read every GPU by NVML; nothing where it does not answer for all of them.
+    """Read every GPU with NVML; return () unless it answers for all of them.
 
     Args:
         read: given NVML's module and a GPU's index.
@@ -193,7 +193,7 @@ def _by_nvidia_smi() -> tuple[Gpu, ...]:
 
 
 def parse_nvidia_smi(text: str) -> tuple[Gpu, ...]:
-    """Read ``name, memory.total [MiB], compute_cap, driver_version``, a GPU a line."""
+    """Read ``name, memory.total [MiB], compute_cap, driver_version``, one GPU per line."""
     gpus = []
     for line in text.splitlines():
         values = [value.strip() for value in line.split(",")]
@@ -212,7 +212,7 @@ def parse_nvidia_smi(text: str) -> tuple[Gpu, ...]:
 
 
 def parse_tegra_release(text: str) -> str:
-    """Name a Jetson from the text of ``/etc/nv_tegra_release``, by its Jetson Linux release."""
+    """Name a Jetson by the Jetson Linux release in the text of ``/etc/nv_tegra_release``."""
     found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", text)
     if found is None:
         return "Jetson"

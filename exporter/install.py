@@ -1,4 +1,4 @@
-"""The line that installs what an extra brings, for this package as it was installed here."""
+"""The pip command that installs an extra, from where this package was installed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from urllib.parse import unquote, urlsplit
 
 
 def pip_line(extras: str) -> str:
-    """Return a command for a shell.
+    """Return a shell command that installs extras.
 
     Args:
         extras: as ``pyproject.toml`` has them, such as ``cpu`` or ``cpu,openvino``.
 
     Returns:
-        With the folder, file or address that the package was installed from, where that was one
-        (PEP 610): by its name alone pip would fetch whatever an index has under it.
+        The command, with the folder, file or URL that the package was installed from, if any
+        (PEP 610). With the name alone, pip would install whatever the index has by that name.
     """
     record = _origin()
     url = urlsplit(record.get("url", ""))

@@ -1,4 +1,4 @@
-"""Which versions of all that touches a graph are installed here."""
+"""The installed versions of every package that touches a graph."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _ALSO = {
 
 
 def installed_versions() -> dict[str, str | None]:
-    """Read the versions of :data:`DISTRIBUTIONS` from their metadata, importing none.
+    """Read the versions of :data:`DISTRIBUTIONS` from their metadata, without importing them.
 
     Returns:
-        Each name with its version, or that of another name of its, None where neither is there.
+        Each name with its version, or with that of its first installed alternative, or None.
     """
     return {
         name: next(filter(None, map(_version, (name, *_ALSO.get(name, ())))), None)

@@ -1,4 +1,4 @@
-"""``exporter report``: artefacts and what was measured of them, as one page.
+"""``exporter report``: artifacts and what was measured of them, as one page.
 
 `read.gather` finds and reads, `build.build` lays out, `page` writes.
 """

@@ -1,4 +1,4 @@
-"""What a page is built of, before it is HTML or Markdown. A figure always comes with its table."""
+"""The blocks of a page, before rendering to HTML or Markdown. Every figure has a table."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Table:
         caption: what it shows, with units.
         columns: their titles.
         rows: as many cells each.
-        words: the columns that are words, by index; the others are numbers, aligned as such.
-        folded: whether it waits to be unfolded.
+        words: indices of the text columns; the others hold numbers and are right-aligned.
+        folded: whether it starts collapsed.
     """
 
     caption: str
@@ -47,8 +47,8 @@ class Figure:
     Attributes:
         title: what it shows.
         drawings: SVG.
-        table: the same as numbers.
-        keys: where the drawing does not name its marks.
+        table: the same data as numbers.
+        keys: a legend, if the drawing does not label its marks.
         note: how to read it.
     """
 
@@ -61,7 +61,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG, carried in the page."""
+    """A PNG, embedded in the page."""
 
     title: str
     path: Path
@@ -70,7 +70,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Words:
-    """A paragraph; one that is a caution stands out."""
+    """A paragraph; cautions are highlighted."""
 
     text: str
     tone: Tone = "plain"
@@ -78,7 +78,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Source:
-    """Where figures come from: place and time, the command, the file."""
+    """The origin of the numbers: machine and date, command, file."""
 
     where: str
     command: str
@@ -94,14 +94,14 @@ class Facts:
 
 @dataclass(frozen=True)
 class Code:
-    """Text as it is."""
+    """Preformatted text."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Fold:
-    """What waits to be unfolded."""
+    """Blocks that start collapsed."""
 
     title: str
     blocks: tuple[Block, ...]
@@ -129,7 +129,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Card:
-    """A figure large enough to be seen from afar."""
+    """One number in large type."""
 
     value: str
     name: str
@@ -138,18 +138,18 @@ class Card:
 
 @dataclass(frozen=True)
 class Page:
-    """All of it.
+    """A whole page.
 
     Attributes:
         title: the network.
         subtitle: what it is.
-        verdicts: what was found, a sentence each, the most important first.
-        cautions: what must not be overlooked.
-        cards: of one artefact, see ``cards_of``.
-        cards_of: which.
-        sections: with something in them.
-        todo: what is not measured, and the command that does.
-        missed: files that are not shown, and why.
+        verdicts: one sentence per finding, the most important first.
+        cautions: warnings that the reader must see.
+        cards: the key numbers of one artifact, ``cards_of``.
+        cards_of: the artifact that the cards describe.
+        sections: the sections that are not empty.
+        todo: what is not measured yet, with the command that measures it.
+        missed: files that are not shown, with the reason.
     """
 
     title: str

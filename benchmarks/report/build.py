@@ -1,4 +1,4 @@
-"""From what was found to the page: which sections there are, and what is still to be measured."""
+"""Build the page from the findings: its sections, and what is not measured yet."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def build(findings: Findings) -> Page:
     )
     verdicts = overview.verdicts(findings)
     if not verdicts:
-        verdicts = ["Neither accuracy nor latency is measured yet; below is how."]
+        verdicts = ["Neither accuracy nor latency is measured yet. The commands are below."]
     return Page(
         findings.title,
         overview.subtitle(findings),
@@ -42,7 +42,7 @@ def build(findings: Findings) -> Page:
 
 
 def as_json(findings: Findings, page: Page) -> dict[str, Any]:
-    """Return what was found, and what the page says of it, as JSON values."""
+    """Return the findings and the text of the page as JSON values."""
     return {
         **findings.as_json(),
         "verdicts": list(page.verdicts),
@@ -52,7 +52,7 @@ def as_json(findings: Findings, page: Page) -> dict[str, Any]:
 
 
 def todo(findings: Findings) -> list[tuple[str, str]]:
-    """Say of each kind of result that is missing which command makes it."""
+    """List each missing kind of result with the command that makes it."""
     artifacts = [one.artifact for one in findings.subjects]
     of_one = [one for one in artifacts if one.passport["source"] == artifacts[0].passport["source"]]
     paths = [str(one.path) for one in of_one]
@@ -75,14 +75,14 @@ def todo(findings: Findings) -> list[tuple[str, str]]:
             "layer sensitivities",
             f"exporter sensitivity {shlex.quote(model)} --json > {folder}/sensitivity.json",
         ),
-        (findings.subjects, "artefacts", f"exporter export --to ort -o {folder}/ARTEFACT"),
+        (findings.subjects, "artifacts", f"exporter export --to ort -o {folder}/ARTEFACT"),
     )
     return [(what, command) for found, what, command in rows if not found]
 
 
 def _passports(findings: Findings) -> Section | None:
     folds = tuple(_passport(one) for one in findings.subjects)
-    read = "What each artefact says of itself: where it is from, what was done to it, what it is."
+    read = "The record in each artifact: its source, the steps it went through, and its files."
     title = "Passports" if len(folds) > 1 else "Passport"
     return Section("passports", title, (Words(read), *folds)) if folds else None
 
@@ -102,8 +102,8 @@ def _passport(one: Subject) -> Fold:
     versions = passport.get("versions")
     if isinstance(versions, dict):
         pairs = tuple((str(name), str(value)) for name, value in versions.items())
-        blocks.append(Fold("Versions it was made with", (Facts(pairs),)))
+        blocks.append(Fold("Versions used for the export", (Facts(pairs),)))
     whole = json.dumps(passport, indent=1, ensure_ascii=False)
-    blocks.append(Fold("passport.json, whole", (Code(whole),)))
+    blocks.append(Fold("The full passport.json", (Code(whole),)))
     made = words.when(maybe(text, passport, "created"))
     return Fold(one.name, tuple(blocks), f"{one.kind}, made: {made}")

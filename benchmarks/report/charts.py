@@ -1,6 +1,6 @@
 """The figures of a report, each as SVG; drawn twice, for wide and for narrow pages.
 
-Engines are told apart by shape and by words, too: never by colour alone.
+Engines are told apart by shape and by words, too: never by color alone.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Series:
 
     Attributes:
         name: as shown.
-        css: its class, which has its colour.
+        css: its class, which has its color.
         shape: of :data:`benchmarks.report.svg.SHAPES`.
     """
 
@@ -94,7 +94,7 @@ class Bar:
 
 
 def series_for(names: Mapping[str, str], originals: Sequence[str]) -> dict[str, Series]:
-    """Give each engine its look: originals grey, the others a colour in order.
+    """Give each engine its look: originals gray, the others a color in order.
 
     Args:
         names: as shown, by engine.

@@ -39,7 +39,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Subject:
-    """An artefact of the report.
+    """An artifact of the report.
 
     Attributes:
         artifact: its folder and passport.
@@ -227,7 +227,7 @@ class Drift:
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What the logits lose when one layer alone is quantised; None in SQNR: nothing, or all."""
+    """What the logits lose when one layer alone is quantized; None in SQNR: nothing, or all."""
 
     name: str
     sqnr_db: float | None
@@ -287,10 +287,10 @@ class Findings:
         return (self.scores[0].data, self.scores[0].images) if self.scores else None
 
     def subject(self, engine: str, date: str | None = None) -> Subject | None:
-        """Find the artefact that an engine of a result is.
+        """Find the artifact that an engine of a result is.
 
-        Results name artefacts by path, and folders move: the last part decides, where only one
-        artefact has it. One that was exported after the measurement is another one.
+        Results name artifacts by path, and folders move: the last part decides, where only one
+        artifact has it. One that was exported after the measurement is another one.
 
         Args:
             engine: as in the result.
@@ -305,7 +305,7 @@ class Findings:
         return None if date is not None and created > date else same[0]
 
     def score_of(self, subject: Subject) -> Scored | None:
-        """Return an artefact's accuracy on :attr:`images`."""
+        """Return an artifact's accuracy on :attr:`images`."""
         return next((one for one in self._comparable if self._owner(one) is subject), None)
 
     def score(self, engine: str, date: str | None = None) -> Scored | None:

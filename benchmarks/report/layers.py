@@ -19,8 +19,8 @@ from benchmarks.report.data import Change, Drift, Findings, Sensitivity, Walk
 
 _MOST_LAYERS, _MOST_FLIPS = 24, 200
 _ON_CPU = frozenset({"ort", "openvino"})
-_ALONE = Key("s1", "diamond", "noise of the layer alone, its inputs exact")
-_ALL = Key("s0", "circle", "with all noise that came before it")
+_ALONE = Key("s1", "diamond", "noise of this layer alone, with exact inputs")
+_ALL = Key("s0", "circle", "including the noise of all earlier layers")
 
 
 def drift(findings: Findings) -> Section | None:
@@ -79,7 +79,7 @@ def _rungs(one: Drift) -> Figure:
         title,
         (charts.both(title, lambda width: charts.changes(bars, axis, width)),),
         Table("Each rung against Keras", columns, rows, words=(0, 1)),
-        note=f"Flips: images of {one.images:,} with another label than Keras gives.",
+        note=f"Flips: images (of {one.images:,}) whose label differs from Keras.",
     )
 
 
@@ -108,13 +108,13 @@ def _change(change: Change | None) -> tuple[str, ...]:
 
 def _flips(one: Drift) -> list[Block]:
     if not one.flips:
-        return [Words("All rungs give every image the same label.")]
+        return [Words("Every image gets the same label on all rungs.")]
     run = [rung.name for rung in one.rungs if rung.top1 is not None]
     rows = tuple(
         (str(f.image), f.label, *(f.predictions.get(rung, words.NOTHING) for rung in run))
         for f in one.flips[:_MOST_FLIPS]
     )
-    title = f"Images whose label changes on the way: {len(one.flips):,} of {one.images:,}"
+    title = f"Images whose label changes between rungs: {len(one.flips):,} of {one.images:,}"
     caption = title
     if len(one.flips) > _MOST_FLIPS:
         caption += f"; the first {_MOST_FLIPS}, all in {one.origin.file}"
@@ -158,7 +158,7 @@ def _walk(walk: Walk) -> list[Block]:
 
 
 def sensitivity(findings: Findings) -> Section | None:
-    """Show what INT8 costs in each layer alone."""
+    """Show what INT8 costs in each layer on its own."""
     blocks: list[Block] = []
     for one in findings.sensitivities:
         if len(findings.sensitivities) > 1:
@@ -168,11 +168,11 @@ def sensitivity(findings: Findings) -> Section | None:
 
 
 def _costs(one: Sensitivity) -> list[Block]:
-    title = "SQNR of the logits when a layer alone is quantised"
+    title = "SQNR of the logits with only one layer quantized"
     shown = one.layers[:_MOST_LAYERS]
     longest = max((c.sqnr_db for c in one.layers if c.sqnr_db is not None), default=None)
     bars = [
-        # Nothing changed: as good as the best. Nothing finite is left: no bar.
+        # No change: draw it as long as the best. No finite logits: no bar.
         Bar(
             c.name,
             longest if c.noise == 0 else c.sqnr_db,
@@ -197,7 +197,7 @@ def _costs(one: Sensitivity) -> list[Block]:
         else ""
     )
     lead = (
-        f"Each layer of {one.of} quantised alone, the rest in float: scheme {one.scheme}, "
+        f"One layer of {one.of} is quantized at a time, the rest is float: scheme {one.scheme}, "
         f"{one.images:,} held-out training images."
     )
     if one.scheme == "tensorrt":

@@ -1,4 +1,4 @@
-"""The report's beginning: what it is, what was gained and lost, accuracy beside latency."""
+"""The top of the report: subject, gains and losses, accuracy next to latency."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ACCURACY = (
 
 
 def subtitle(findings: Findings) -> str:
-    """Say in a line what the report is about."""
+    """Describe the subject of the report in one line."""
     if not findings.subjects:
         return f"Results in {findings.folder}"
     passport = findings.subjects[0].artifact.passport
@@ -47,7 +47,7 @@ def subtitle(findings: Findings) -> str:
 
 
 def timing_of(findings: Findings, subject: Subject) -> tuple[Bench, Timing] | None:
-    """Return an artefact's newest timing, at the smallest batch size."""
+    """Return an artifact's newest timing, at the smallest batch size."""
     for bench in findings.benches:
         rows = [r for r in bench.timed if findings.subject(r.engine, bench.origin.date) is subject]
         if rows:
@@ -56,7 +56,7 @@ def timing_of(findings: Findings, subject: Subject) -> tuple[Bench, Timing] | No
 
 
 def verdicts(findings: Findings) -> list[str]:
-    """Say of each artefact what it gained and lost, the fastest first."""
+    """Say what each artifact gained and lost, the fastest first."""
     said = []
     for subject in findings.subjects:
         timed, scored = timing_of(findings, subject), findings.score_of(subject)
@@ -78,7 +78,7 @@ def _speed(timed: tuple[Bench, Timing] | None) -> str | None:
     base = "the compiled Keras original" if bench.baseline == KERAS else over
     at = f"at batch {row.batch} (95% interval {ratio.low:.2f} to {ratio.high:.2f})"
     if ratio.low <= 1 <= ratio.high:
-        return f"is as fast as {base}, as far as can be told, {at}"
+        return f"shows no measurable difference in speed from {base} {at}"
     return f"is {ratio.ratio:.2f}x as fast as {base} {at}"
 
 
@@ -94,7 +94,7 @@ def _loss(scored: Scored | None) -> str | None:
 
 
 def cautions(findings: Findings) -> list[str]:
-    """Say what must not be overlooked."""
+    """List the warnings that the reader must see."""
     found = [f"{one.name}: {one.caution}." for one in findings.subjects if one.caution]
     for bench in findings.benches:
         if bench.unstable:
@@ -107,7 +107,7 @@ def cautions(findings: Findings) -> list[str]:
 
 
 def cards(findings: Findings) -> tuple[str, list[Card]]:
-    """Show one artefact's figures large: the fastest's, or the first's.
+    """Show one artifact's figures large: the fastest's, or the first's.
 
     Returns:
         Its name, and the cards.
@@ -151,7 +151,7 @@ def _smaller(findings: Findings, subject: Subject) -> str:
 
 
 def summary(findings: Findings) -> list[Block]:
-    """Put accuracy beside latency, an engine a row, the originals on top."""
+    """Show accuracy next to latency, one engine per row, the originals first."""
     bench = findings.benches[0] if findings.benches else None
     engines = bench.engines if bench else []
     shown = [findings.subject(engine, bench.origin.date) for engine in engines] if bench else []
@@ -167,7 +167,7 @@ def summary(findings: Findings) -> list[Block]:
     if len(rows) < 1 or len(keep) < 3:
         return []
     table = Table(
-        "Accuracy beside latency" if bench else "Accuracy and size",
+        "Accuracy and latency" if bench else "Accuracy and size",
         tuple(columns[i] for i in keep),
         tuple(tuple(row[i] for i in keep) for row in rows),
         tuple(place for place, i in enumerate(keep) if i < 2),
@@ -201,7 +201,7 @@ def _row(findings: Findings, bench: Bench | None, engine: str, name: str) -> tup
 
 
 def trade(findings: Findings) -> Section | None:
-    """Draw accuracy against latency, of all engines that both are known of."""
+    """Plot accuracy against latency for the engines that have both."""
     for bench in findings.benches:
         date = bench.origin.date
         known = {
@@ -254,7 +254,7 @@ def _trade(findings: Findings, bench: Bench, known: dict[str, tuple[Timing, Scor
 
 
 def accuracy(findings: Findings) -> Section | None:
-    """List all accuracies, by the images they were measured on."""
+    """List all accuracies, grouped by the test images."""
     blocks: list[Block] = []
     groups: dict[tuple[str, int], list[Scored]] = {}
     for one in findings.scores:
@@ -269,8 +269,8 @@ def accuracy(findings: Findings) -> Section | None:
     if not blocks:
         return None
     read = (
-        "Change: of top-1 against Keras on the same images; p: McNemar's exact test of no change; "
-        "flips: images whose label is another than Keras'."
+        "Change: top-1 against Keras on the same images. P: McNemar's exact test of no change. "
+        "Flips: images whose label differs from Keras."
     )
     return Section("accuracy", "Accuracy", (Words(read), *blocks))
 

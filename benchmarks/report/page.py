@@ -1,4 +1,4 @@
-"""A page as HTML or as Markdown. HTML carries all it needs, runs no script and asks no network."""
+"""Render a page as HTML or Markdown. The HTML is one file, with no scripts or network access."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LONGEST_CODE = 20_000
 
 
 def as_html(page: Page) -> str:
-    """Write one file for browsers; every text of the page is escaped."""
+    """Render a page as one HTML file; all text is escaped."""
     return _template().render(page=page)
 
 
@@ -54,7 +54,7 @@ def _data_uri(path: Path) -> str:
 
 
 def as_markdown(page: Page) -> str:
-    """Write the same for a text file or a pull request; figures are their tables."""
+    """Render a page as Markdown, with a table in place of each figure."""
     lines = [f"# {_plain(page.title)}", "", _plain(page.subtitle), ""]
     lines += [f"- {_plain(verdict)}" for verdict in page.verdicts]
     lines += [f"- **{_plain(caution)}**" for caution in page.cautions]
@@ -93,7 +93,7 @@ def _block(block: Block) -> list[str]:
         return ["<details>", f"<summary>{title}</summary>", *inside, "", "</details>"]
     assert isinstance(block, Code)
     if len(block.text) > _LONGEST_CODE:
-        return [f"Left out, for its {len(block.text):,} characters; the HTML page has it."]
+        return [f"Left out: {len(block.text):,} characters. See the HTML page."]
     return [f"    {line}" for line in block.text.splitlines()]
 
 
@@ -106,7 +106,7 @@ def _table(table: Table) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """Make a text mean only itself in Markdown and in the HTML that may stand in it."""
+    """Escape a text for Markdown and for HTML inside Markdown."""
     joined = " ".join(text.split())
     escaped = "".join(f"\\{letter}" if letter in "\\`*_[]|#~" else letter for letter in joined)
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -117,7 +117,7 @@ def _code(text: str) -> str:
 
 
 def write(text: str, file: Path) -> None:
-    """Write a file, whole or not at all.
+    """Write a file atomically.
 
     Raises:
         ExporterError: it can't be written there.

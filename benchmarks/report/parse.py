@@ -59,7 +59,7 @@ def latency(value: Json, name: str) -> data.Bench:
 
 
 def recorded_latency(value: Json, one: Artifact, name: str) -> data.Bench:
-    """Read what ``exporter bench`` recorded in a passport: the artefact and its originals."""
+    """Read what ``exporter bench`` recorded in a passport: the artifact and its originals."""
     engine = str(one.path)
     rows = _recorded_rows(mapping(value, "batches"), engine, deployed_bytes(one))
     beside = maybe(mapping, value, "originals") or {}
@@ -166,7 +166,7 @@ def bench_command(rows: Sequence[Timing], settings: Json) -> str:
     """Rebuild the command, of what the result says of itself."""
     engines = list(dict.fromkeys(row.engine for row in rows))
     against = maybe(texts, settings, "against")
-    if against is None:  # an older result: only an artefact has files
+    if against is None:  # an older result: only an artifact has files
         files = {row.engine for row in rows if row.file_bytes is not None}
         against = tuple(engine for engine in engines if engine not in files)
     artefacts = [engine for engine in engines if engine not in against]
@@ -201,7 +201,7 @@ def evaluation(value: Json, name: str) -> list[data.Scored]:
 
 
 def recorded_accuracy(value: Json, one: Artifact, name: str) -> list[data.Scored]:
-    """Read what ``exporter evaluate`` recorded in a passport: the original and the artefact."""
+    """Read what ``exporter evaluate`` recorded in a passport: the original and the artifact."""
     used = text(value, "data")
     command = shlex.join(["exporter", "evaluate", str(one.path), "--data", used])
     origin = _origin(value, name, command)
@@ -320,7 +320,7 @@ def _picture(path: Path) -> Path | None:
 
 
 def sensitivity(value: Json, path: Path, name: str, owner: Artifact | None) -> data.Sensitivity:
-    """Read an artefact's ``sensitivity.json``, or what ``exporter sensitivity --json`` printed."""
+    """Read an artifact's ``sensitivity.json``, or what ``exporter sensitivity --json`` printed."""
     scheme = text(value, "scheme")
     model = maybe(text, value, "model")
     if owner is not None:

@@ -1,4 +1,4 @@
-"""Find artefacts and results in a folder, and read them; what is damaged is told, not guessed."""
+"""Find and read the artifacts and results in a folder; report damaged files instead of guessing."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ Describe = Callable[[Passport], list[tuple[str, str]]]
 _MOST_BYTES = 64_000_000
 _MOST_FILES = 2000
 _DEPTH = 4
-# Papers of an artefact, which its passport speaks for.
+# Files of an artifact that its passport already covers.
 _PAPERS = (PASSPORT, artifact.CALIBRATION, "layers.json")
 
 
 def gather(folder: Path, describe: Describe) -> Findings:
-    """Read all that a folder, or the folders in it, tell of artefacts.
+    """Read all artifacts and results in a folder and its subfolders.
 
     Symbolic links and hidden folders are not followed.
 
     Args:
-        folder: an artefact, or a folder of artefacts and results.
+        folder: an artifact, or a folder of artifacts and results.
         describe: picks from a passport what a person wants to see first.
 
     Raises:
         WrongUse: no such folder, or nothing in it to report.
     """
     if not folder.is_dir():
-        raise WrongUse(f"no such folder: {folder}", hint="name an artefact, or a folder of results")
+        raise WrongUse(f"no such folder: {folder}", hint="name an artifact, or a folder of results")
     found = _Gathered(folder, describe)
     for path in _files(folder):
         found.take(path)
@@ -46,15 +46,15 @@ def gather(folder: Path, describe: Describe) -> Findings:
     if not findings:
         said = f" ({found.missed[0].file}: {found.missed[0].why})" if found.missed else ""
         raise WrongUse(
-            f"nothing to report in {folder}: no artefact and no result{said}",
-            hint="exporter export makes an artefact; exporter bench -o FILE and "
+            f"nothing to report in {folder}: no artifact and no result{said}",
+            hint="exporter export makes an artifact; exporter bench -o FILE and "
             "exporter evaluate --ladder -o FOLDER leave results",
         )
     return findings
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Yield the JSON files, a passport before what lies beside it."""
+    """Yield the JSON files; a passport comes before the other files of its folder."""
     seen = 0
     for place, folders, names in os.walk(folder):
         depth = len(Path(place).relative_to(folder).parts)
@@ -67,7 +67,7 @@ def _files(folder: Path) -> Iterator[Path]:
             if seen > _MOST_FILES:
                 raise WrongUse(
                     f"more than {_MOST_FILES} JSON files in {folder}",
-                    hint="name the folder that the artefacts and their results are in",
+                    hint="name the folder that the artifacts and their results are in",
                 )
             yield path
 
@@ -124,15 +124,15 @@ class _Gathered:
         elif {"data", "results"} <= value.keys():
             self.scores += parse.evaluation(value, name)
         elif "benchmark" in value:
-            self.missed.append(Missed(name, f"a report shows no {value['benchmark']!r} results"))
+            self.missed.append(Missed(name, f"reports can't show {value['benchmark']!r} results"))
 
     def _owner(self, path: Path) -> Artifact | None:
-        """Return the artefact that a file is part of."""
+        """Return the artifact that owns a file."""
         owners = (one.artifact for one in self.subjects if one.artifact.path == path.parent)
         return next((one for one in owners if path.name in one.passport["files"]), None)
 
     def findings(self) -> Findings:
-        """Put it in order; what passports repeat of a result is left out."""
+        """Sort the findings, and drop what passports only repeat from a result file."""
         dates = {bench.origin.date for bench in self.benches}
         left = [one for one in self.recorded if one.origin.date not in dates]
         return Findings(
@@ -163,7 +163,7 @@ def _date(one: Any) -> str:
 
 
 def _merged(recorded: list[Bench]) -> Iterator[Bench]:
-    """Join what several passports recorded of one run."""
+    """Merge the records of one run from several passports."""
     runs: dict[tuple[Any, ...], list[Bench]] = {}
     for one in recorded:
         runs.setdefault((one.origin.date, one.baseline, one.scenario), []).append(one)
@@ -179,7 +179,7 @@ def _merged(recorded: list[Bench]) -> Iterator[Bench]:
 
 
 def _without_repeats(scores: list[Scored]) -> Iterator[Scored]:
-    """Yield most images first, then newest; each engine once for the same images."""
+    """Yield most images first, then newest; each engine once per set of images."""
     seen = set()
     for one in sorted(scores, key=lambda one: (one.images, _date(one)), reverse=True):
         key = (one.engine, one.data, one.images)

@@ -1,6 +1,6 @@
 """The little of SVG that charts need: scales with round ticks, marks, text.
 
-No colour stands here: classes do, and the page's style sheet gives them colours for light and dark.
+No color stands here: classes do, and the page's style sheet gives them colors for light and dark.
 Sizes are CSS pixels at the width that a chart is drawn for.
 """
 

@@ -1,4 +1,4 @@
-"""The report's latencies: distributions, the curve over batches, how far to trust them."""
+"""The latency section: distributions, curves over batch sizes, and signs of instability."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ def _how(bench: Bench) -> str:
     baseline = ORIGINALS.get(bench.baseline, bench.baseline)
     what = f"{', '.join(parts)}; " if parts else ""
     return (
-        f"Each engine in a process of its own, in an order drawn anew each round: {what}"
+        f"Each engine runs in its own process, in a new random order each round: {what}"
         f"compared by {bench.metric} with {baseline}. "
-        + ("No sign of a disturbed machine." if not bench.unstable else "")
+        + ("No sign of disturbance on the machine." if not bench.unstable else "")
     ).strip()
 
 
@@ -145,7 +145,7 @@ def _batch(row: Timing) -> int:
 
 
 def _beside(bench: Bench, named: Mapping[str, str]) -> Table:
-    """What each run costs beside time, and all batches below each other."""
+    """List all engines and batch sizes, with memory and energy next to latency."""
     meters = list(dict.fromkeys(meter for row in bench.timed for meter in row.energy_mj))
     columns = (*_BESIDE, *(f"mJ an image ({meter})" for meter in meters))
     rows = tuple(

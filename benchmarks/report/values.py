@@ -1,4 +1,4 @@
-"""Taking values out of JSON that anybody may have written: of the right type, or not at all."""
+"""Read values from untrusted JSON, and check their types."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 Json = Mapping[str, Any]
 
-_LEAST, _MOST = 1e-12, 1e18  # of what is measured; beyond, axes can't be drawn in floats
+_LEAST, _MOST = 1e-12, 1e18  # limits of measured values; axes beyond them overflow floats
 
 
 class Damaged(ValueError):
-    """A value is missing, or not what its name promises; says which."""
+    """A value is missing or has the wrong type; the message names it."""
 
 
 def text(of: Json, key: str) -> str:
@@ -55,7 +55,7 @@ def objects(of: Json, key: str) -> list[dict[str, Any]]:
 
 def texts(of: Json, key: str) -> tuple[str, ...]:
     """Take a list of strings."""
-    return tuple(_take(of, key, _is_list_of(str), "a list of texts"))
+    return tuple(_take(of, key, _is_list_of(str), "a list of strings"))
 
 
 def maybe(take: Callable[[Json, str], T], of: Json, key: str) -> T | None:
@@ -64,7 +64,7 @@ def maybe(take: Callable[[Json, str], T], of: Json, key: str) -> T | None:
 
 
 def made(make: Callable[[Json], T], of: Json, key: str) -> T | None:
-    """Make something of an object that may be missing or null."""
+    """Build something from an object that may be missing or null."""
     found = maybe(mapping, of, key)
     return None if found is None else make(found)
 

@@ -1,4 +1,4 @@
-"""Numbers, names and places as a reader wants to see them."""
+"""Format numbers, names and places for readers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOTHING = "\N{EN DASH}"
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """Write a change with its sign; none where it rounds to 0."""
+    """Write a change with its sign; no sign if it rounds to 0."""
     shown = f"{value:+.{digits}f}"
     return shown[1:] if float(shown) == 0 else shown.replace("-", _MINUS)
 
@@ -27,12 +27,12 @@ def percent(share: float | None) -> str:
 
 
 def decimals(value: float | None, digits: int) -> str:
-    """Write a number, thousands apart."""
+    """Write a number with thousands separators."""
     return NOTHING if value is None else f"{value:,.{digits}f}"
 
 
 def plain(value: object) -> str:
-    """Write a setting; a number without needless zeros."""
+    """Write a setting; numbers without trailing zeros."""
     return f"{value:g}" if isinstance(value, (int, float)) else str(value)
 
 
@@ -57,7 +57,7 @@ def times_interval(ratio: Ratio | None) -> str:
 
 
 def is_chance(tested: Paired) -> bool:
-    """Whether a change of accuracy may well be chance."""
+    """Whether a change of accuracy may be chance (p at or above 1 - LEVEL)."""
     return tested.p_value >= 1 - LEVEL
 
 
@@ -69,7 +69,7 @@ def sqnr(decibels: float | None, noise: float | None) -> str:
 
 
 def when(date: str | None) -> str:
-    """Write an ISO 8601 date for people; as it is where it is none."""
+    """Format an ISO 8601 date; return any other text unchanged."""
     if date is None:
         return "date not recorded"
     try:
@@ -79,7 +79,7 @@ def when(date: str | None) -> str:
 
 
 def source(origin: Origin) -> Source:
-    """Say where something was measured, with what, and by which command."""
+    """Say where, when and with which versions and command something was measured."""
     machine = origin.machine
     place = "machine not recorded"
     if machine.get("cpu"):
@@ -91,7 +91,7 @@ def source(origin: Origin) -> Source:
 
 
 def names(findings: Findings, engines: Iterable[str]) -> dict[str, str]:
-    """Name engines: originals by what they are, artefacts by folder, as long as that is unique."""
+    """Name engines: originals by kind, artifacts by folder, or by full path if that is taken."""
     found: dict[str, str] = {}
     for engine in dict.fromkeys(engines):
         name = ORIGINALS.get(engine) or engine.rstrip("/").rsplit("/", 1)[-1]

@@ -1,4 +1,4 @@
-"""``exporter bench``: how fast artefacts are beside the network they were made from."""
+"""``exporter bench``: time artifacts against the network they were made from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from exporter.options import data_help, folder_type, json_option
 if TYPE_CHECKING:
     from exporter.artifact import Artifact
 
-# As benchmarks.latency.AGAINST, which a --help need not load.
+# Same as benchmarks.latency.AGAINST, copied so that --help does not load it.
 _AGAINST = ("keras", "keras-xla", "quantize-static", "nncf", "tflite")
 
 
@@ -22,7 +22,7 @@ def _sizes(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int
     try:
         return tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
-        raise click.BadParameter(f"{text!r} is no list of numbers such as 1,8,32") from None
+        raise click.BadParameter(f"{text!r} is not a list of numbers such as 1,8,32") from None
 
 
 def _names(_: click.Context, __: click.Parameter, text: str) -> tuple[str, ...]:
@@ -41,20 +41,20 @@ def _names(_: click.Context, __: click.Parameter, text: str) -> tuple[str, ...]:
     "batches",
     callback=_sizes,
     metavar="N,N",
-    help="Images a call.  [default: 1,8,32; 1 for single-stream]",
+    help="Images per call.  [default: 1,8,32; 1 for single-stream]",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Of each engine.  [default: all cores]")
+@click.option("--threads", type=click.IntRange(min=1), help="Per engine.  [default: all cores]")
 @click.option(
     "--against",
     callback=_names,
     default="keras,keras-xla",
     show_default=True,
     metavar="NAMES",
-    help=f"What to time beside: {', '.join(_AGAINST)}, or none. The first is the baseline.",
+    help=f"Also time: {', '.join(_AGAINST)}, or none. The first is the baseline.",
 )
 @click.option("--rounds", type=click.IntRange(min=5), default=5, show_default=True)
 @click.option(
-    "--seconds", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Of each block."
+    "--seconds", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Per block."
 )
 @click.option(
     "--warm-up",
@@ -62,7 +62,7 @@ def _names(_: click.Context, __: click.Parameter, text: str) -> tuple[str, ...]:
     type=click.FloatRange(min=0),
     default=10.0,
     show_default=True,
-    help="Seconds that a block may take to settle, at most.",
+    help="Most seconds that a block may take to settle.",
 )
 @click.option(
     "--scenario",
@@ -77,24 +77,24 @@ def _names(_: click.Context, __: click.Parameter, text: str) -> tuple[str, ...]:
     type=click.FloatRange(min=0),
     default=0.0,
     metavar="S",
-    help="Time each engine for so many seconds in all, at least; MLPerf asks for 600.",
+    help="Time each engine for at least S seconds in all; MLPerf asks for 600.",
 )
 @click.option(
     "--data",
     help=f"Images to run on: {data_help}  [default: fashion-mnist; with --against none, noise]",
 )
-@click.option("--original", help="Where the Keras model is, if not where the passport says.")
+@click.option("--original", help="The Keras model, if it is not where the passport says.")
 @click.option("--unsafe", is_flag=True, help="Allow Lambda layers in the original.")
 @click.option(
     "--seed",
     type=int,
     default=0,
     show_default=True,
-    help="Of the random order in which blocks run.",
+    help="Seed of the random order of the blocks.",
 )
 @click.option("--strict", is_flag=True, help="Exit with 1 if the result can't be trusted.")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Also as JSON, there."
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Also write JSON here."
 )
 @json_option
 @click.pass_context
@@ -115,15 +115,15 @@ def bench(
 ) -> None:
     """Time ARTEFACTS and their Keras original side by side.
 
-    Same images, same batch, same threads. Every block is a process of its own, pinned, warmed up
-    until its time settles; blocks come in an order drawn anew each round, and ratios carry a 95%
-    bootstrap interval over rounds. The baseline is the original as one compiled tf.function in
-    inference mode; XLA is shown too. quantize-static (onnxruntime), nncf (OpenVINO) and tflite
-    are INT8 as those tools make it of the same network from the same training images; they need
-    the extra `compare`.
+    All engines get the same images, batch and threads. Each block runs in its own pinned process,
+    warmed up until its time settles. Each round runs the blocks in a new random order, and ratios
+    have a 95% bootstrap interval over rounds. The baseline is the original as one compiled
+    tf.function in inference mode; XLA is timed too. quantize-static (onnxruntime), nncf (OpenVINO)
+    and tflite time the INT8 that those tools make from the same network and training images. They
+    need the extra `compare`.
 
-    Other processes' work, CPU quotas, heat, falling clocks and drift are looked for: where one is
-    found, the result says "unstable" and why. The result goes into the passports.
+    bench watches for other processes, CPU quotas, heat, falling clocks and drift. If it finds one,
+    the result says "unstable" and why. The result is saved in the passports.
 
     \b
     exporter bench resnet18-fp32 resnet18-int8 --threads 2
@@ -161,7 +161,7 @@ def bench(
 
 
 def _accuracies(artifacts: list[Artifact], top1: Any) -> dict[str, float]:
-    """Gather what the passports know, the original's among it."""
+    """Collect top-1 by engine from the passports, with the original's."""
     found: dict[str, float] = {}
     for one in artifacts:
         if recorded := top1(one):

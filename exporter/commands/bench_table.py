@@ -24,7 +24,7 @@ _BESIDE = ("engine", "batch", "top-1", "file MB", "peak RSS MiB")
 
 
 def show(report: Report, accuracies: Mapping[str, float]) -> None:
-    """Show rows, what they cost beside time, verdicts, and whether to trust any of it.
+    """Show latency, memory and energy, the verdicts, and whether the result is stable.
 
     Args:
         report: the measurement.
@@ -53,7 +53,7 @@ def show(report: Report, accuracies: Mapping[str, float]) -> None:
 
 
 def _device(rows: Sequence[Row], names: Mapping[str, str]) -> None:
-    """Show what a GPU's engine spends where: medians of calls, then of rounds."""
+    """Show where a GPU engine spends its time: the median of calls, then of rounds."""
     from statistics import median
 
     lines = [
@@ -105,7 +105,7 @@ def _line(row: Row, report: Report, names: Mapping[str, str]) -> list[str]:
 
 
 def _short_names(rows: Sequence[Row]) -> dict[str, str]:
-    """Name artefacts by their folders, where that tells them apart."""
+    """Name artifacts by their folders, if these differ."""
     full = {row.engine for row in rows}
     short = {name: Path(name).name for name in full}
     unique = len(set(short.values())) == len(full)

@@ -20,14 +20,14 @@ _MOST_REASONS = 10
 @click.argument("artefacts", type=folder_type, nargs=-1, required=True)
 @click.option("--baseline", type=folder_type, required=True, help="The committed JSON file.")
 @click.option("--update", is_flag=True, help="Accept ARTEFACTS: write their entries.")
-@click.option("--data", help=f"Test images; default: as the baseline says. {data_help}")
+@click.option("--data", help=f"Test images; default: those of the baseline. {data_help}")
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
-    help="--update: only the first so many images; a check takes as many as its baseline.",
+    help="--update: use only the first N images; a check uses as many as its baseline.",
 )
-@click.option("--graph-only", is_flag=True, help="Run nothing: graphs, ranges and files alone.")
-@click.option("--original", help="Where the Keras model is, if not where the passport says.")
+@click.option("--graph-only", is_flag=True, help="Run nothing: only graphs, ranges, files.")
+@click.option("--original", help="The Keras model, if it is not where the passport says.")
 @click.option("--unsafe", is_flag=True, help="Allow Lambda layers in the original.")
 @click.option("--junit", type=folder_type, metavar="FILE", help="Write JUnit XML.")
 @click.option(
@@ -47,20 +47,20 @@ def check(
     summary: Path | None,
     as_json: bool,
 ) -> None:
-    """Compare ARTEFACTS with a committed baseline, and end with 3 if one drifted.
+    """Compare ARTEFACTS with a committed baseline, and exit with 3 if one drifted.
 
-    Graph, weights by layer, Q/DQ and their ranges, what the runtime fuses and file sizes are
-    compared as they are; then each artefact runs on the baseline's images, beside Keras:
-    top-1 and agreement with Keras are tested in pairs, and a change inside the 95% interval is
-    chance and passes. Latency is compared as a ratio, where the passport has one.
+    First the graph, the weights by layer, Q/DQ and their ranges, runtime fusions and file sizes
+    are compared. Then each artifact and Keras run on the baseline's images: top-1 and agreement
+    with Keras get a paired test, and a change inside the 95% interval counts as chance and passes.
+    Latency is compared as a ratio, if the passport has one.
 
-    The first figure that drifted, from the top, is the step where it began; its row names the
-    layers. Tolerances are in the file, each with its reason: change them there. Where a change is
-    meant, --update accepts it, and the diff of the file is what there is to review.
+    The first figure from the top that drifted is the step where the drift began; its row names
+    the layers. Tolerances and their reasons are in the baseline file: change them there. If you
+    meant the change, accept it with --update, and review the diff of the file.
 
-    An engine that needs a GPU is simulated where there is none, and compared with what was
-    simulated then. Entries go by model, target, precision, scheme and width of the weights: an
-    artefact without one ends with 4, once the others are compared.
+    Without a GPU, an engine that needs one is simulated and compared with the baseline's
+    simulation. Entries are keyed by model, target, precision, scheme and weight bits. If an
+    artifact has no entry, the exit code is 4, after the others are compared.
 
     \b
     Examples:
@@ -73,9 +73,9 @@ def check(
     from exporter import artifact, console
 
     if limit is not None and not update:
-        raise WrongUse("--limit goes with --update: a check takes as many images as its baseline")
+        raise WrongUse("--limit needs --update: a check uses as many images as its baseline")
     if graph_only and (data or limit):
-        raise WrongUse("--graph-only runs nothing, and --data or --limit say on what to run")
+        raise WrongUse("--graph-only runs nothing, so it can't be used with --data or --limit")
     artifacts = [artifact.read(path) for path in artefacts]
     new = update and not baseline.exists()
     book = baselines.Baseline() if new else baselines.load(baseline)
@@ -104,7 +104,7 @@ def check(
 
 
 def _show(results: list[Checked]) -> None:
-    """Print a table an artefact, and below it a line for all that differs."""
+    """Print a table per artifact, and below it one line per difference."""
     from exporter import console
 
     for one in results:
@@ -130,17 +130,17 @@ def _write(
 
     if junit is not None:
         junit.write_text(gate_report.junit(results), encoding="utf-8")
-    if summary is not None:  # appended: a step's summary may have been begun by others
+    if summary is not None:  # append: other tools write to the same step summary
         with summary.open("a", encoding="utf-8") as file:
             file.write(gate_report.markdown(results, baseline))
 
 
 def _refuse(results: list[Checked], baseline: Path) -> None:
-    """End as the results say.
+    """Raise the error that the results call for, if any.
 
     Raises:
-        GateRefused: something drifted; names the figure, the step and the layers.
-        Missing: nothing did, and an artefact has no entry.
+        GateRefused: a figure drifted; the error names the figure, the step and the layers.
+        Missing: nothing drifted, but an artifact has no entry.
     """
     found = [(one, finding) for one in results for finding in one.drifted]
     if found:
@@ -153,7 +153,7 @@ def _refuse(results: list[Checked], baseline: Path) -> None:
         count = f"{len(found)} figure{'' if len(found) == 1 else 's'}"
         raise GateRefused(
             f"{count} drifted from {baseline}",
-            hint="\n".join([*reasons, "where that is meant: the same command with --update"]),
+            hint="\n".join([*reasons, "to accept this, run the same command with --update"]),
         )
     if lacking := [one.missing for one in results if one.missing]:
         raise Missing("\n".join(lacking))

@@ -1,4 +1,4 @@
-"""``exporter evaluate``: artefacts beside the network they were made from."""
+"""``exporter evaluate``: artifacts beside the network they were made from."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("artefacts", type=folder_type, nargs=-1, required=True)
 @click.option("--data", required=True, help=data_help)
-@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many images.")
-@click.option("--original", help="Where the Keras model is, if not where the passport says.")
+@click.option("--limit", type=click.IntRange(min=1), help="Use only the first N images.")
+@click.option("--original", help="The Keras model, if it is not where the passport says.")
 @click.option("--unsafe", is_flag=True, help="Allow Lambda layers in the original.")
 @click.option(
-    "--ladder", is_flag=True, help="Of one artefact: every step from Keras to its engine."
+    "--ladder", is_flag=True, help="For one artifact: every step from Keras to its engine."
 )
-@click.option("--layers", is_flag=True, help="--ladder: which layers the noise enters in.")
+@click.option("--layers", is_flag=True, help="With --ladder: show in which layers noise enters.")
 @click.option(
     "--rung",
-    help="--layers: of this rung, by the ladder's name, and the one before; default: the noisiest.",
+    help="With --layers: compare this rung with the one before; default: the noisiest.",
 )
 @click.option(
-    "-o", "--output", type=folder_type, help="--ladder: a new folder for JSON and pictures."
+    "-o", "--output", type=folder_type, help="With --ladder: a new folder for JSON and pictures."
 )
 @json_option
 def evaluate(
@@ -49,11 +49,11 @@ def evaluate(
     """Compare ARTEFACTS with Keras on test images.
 
     Reports top-1, top-5, agreement with Keras, every image whose label flips, and the
-    largest and mean logit error. On all images the result also goes into the passport.
+    largest and mean logit error. Without --limit, the result is also saved in the passport.
 
-    With --ladder, one artefact's steps are measured one by one: Keras, the converted graph, batch
-    norms folded, Q/DQ and FP16 simulated, the engine; the step that lost most is named. SQNR is
-    the logits' energy by their error's, in dB.
+    With --ladder, one artifact's steps are measured one by one: Keras, the converted graph, batch
+    norms folded, Q/DQ and FP16 simulated, the engine. It names the step that lost most. SQNR is
+    the energy of the logits divided by the energy of their error, in dB.
 
     \b
     Example:
@@ -84,7 +84,7 @@ def _refuse_conflicts(
     rung: str | None,
     output: Path | None,
 ) -> None:
-    """Refuse options that would have no effect, and an output that can't be written to."""
+    """Raise an error for options without effect, and for an output that can't be written."""
     from exporter.artifact import check_free
 
     for name, given, needs, has in (
@@ -93,9 +93,9 @@ def _refuse_conflicts(
         ("--output", output is not None, "--ladder", ladder),
     ):
         if given and not has:
-            raise WrongUse(f"{name} is for {needs}", hint=f"add {needs}")
+            raise WrongUse(f"{name} needs {needs}", hint=f"add {needs}")
     if ladder and len(artefacts) > 1:
-        raise WrongUse(f"--ladder takes one artefact, not {len(artefacts)}")
+        raise WrongUse(f"--ladder takes one artifact, not {len(artefacts)}")
     if output is not None:
         check_free(output, force=False)
 
@@ -112,7 +112,7 @@ def _ladder(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure, show, write."""
+    """Measure a ladder, show it and write it."""
     from benchmarks import drift, drift_layers, drift_pictures
     from exporter import console, console_drift
 
@@ -138,7 +138,7 @@ def measure(
     limit: int | None = None,
     **options: Any,
 ) -> list[Artifact]:
-    """Measure, show, and only then record: a full disk must not cost the result."""
+    """Measure, show, and only then record, so that a full disk does not lose the result."""
     from benchmarks import accuracy, result_file
     from exporter import console
 

@@ -161,7 +161,7 @@ def test_an_honest_ladder_says_so(climb: Climb) -> None:
     assert [rung.name for rung in ladder.rungs] == ["keras", "onnx", "folded", "engine"]
     assert max(noise_of(ladder).values()) < 1e-12  # float32 sums in another order
     assert ladder.verdict()["lost_most"] is None
-    assert ladder.verdict()["sentence"].startswith("No rung has fewer right")
+    assert ladder.verdict()["sentence"].startswith("No rung has fewer correct images")
     assert not len(ladder.flipped)
 
 
@@ -304,7 +304,7 @@ def test_report_is_written_whole_and_fits_the_screen(
     console_drift.show_ladder(ladder)
     console_drift.show_walk(walk)
     shown = capsys.readouterr().out
-    assert "Most is lost at folded" in shown
+    assert "The largest loss is at folded" in shown
     tables = [line for line in shown.splitlines() if line[:1] in "┏┃┡│└"]
     assert tables
     assert max(map(len, tables)) <= 100
@@ -319,10 +319,10 @@ def test_a_rung_that_cannot_be_walked_is_refused(climb: Climb) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--layers",), "--layers is for --ladder"),
-        (("--ladder", "--rung", "folded"), "--rung is for --layers"),
-        (("-o", "new"), "--output is for --ladder"),
-        (("other", "--ladder"), "one artefact"),
+        (("--layers",), "--layers needs --ladder"),
+        (("--ladder", "--rung", "folded"), "--rung needs --layers"),
+        (("-o", "new"), "--output needs --ladder"),
+        (("other", "--ladder"), "one artifact"),
         (("--ladder", "-o", "."), "already exists"),
     ],
 )

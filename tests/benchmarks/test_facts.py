@@ -119,4 +119,4 @@ def test_a_convolution_without_its_pair_is_named(graphs: Any, tmp_path: Path) ->
     now = facts_of(tmp_path / "c", after, target)
     found = {one.figure: one for one in judge(before, now, TOLERANCES)}
     assert found["qdq"].verdict == "drifted"
-    assert f"{quantize.input[0]} is quantised only in the baseline" in found["qdq"].detail
+    assert f"{quantize.input[0]} is quantized only in the baseline" in found["qdq"].detail

@@ -224,7 +224,7 @@ def test_a_baseline_of_another_model(work: Path) -> None:
     make_artefact(work / "other", "other")
     done = check("other")
     assert done.exit_code == 4
-    assert "no baseline for other/onnx/fp32 in base.json: it is of other models" in done.stderr
+    assert "no baseline for other/onnx/fp32 in base.json: it is for other models" in done.stderr
     ports = {"inputs": [{"name": "z"}], "outputs": [{"name": "y"}]}
     source = {"model": "made", "kind": "keras", "weights": "", "sha256": "else"}
     make_artefact(work / "namesake", graph=ports, source=source)
@@ -286,7 +286,7 @@ def test_a_newer_format(work: Path) -> None:
         (lambda c: c["entries"]["made/onnx/fp32"].pop("layers"), "no 'layers'"),
         (lambda c: c["entries"]["made/onnx/fp32"].update(ops=[]), "'ops' of made/onnx/fp32"),
         (lambda c: c["tolerances"]["weights"].update(why=" "), "'weights' has no reason"),
-        (lambda c: c["tolerances"]["weights"].update(within=-1), "no number from 0 on: -1"),
+        (lambda c: c["tolerances"]["weights"].update(within=-1), "not a number of 0 or more: -1"),
         (lambda c: c["tolerances"].update(wieghts={}), "unknown figures: wieghts"),
         (lambda c: c["tolerances"].pop("weights"), "no 'weights'"),
     ],
@@ -363,7 +363,7 @@ def test_a_baseline_of_the_other_kind_compares_no_accuracy_and_says_so(work: Pat
     book = book.updated(replace(entry, runs={"simulated": run_of(truth, truth)}))
     (result,) = gate_run.compare([one], [entry], book, work / "base.json", update=False)
     assert result.missing is not None
-    assert "has figures of what is simulated, and here it would run as engine" in result.missing
+    assert "was measured as simulated, but here it runs as engine" in result.missing
     assert result.findings, "the graph was compared all the same"
     shown = gate_report.markdown([result], work / "base.json")
     assert "Not compared: accuracy was not compared" in shown
