@@ -13,14 +13,14 @@ CANDIDATES := python3.12 python3.11 python3.13 python3.10 python3
 USABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in $(CANDIDATES); do $$p -c "$(USABLE)" 2>/dev/null && { echo $$p; break; }; done)
 
-# Where exporter.datasets looks before it downloads, and a file of the four.
+# Where exporter.data.datasets looks before it downloads, and a file of the four.
 DATA_FILE := t10k-images-idx3-ubyte.gz
 DATA_FOLDERS := $(EXPORTER_DATA) /usr/share/datasets $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/exporter
 # strip, for nothing in two folders is still a space, which $(if) takes for something.
 DATA_FOUND = $(strip $(foreach folder,$(DATA_FOLDERS),$(wildcard $(folder)/$(DATA_FILE) $(folder)/fashion-mnist/$(DATA_FILE))))
 define LOAD_DATA
 import sys
-from exporter.datasets import load
+from exporter.data.datasets import load
 sys.excepthook = lambda kind, error, trace: print(f"make data: {error}", file=sys.stderr)
 for split in ("train", "test"):
     load("fashion-mnist", split)
@@ -72,10 +72,11 @@ demo: setup data  ## export the shipped ResNet-18 and compare it with Keras on 1
 test: check data  ## the checks, then all tests that can run here
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-check: setup  ## lint, format and types, as pre-commit and CI run them
+check: setup  ## lint, format, types and the layers of imports, as pre-commit and CI run them
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: setup  ## mend what ruff can
 	$(BIN)/ruff check --fix

@@ -16,10 +16,10 @@ def header(benchmark: str) -> dict[str, Any]:
     """Return what makes a number traceable: benchmark, date, command, machine, versions.
 
     Args:
-        benchmark: the module's name under ``benchmarks``.
+        benchmark: the module's name under ``benchmarks``, such as ``studies.export_time``.
     """
     return {
-        "benchmark": benchmark,
+        "benchmark": benchmark.rpartition(".")[2],
         "command": shlex.join(["python", "-m", f"benchmarks.{benchmark}", *sys.argv[1:]]),
         **made_here(),
         "machine": machine(),
@@ -28,7 +28,7 @@ def header(benchmark: str) -> dict[str, Any]:
 
 def made_here() -> dict[str, Any]:
     """Return date, machine and versions, for results that other load does not affect."""
-    from exporter.passport import versions
+    from exporter.artifact.passport import versions
 
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

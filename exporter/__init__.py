@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from exporter.artifact import Artifact
+from exporter.artifact.folder import Artifact
 from exporter.config import Batch, ExportConfig
 from exporter.errors import ConversionError, ExporterError, GateRefused, Missing, WrongUse
 from exporter.progress import Progress, silent

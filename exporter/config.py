@@ -17,6 +17,8 @@ FloatType = Literal["fp32", "fp16"]
 SchemeName = Literal["tensorrt", "cpu", "fp8"]
 Calibrator = Literal["entropy", "mse", "percentile", "minmax"]
 RecoveryName = Literal["equalize", "rounding", "bias"]
+# Which precision a scheme of Q/DQ belongs to.
+PRECISION_OF: dict[SchemeName, Precision] = {"tensorrt": "int8", "cpu": "int8", "fp8": "fp8"}
 WeightBits = Literal[7, 8]
 
 
@@ -133,8 +135,9 @@ class ExportConfig:
         calibration_images: how many training images they are measured on; ``auto``: until no
             range changes any more.
         calibration: a ``calibration.json`` to use instead of measuring.
-        recovery: of accuracy, for INT8 and FP8, by :data:`exporter.recovery.METHODS`; run in that
-            order. None for what pays (:func:`exporter.recovery.chosen`), () for nothing.
+        recovery: of accuracy, for INT8 and FP8, by :data:`exporter.precision.recovery.METHODS`;
+            run in that
+            order. None for what pays (:func:`exporter.precision.recovery.chosen`), () for nothing.
         max_drop: for INT8 and FP8: most points of top-1 to lose against the float graph, on
             held-out training images; layers stay in float until it holds. None: no budget.
         held_out_images: how many those are.
@@ -209,11 +212,11 @@ class ExportConfig:
         return self.precision in QUANTIZED
 
     def _check_scheme(self) -> None:
-        from exporter.passes import schemes
-
         if self.scheme is None:
             return
-        owner = schemes.lookup(self.scheme).precision
+        if self.scheme not in PRECISION_OF:
+            raise unknown_name("scheme", self.scheme, PRECISION_OF)
+        owner = PRECISION_OF[self.scheme]
         if owner != self.precision:
             raise WrongUse(
                 f"--scheme {self.scheme} is for {owner.upper()}, and --precision is "

@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from exporter import artifact, targets
-from exporter.artifact import CALIBRATION, MODEL, PASSPORT, SENSITIVITY, Artifact
+from exporter import targets
+from exporter.artifact import folder as artifact
+from exporter.artifact.folder import CALIBRATION, MODEL, PASSPORT, SENSITIVITY, Artifact
 from exporter.config import Batch, BuildOptions
 from exporter.errors import ExporterError, WrongUse
 from exporter.progress import Progress, silent

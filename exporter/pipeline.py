@@ -7,22 +7,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exporter import artifact, serialize, sources, targets
-from exporter.agreement import TOLERANCE, Agreement, compare
-from exporter.artifact import MODEL, Artifact
+from exporter import targets
+from exporter.artifact import folder as artifact
+from exporter.artifact import serialize
+from exporter.artifact.folder import MODEL, Artifact
 from exporter.config import ExportConfig, Layout
+from exporter.data.feeds import check_feeds, in_layout
 from exporter.errors import ConversionError
-from exporter.feeds import check_feeds, in_layout
+from exporter.network import sources
+from exporter.network.agreement import TOLERANCE, Agreement, compare
+from exporter.network.sources import Source
 from exporter.progress import Progress, silent
-from exporter.quantized import refuse_methods, scheme_of
-from exporter.sources import Source
+from exporter.targets.quantized import refuse_methods, scheme_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from exporter.network.runner import Feeds
     from exporter.passes import PassReport
-    from exporter.runner import Feeds
-    from exporter.sensitivity import Sensitivity
+    from exporter.precision.sensitivity import Sensitivity
 
 _STEPS = 7
 
@@ -63,7 +66,9 @@ def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
     )
     feeds, compared_on = check_feeds(config, source, progress)
 
-    from exporter import frontend, passport, precision
+    from exporter.artifact import passport
+    from exporter.network import frontend
+    from exporter.precision import typed as precision
 
     step(1, "convert to ONNX")
     model = frontend.to_onnx(source, config.batch.fixed)
@@ -107,8 +112,9 @@ def measure_sensitivity(config: ExportConfig, progress: Progress = silent) -> Se
     )
     feeds, _ = check_feeds(config, source, progress)
 
-    from exporter import frontend, quantize, sensitivity
-    from exporter.held_out import hold_out
+    from exporter.data.held_out import hold_out
+    from exporter.network import frontend
+    from exporter.precision import quantize, sensitivity
 
     model = frontend.to_onnx(source, config.batch.fixed)
     run_passes(model, config.layout)
@@ -158,7 +164,7 @@ def prove_equal(source: Source, data: bytes, batches: list[Feeds], layout: Layou
     Raises:
         ConversionError: they differ by more than rounding explains.
     """
-    from exporter.runner import KerasRunner
+    from exporter.network.runner import KerasRunner
     from exporter.targets.ort import OrtRunner
 
     with KerasRunner(source) as keras, OrtRunner(data) as runtime:

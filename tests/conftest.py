@@ -39,7 +39,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session")
 def keras() -> ModuleType:
     """Keras on TensorFlow, loaded the way the product does."""
-    from exporter.keras_env import load_keras
+    from exporter.network.keras_env import load_keras
 
     return load_keras()
 

@@ -14,8 +14,8 @@ from benchmarks.gpu_acceptance.expectations import exit_code
 from benchmarks.gpu_acceptance.fatbin import Gpu
 from benchmarks.gpu_acceptance.handover import BARE, TENSORRT
 from benchmarks.gpu_acceptance.parts import Device
-from benchmarks.latency import Plan
-from exporter import console
+from benchmarks.latency.bench import Plan
+from exporter.cli import console
 from exporter.errors import Missing, WrongUse
 from exporter.progress import Progress
 
@@ -30,7 +30,8 @@ def require_gpu() -> None:
     Raises:
         Missing: TensorRT, a GPU or cuda-python is not here.
     """
-    from exporter.targets import _tensorrt_runner, trt
+    from exporter.targets import tensorrt_runner as _tensorrt_runner
+    from exporter.targets import trt
 
     elsewhere = f"or prepare it here, and run it where a GPU is: {_COMMAND} --prepare DIR"
     try:

@@ -12,11 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks import result_file, worker
+from benchmarks import result_file
 from benchmarks.gpu_acceptance import bare_expectations, bare_page, handover
 from benchmarks.gpu_acceptance.parts import Device, Task
+from benchmarks.latency import worker
 from exporter.errors import WrongUse
-from exporter.gpus import find_gpus
+from exporter.machine.gpus import find_gpus
 from exporter.progress import Progress, silent
 
 JSON, PAGE = "gpu_bare.json", "gpu_bare.md"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.gate_report import cell
+from benchmarks.gate.report import cell
 from benchmarks.gpu_acceptance.page import COLUMNS, Report, headline, rows, table
 
 PARTS = ("part", "finds out", "status", "seconds", "reason")

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from benchmarks.latency_result import Ratio
-from benchmarks.paired import Paired
-from exporter.agreement import Agreement
-from exporter.audit import Audit
+from benchmarks.accuracy.paired import Paired
+from benchmarks.latency.result import Ratio
+from exporter.engines.audit import Audit
+from exporter.network.agreement import Agreement
 
 Verdict = Literal["met", "not met", "not judged"]
 

@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.accuracy import Logits
-from exporter import artifact, datasets
-from exporter.artifact import MODEL, Artifact
+from benchmarks.accuracy.measure import Logits
+from exporter.artifact import folder as artifact
+from exporter.artifact.folder import MODEL, Artifact
 from exporter.config import Precision
+from exporter.data import datasets
 from exporter.errors import ExporterError, WrongUse
 from exporter.untrusted import read_json_file
 

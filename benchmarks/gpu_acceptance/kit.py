@@ -15,7 +15,7 @@ from benchmarks import result_file
 from benchmarks.gpu_acceptance import pieces, start, wheels
 from benchmarks.gpu_acceptance.fatbin import Gpu
 from benchmarks.gpu_acceptance.wheels import WANTED, Wanted
-from exporter import artifact
+from exporter.artifact import folder as artifact
 from exporter.errors import WrongUse
 from exporter.progress import Progress, silent
 

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from benchmarks.gate_report import cell
-from exporter.audit import NOT_TOLD
+from benchmarks.gate.report import cell
+from exporter.engines.audit import NOT_TOLD
 
 Report = Mapping[str, Any]
 COLUMNS = ("model", "engine", "expectation", "found", "verdict", "why")

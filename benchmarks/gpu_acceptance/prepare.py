@@ -9,17 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import accuracy, gate_run, result_file
-from benchmarks.accuracy import Images, Logits
+from benchmarks import result_file
+from benchmarks.accuracy import measure as accuracy
+from benchmarks.accuracy.measure import Images, Logits
+from benchmarks.gate import run as gate_run
 from benchmarks.gpu_acceptance import handover, skeleton
 from benchmarks.gpu_acceptance.handover import ARTIFACTS, BARE, KERAS, SIMULATED, TENSORRT
-from exporter import artifact, datasets, pipeline
-from exporter.artifact import Artifact
+from exporter import pipeline
+from exporter.artifact import folder as artifact
+from exporter.artifact.folder import Artifact
 from exporter.config import Batch, ExportConfig
+from exporter.data import datasets
 from exporter.errors import WrongUse
 from exporter.models import zoo
+from exporter.network.runner import KerasRunner
 from exporter.progress import Progress, silent
-from exporter.runner import KerasRunner
 
 DATA = "fashion-mnist"
 _BATCH = Batch(1, 8, 32)
@@ -60,7 +64,7 @@ def prepare(wanted: Wanted, folder: Path, progress: Progress = silent) -> None:
     """Write a prepared folder, whole or not at all.
 
     Raises:
-        As `exporter.pipeline.export` and `benchmarks.accuracy.evaluate`.
+        As `exporter.pipeline.export` and `benchmarks.accuracy.measure.evaluate`.
     """
     with artifact.writing(folder, force=False) as aside:
         data = datasets.load(DATA, "test", progress)

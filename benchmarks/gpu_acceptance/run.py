@@ -14,24 +14,28 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import accuracy, latency, result_file
-from benchmarks.accuracy import Accuracy, Logits
+from benchmarks import result_file
+from benchmarks.accuracy import measure as accuracy
+from benchmarks.accuracy.measure import Accuracy, Logits
 from benchmarks.gpu_acceptance.expectations import Figures, judge
 from benchmarks.gpu_acceptance.handover import KERAS, Case, Prepared
-from benchmarks.latency import Plan
-from benchmarks.latency_result import Report
-from benchmarks.timing_engines import feeder
-from exporter import datasets, inspection, targets
-from exporter.agreement import compare
-from exporter.artifact import Artifact
-from exporter.audit import Audit
-from exporter.engine_record import FIELD
+from benchmarks.latency import bench as latency
+from benchmarks.latency.bench import Plan
+from benchmarks.latency.engines import feeder
+from benchmarks.latency.result import Report
+from exporter import targets
+from exporter.artifact.folder import Artifact
+from exporter.data import datasets
+from exporter.engines import inspection
+from exporter.engines.audit import Audit
+from exporter.engines.record import FIELD
 from exporter.errors import ExporterError, Missing
 from exporter.finish import finish
-from exporter.gpus import find_gpus
-from exporter.preprocessing import preprocess
+from exporter.machine.gpus import find_gpus
+from exporter.models.preprocessing import preprocess
+from exporter.network.agreement import compare
+from exporter.network.runner import Runner
 from exporter.progress import Progress, silent
-from exporter.runner import Runner
 
 BATCH = 32
 # What the report repeats of the first stage.

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from exporter import artifact
-from exporter.artifact import MODEL, Artifact
+from exporter.artifact import folder as artifact
+from exporter.artifact.folder import MODEL, Artifact
 from exporter.config import Precision
 from exporter.errors import ExporterError
 from exporter.progress import Progress, silent
@@ -24,7 +24,7 @@ from exporter.progress import Progress, silent
 NAME = "resnet50-224"
 NETWORK, SIZE, CHANNELS, CLASSES = "resnet50", 224, 3, 1000
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
-_FIELDS = "exporter.passport"
+_FIELDS = "exporter.artifact.passport"
 _DRAWN = "drawn "
 _KEPT_ELEMENTS = 64
 
@@ -33,8 +33,8 @@ def prepare(folder: Path, progress: Progress = silent) -> None:
     """Convert the network and write ``resnet50-224-PRECISION.skeleton.onnx`` into a folder."""
     from exporter import pipeline
     from exporter.config import ExportConfig
-    from exporter.keras_env import load_keras
     from exporter.models import zoo
+    from exporter.network.keras_env import load_keras
 
     keras = load_keras()
     keras.utils.set_random_seed(0)

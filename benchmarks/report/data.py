@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from benchmarks.latency import deployed_bytes
-from benchmarks.latency_result import Ratio
-from benchmarks.paired import Paired
-from exporter.agreement import Agreement
-from exporter.artifact import Artifact
+from benchmarks.accuracy.paired import Paired
+from benchmarks.latency.bench import deployed_bytes
+from benchmarks.latency.result import Ratio
+from exporter.artifact.folder import Artifact
+from exporter.network.agreement import Agreement
 
 KERAS = "keras"
 ORIGINALS = {KERAS: "Keras, compiled", "keras-xla": "Keras, XLA"}
@@ -79,7 +79,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Timing:
-    """One engine at one batch size; as :class:`benchmarks.latency_result.Row`, of which it is read.
+    """One engine at one batch size; as :class:`benchmarks.latency.result.Row`, of which it is read.
 
     Attributes:
         rounds_ms: the median of each round; empty where only the passport tells.
@@ -139,7 +139,10 @@ class Bench:
 
 @dataclass(frozen=True)
 class Scored:
-    """The accuracy of one engine; as :class:`benchmarks.accuracy.Accuracy`, of which it is read."""
+    """The accuracy of one engine.
+
+    As :class:`benchmarks.accuracy.measure.Accuracy`, of which it is read.
+    """
 
     origin: Origin
     engine: str
@@ -153,7 +156,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Change:
-    """A rung against another; as :class:`benchmarks.drift.Change`."""
+    """A rung against another; as :class:`benchmarks.drift.ladder.Change`."""
 
     agreement: Agreement
     paired: Paired

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.latency import deployed_bytes
-from benchmarks.latency_result import METRICS, Ratio
-from benchmarks.paired import Paired
+from benchmarks.accuracy.paired import Paired
+from benchmarks.latency.bench import deployed_bytes
+from benchmarks.latency.result import METRICS, Ratio
 from benchmarks.report import data
 from benchmarks.report.data import KERAS, Origin, Timing
 from benchmarks.report.values import (
@@ -28,8 +28,8 @@ from benchmarks.report.values import (
     texts,
 )
 from benchmarks.report.words import plain
-from exporter.agreement import Agreement
-from exporter.artifact import Artifact
+from exporter.artifact.folder import Artifact
+from exporter.network.agreement import Agreement
 
 PICTURE = "flips.png"
 _PNG = b"\x89PNG\r\n\x1a\n"

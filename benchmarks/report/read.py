@@ -11,8 +11,8 @@ from typing import Any
 from benchmarks.report import parse
 from benchmarks.report.data import Bench, Findings, Missed, Scored, Subject
 from benchmarks.report.values import Damaged, Json, count, mapping
-from exporter import artifact
-from exporter.artifact import PASSPORT, Artifact, Passport
+from exporter.artifact import folder as artifact
+from exporter.artifact.folder import PASSPORT, Artifact, Passport
 from exporter.errors import ExporterError, WrongUse
 from exporter.untrusted import read_json_file
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterable
 
-from benchmarks.latency_result import Ratio
-from benchmarks.paired import LEVEL, Paired
+from benchmarks.accuracy.paired import LEVEL, Paired
+from benchmarks.latency.result import Ratio
 from benchmarks.report.blocks import Source
 from benchmarks.report.data import ORIGINALS, Findings, Origin
 

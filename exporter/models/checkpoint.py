@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import ExporterError
-from exporter.preprocessing import PREPROCESSING
+from exporter.models.preprocessing import PREPROCESSING
 from exporter.untrusted import read_json
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.passes import Kept
-from exporter.passes._constants import Array, constant_array, is_overridable, label, used_once
-from exporter.passes._linear import Linear
+from exporter.passes.constants import Array, constant_array, is_overridable, label, used_once
+from exporter.passes.linear import Linear
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import onnx_ir as ir
 
-from exporter.passes._constants import constant_array
-from exporter.passes._half import (
+from exporter.passes._signature import read_signature
+from exporter.passes.constants import constant_array
+from exporter.passes.half import (
     FINEST,
     LARGEST,
     SMALLEST_NORMAL,
@@ -16,9 +17,8 @@ from exporter.passes._half import (
     overflows,
     underflow,
 )
-from exporter.passes._placement import LINEAR_OPS, weight_axis
-from exporter.passes._qdq import is_op, limits_of, producer_of, read_quantization
-from exporter.passes._signature import read_signature
+from exporter.passes.placement import LINEAR_OPS, weight_axis
+from exporter.passes.qdq import is_op, limits_of, producer_of, read_quantization
 from exporter.passes.schemes import LAYOUT
 
 HEADROOM = 4.0

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from exporter.passes._constants import constant_array
 from exporter.passes._fp16_rules import MOVING, reach_of, reason_for_fp32
-from exporter.passes._qdq import is_op, producer_of
 from exporter.passes._signature import read_signature
+from exporter.passes.constants import constant_array
+from exporter.passes.qdq import is_op, producer_of
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 

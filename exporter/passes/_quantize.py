@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from calibration.formats import Format
-from exporter.passes._constants import Array
+from exporter.passes.constants import Array
 from exporter.passes.schemes import Scheme
 
 # Runtimes multiply by 1 / scale in float32, which is infinite for a denormal.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from exporter.passes._constants import Array, constant_array
+from exporter.passes.constants import Array, constant_array
 
 Perm = tuple[int, ...]
 

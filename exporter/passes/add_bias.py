@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.passes import Kept, PassReport
-from exporter.passes._constants import Array, label, set_constant_input
-from exporter.passes._linear import Linear, read_linear, read_parameters
-from exporter.passes._placement import place
+from exporter.passes.constants import Array, label, set_constant_input
+from exporter.passes.linear import Linear, read_linear, read_parameters
+from exporter.passes.placement import place
 from exporter.passes.schemes import Scheme
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from exporter.passes import Kept, PassReport
-from exporter.passes._constants import (
+from exporter.passes.constants import (
     constant_array,
     drop_unused_constants,
     label,

@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.passes import Kept, PassReport
-from exporter.passes._constants import Array, label, set_constant_input, used_once
-from exporter.passes._linear import (
+from exporter.passes.constants import Array, label, set_constant_input, used_once
+from exporter.passes.linear import (
     Linear,
     bias_value,
     channel_amax,

@@ -18,7 +18,7 @@ from exporter.passes._affine import (
     chained_batch_norms,
     read_chain,
 )
-from exporter.passes._constants import (
+from exporter.passes.constants import (
     Array,
     add_initializer,
     constant_array,
@@ -28,13 +28,7 @@ from exporter.passes._constants import (
     unique_name,
     used_once,
 )
-from exporter.passes._linear import (
-    Linear,
-    bias_value,
-    read_linear,
-    read_parameters,
-    scale_weight,
-)
+from exporter.passes.linear import Linear, bias_value, read_linear, read_parameters, scale_weight
 
 _NOT_AFTER_LINEAR = "its input isn't a linear node's output"
 

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
 from exporter.passes import Kept, PassReport
-from exporter.passes._constants import (
+from exporter.passes.constants import (
     Array,
     add_initializer,
     constant_array,

@@ -10,10 +10,6 @@ import onnx_ir as ir
 
 from exporter.errors import WrongUse
 from exporter.passes import Kept, PassReport
-from exporter.passes._constants import Array, drop_unused_constants, label
-from exporter.passes._linear import Linear, read_parameters
-from exporter.passes._placement import Placement, clip_limits, place, weight_axis
-from exporter.passes._qdq import Builder, attributes_of
 from exporter.passes._quantize import (
     ActivationParameters,
     activation_parameters,
@@ -24,6 +20,10 @@ from exporter.passes._quantize import (
     widen_for_bias,
     zero_channels,
 )
+from exporter.passes.constants import Array, drop_unused_constants, label
+from exporter.passes.linear import Linear, read_parameters
+from exporter.passes.placement import Placement, clip_limits, place, weight_axis
+from exporter.passes.qdq import Builder, attributes_of
 from exporter.passes.schemes import Scheme
 
 FIRST_OPSET = 13

@@ -10,15 +10,15 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.passes import LAYER_KEY
-from exporter.passes._constants import label, used_once
-from exporter.passes._placement import (
+from exporter.passes.constants import label, used_once
+from exporter.passes.placement import (
     LINEAR_OPS,
     fuses_with_add,
     fuses_with_producer,
     residual_inputs,
     weight_axis,
 )
-from exporter.passes._qdq import Quantization, is_op, producer_of, read_quantization
+from exporter.passes.qdq import Quantization, is_op, producer_of, read_quantization
 from exporter.passes.schemes import Scheme
 
 Severity = Literal["error", "warning"]

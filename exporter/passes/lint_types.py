@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 
 import onnx_ir as ir
 
-from exporter.passes._constants import label
-from exporter.passes._qdq import is_op, producer_of
 from exporter.passes._signature import Signature, read_signature
+from exporter.passes.constants import label
 from exporter.passes.lint_qdq import Finding, Severity, keras_layer
+from exporter.passes.qdq import is_op, producer_of
 
 Rule = Callable[[ir.Node, Signature], Iterator[tuple[Severity, str]]]
 

@@ -5,12 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from exporter.passes import Kept, PassReport
-from exporter.passes._constants import (
-    constant_array,
-    drop_unused_constants,
-    label,
-    unique_name,
-)
+from exporter.passes.constants import constant_array, drop_unused_constants, label, unique_name
 
 
 class MeanToPool(ir.passes.InPlacePass):

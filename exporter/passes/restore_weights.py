@@ -8,14 +8,14 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.passes import PassReport
-from exporter.passes._constants import (
+from exporter.passes.constants import (
     Array,
     constant_array,
     drop_unused_constants,
     label,
     set_constant_input,
 )
-from exporter.passes._linear import bias_value, read_linear
+from exporter.passes.linear import bias_value, read_linear
 
 
 class RestoreWeights(ir.passes.InPlacePass):

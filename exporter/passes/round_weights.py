@@ -11,10 +11,10 @@ import onnx_ir as ir
 from calibration.gram import Window
 from calibration.rounding import round_rows
 from exporter.passes import Kept, PassReport
-from exporter.passes._constants import Array, label, set_constant_input, used_once
-from exporter.passes._linear import Linear, read_parameters
-from exporter.passes._placement import place, weight_axis
 from exporter.passes._quantize import weight_scales
+from exporter.passes.constants import Array, label, set_constant_input, used_once
+from exporter.passes.linear import Linear, read_parameters
+from exporter.passes.placement import place, weight_axis
 from exporter.passes.schemes import Scheme
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from calibration.formats import FORMATS, Format, FormatName
+from exporter.config import PRECISION_OF, Precision, SchemeName
 from exporter.errors import unknown_name
 
 # The values stay the same, only where they are changes.
@@ -58,7 +59,6 @@ class Scheme:
 
     Attributes:
         name: as `--scheme` takes it.
-        precision: that it belongs to.
         activation: dtype of activations. uint8 is affine; the others have no zero point.
         weight: dtype of weights.
         inputs: ops whose activation inputs get a Q/DQ pair.
@@ -80,7 +80,7 @@ class Scheme:
         refuses: calibrators and methods of recovery that make no sense for it, each with why.
     """
 
-    name: str
+    name: SchemeName
     activation: FormatName
     inputs: frozenset[str]
     outputs: frozenset[str]
@@ -91,12 +91,16 @@ class Scheme:
     reduce_range: bool = False
     quantize_last: bool = True
     float_weights: bool = False
-    precision: Literal["int8", "fp8"] = "int8"
     weight: FormatName = "int8"
     convolutions: ConvLimits | None = None
     opset: int = 13
     rest: Literal["fp16"] | None = None
     refuses: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def precision(self) -> Precision:
+        """The precision that it belongs to."""
+        return PRECISION_OF[self.name]
 
     @property
     def symmetric(self) -> bool:
@@ -181,7 +185,6 @@ _CPU = Scheme(
 # around it. TensorRT-RTX 1.7 builds all of these; see README, "FP8".
 _FP8 = Scheme(
     name="fp8",
-    precision="fp8",
     activation="float8_e4m3fn",
     weight="float8_e4m3fn",
     inputs=frozenset({"Add", "Conv", "Gemm", "MatMul"}),

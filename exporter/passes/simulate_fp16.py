@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from exporter.passes import PassReport
-from exporter.passes._constants import constant_array, label
 from exporter.passes._fp16_rules import MOVING
-from exporter.passes._qdq import is_op
+from exporter.passes.constants import constant_array, label
+from exporter.passes.qdq import is_op
 
 _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
@@ -70,6 +71,17 @@ class SimulateFp16(ir.passes.InPlacePass):
             self.report.applied.append(label(producer))
         if returned:
             value.name, up.outputs[0].name = f"{name}/exact", name
+
+
+def simulated(data: bytes) -> bytes:
+    """Return a serialized graph as float32 arithmetic with FP16's roundings.
+
+    onnxruntime runs the result as it is written.
+    """
+    model = ir.from_proto(onnx.load_model_from_string(data))
+    SimulateFp16()(model)
+    rounding: bytes = ir.to_proto(model).SerializeToString()
+    return rounding
 
 
 def _widen(value: ir.Value) -> None:

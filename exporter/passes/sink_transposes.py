@@ -7,13 +7,8 @@ from copy import copy
 import onnx_ir as ir
 
 from exporter.passes import Kept, PassReport
-from exporter.passes._constants import (
-    drop_unused_constants,
-    label,
-    set_constant_input,
-    unique_name,
-)
 from exporter.passes._transposed import RULES, Perm, Site, Sunk, inverse
+from exporter.passes.constants import drop_unused_constants, label, set_constant_input, unique_name
 
 
 class SinkTransposes(ir.passes.InPlacePass):

@@ -11,7 +11,9 @@ import onnx_ir as ir
 
 from exporter.errors import WrongUse
 from exporter.passes import LAYER_KEY, Kept, PassReport
-from exporter.passes._constants import (
+from exporter.passes._fp16_rules import SATURATING, is_bounded
+from exporter.passes._fp16_types import FLOAT, HALF, Plan, plan_types
+from exporter.passes.constants import (
     Array,
     add_initializer,
     constant_array,
@@ -19,10 +21,8 @@ from exporter.passes._constants import (
     label,
     unique_name,
 )
-from exporter.passes._fp16_rules import SATURATING, is_bounded
-from exporter.passes._fp16_types import FLOAT, HALF, Plan, plan_types
-from exporter.passes._half import LARGEST, to_half
-from exporter.passes._qdq import is_op, producer_of
+from exporter.passes.half import LARGEST, to_half
+from exporter.passes.qdq import is_op, producer_of
 from exporter.passes.raise_opset import HALF_OPSET
 
 _NOT_MEASURED: Mapping[str, float] = MappingProxyType({})

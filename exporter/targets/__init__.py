@@ -8,8 +8,8 @@ from exporter.errors import unknown_name
 from exporter.targets.row import ENGINE_BATCH, Build, Compiled, Target, TargetModule
 
 if TYPE_CHECKING:
-    from exporter.artifact import Artifact
-    from exporter.runner import Runner
+    from exporter.artifact.folder import Artifact
+    from exporter.network.runner import Runner
 
 __all__ = [
     "ENGINE_BATCH",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy.typing as npt
 
 from exporter.errors import ExporterError
-from exporter.targets._tensorrt_runner import load_cuda
+from exporter.targets.tensorrt_runner import load_cuda
 
 
 class CudaClock:

@@ -19,7 +19,7 @@ import numpy as np
 import onnxruntime as ort
 
 from exporter.errors import ExporterError
-from exporter.runner import DeviceTimes, Feeds
+from exporter.network.runner import DeviceTimes, Feeds
 from exporter.targets import _ort_placement, _ort_providers
 from exporter.targets._cuda_clock import CudaClock
 from exporter.targets._ort_placement import Placement

@@ -21,7 +21,7 @@ from typing import Any
 import onnxruntime as ort
 
 from exporter.errors import Missing
-from exporter.install import pip_line
+from exporter.machine.install import pip_line
 
 # The first that tells where its nodes run: Session_GetEpGraphAssignmentInfo.
 FIRST_VERSION = "1.24"

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exporter.artifact import MODEL, Artifact
+from exporter.artifact.folder import MODEL, Artifact
 from exporter.config import Batch, BuildOptions, Precision
 from exporter.errors import Missing
-from exporter.gpus import find_gpus, in_use
+from exporter.machine.gpus import find_gpus, in_use
 from exporter.targets import Build, Compiled, _ort_providers, _tensorrt
 from exporter.targets._ort_gpu import OrtGpuRunner, Request, cache_key
 from exporter.targets._ort_providers import Provider

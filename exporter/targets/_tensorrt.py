@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exporter.artifact import MODEL
-from exporter.engine_record import ENGINE, EngineRecord, HardwareCompatibility
+from exporter.artifact.folder import MODEL
+from exporter.engines.record import ENGINE, EngineRecord, HardwareCompatibility
 from exporter.errors import ConversionError, ExporterError, Missing, WrongUse
 from exporter.targets import Compiled, _timing_cache
 from exporter.targets._tensorrt_load import starting

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.artifact import MODEL
-from exporter.engine_record import ENGINE, LAYERS
+from exporter.artifact.folder import MODEL
+from exporter.engines.record import ENGINE, LAYERS
 
 if TYPE_CHECKING:
     from exporter.targets import Build

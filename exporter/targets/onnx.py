@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from exporter.artifact import MODEL, Artifact
+from exporter.artifact.folder import MODEL, Artifact
 from exporter.targets.ort import OrtRunner, compile
 
 __all__ = ["compile", "open"]
@@ -16,7 +16,7 @@ def open(artifact: Artifact, threads: int | None = None) -> OrtRunner:
     """
     file = artifact.file(MODEL)
     if "fp16" in artifact.passport:
-        from exporter.half import simulated
+        from exporter.passes.simulate_fp16 import simulated
 
         return OrtRunner(simulated(file.read_bytes()), threads, as_written=True)
     return OrtRunner(file, threads, as_written=artifact.is_simulation)

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from exporter.artifact import MODEL, Artifact
-from exporter.doctor import cpu_model, refuse_saturation
+from exporter.artifact.folder import MODEL, Artifact
 from exporter.errors import ConversionError, ExporterError, Missing, WrongUse
-from exporter.runner import Feeds, usable_cores
+from exporter.machine.cpus import cpu_model, refuse_saturation
+from exporter.network.runner import Feeds, usable_cores
 from exporter.targets import Build, Compiled
 from exporter.targets._openvino_layers import executed_layers, summary, table
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from exporter.artifact import MODEL, Artifact
-from exporter.doctor import refuse_saturation
+from exporter.artifact.folder import MODEL, Artifact
 from exporter.errors import ExporterError
-from exporter.runner import Feeds, usable_cores
+from exporter.machine.cpus import refuse_saturation
+from exporter.network.runner import Feeds, usable_cores
 from exporter.targets import Build, Compiled
 
 PROVIDERS = ["CPUExecutionProvider"]

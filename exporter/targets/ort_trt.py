@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exporter.artifact import Artifact
+from exporter.artifact.folder import Artifact
 from exporter.targets import Build, Compiled, _ort_two_steps
 from exporter.targets._ort_gpu import OrtGpuRunner
 from exporter.targets._ort_providers import TENSORRT

@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from exporter import machines
 from exporter.config import Batch, BuildOptions
-from exporter.engine_record import FIELD, EngineRecord
+from exporter.engines.record import FIELD, EngineRecord
 from exporter.errors import Missing, WrongUse
-from exporter.install import pip_line
+from exporter.machine.capabilities import check_capabilities
+from exporter.machine.install import pip_line
 from exporter.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from exporter.artifact import Artifact
+    from exporter.artifact.folder import Artifact
     from exporter.config import ExportConfig, FloatType, Precision, SchemeName
-    from exporter.runner import Runner
+    from exporter.network.runner import Runner
 
 
 @dataclass(frozen=True)
@@ -173,8 +173,8 @@ class Target:
             WrongUse: 7 bits for another scheme than the CPU's.
             Missing: something is to be chosen by running 8 bits, whose sums saturate here.
         """
-        from exporter.doctor import lacks_vnni
-        from exporter.quantized import scheme_of
+        from exporter.machine.cpus import lacks_vnni
+        from exporter.targets.quantized import scheme_of
 
         if not config.is_quantized:
             return
@@ -198,7 +198,7 @@ class Target:
         Raises:
             Missing: the CPU is not known to have what the precision takes.
         """
-        from exporter.doctor import cpu_has_any
+        from exporter.machine.cpus import cpu_has_any
 
         needs = self.cpu_needs.get(precision)
         if needs and not cpu_has_any(needs):
@@ -220,7 +220,7 @@ class Target:
             WrongUse: the target has no FP16, or inputs and outputs are to be FP16 in a graph
                 that has none.
         """
-        from exporter.quantized import scheme_of
+        from exporter.targets.quantized import scheme_of
 
         scheme = scheme_of(config, self.scheme) if config.is_quantized else None
         rest: str = config.precision
@@ -270,7 +270,7 @@ class Target:
                     f"target {self.name!r} does not take {name.replace('_', '-')}",
                     hint=f"these do: {', '.join(takers)}",
                 )
-        machines.check_capabilities(options.compute_capabilities, precision)
+        check_capabilities(options.compute_capabilities, precision)
         if options.dla_core is None:
             return
         if precision == "fp8":

@@ -14,20 +14,20 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exporter import engine_record
-from exporter.artifact import MODEL
-from exporter.doctor import this_machine
-from exporter.engine_record import ENGINE, LAYERS
+from exporter.artifact.folder import MODEL
+from exporter.engines import record as engine_record
+from exporter.engines.here import this_machine
+from exporter.engines.record import ENGINE, LAYERS
 from exporter.errors import Missing
-from exporter.gpus import find_gpus
-from exporter.machines import FIRST_CAPABILITY, has_precision, needed_for
+from exporter.machine.capabilities import FIRST_CAPABILITY, has_precision, needed_for
+from exporter.machine.gpus import find_gpus
 from exporter.targets import Compiled, _tensorrt, _timing_cache, _trtexec
 from exporter.targets._tensorrt_load import load_engine, start_runtime
 from exporter.targets._tensorrt_watch import make_log
 
 if TYPE_CHECKING:
-    from exporter.artifact import Artifact
-    from exporter.runner import Runner
+    from exporter.artifact.folder import Artifact
+    from exporter.network.runner import Runner
     from exporter.targets import Build
 
 MODULE = "tensorrt"
@@ -60,7 +60,7 @@ def open(artifact: Artifact, threads: int | None = None) -> Runner:
     missing = lacking()
     if missing is not None:
         raise missing
-    from exporter.targets._tensorrt_runner import EngineRunner
+    from exporter.targets.tensorrt_runner import EngineRunner
 
     return EngineRunner(
         load_module(),

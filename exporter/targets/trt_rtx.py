@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 import tensorrt_rtx as trt
 
-from exporter.engine_record import ENGINE
+from exporter.engines.record import ENGINE
 from exporter.targets import Compiled, _tensorrt, lookup
-from exporter.targets._tensorrt_runner import EngineRunner
+from exporter.targets.tensorrt_runner import EngineRunner
 
 if TYPE_CHECKING:
-    from exporter.artifact import Artifact
+    from exporter.artifact.folder import Artifact
     from exporter.targets import Build
 
 # "By default [...] compute capability 8.0, 8.6, 8.9, 12.0, and later": that page.

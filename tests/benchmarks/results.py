@@ -12,22 +12,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import (
-    accuracy,
-    drift,
-    drift_pictures,
-    latency,
-    latency_result,
-    payoff,
-    result_file,
-)
-from benchmarks.drift_layers import Layer, Noise, Walk
-from benchmarks.latency_result import Report, Row
+from benchmarks import result_file
+from benchmarks.accuracy import measure as accuracy
+from benchmarks.drift import ladder as drift
+from benchmarks.drift import pictures as drift_pictures
+from benchmarks.drift.layers import Layer, Noise, Walk
+from benchmarks.latency import bench as latency
+from benchmarks.latency import payoff
+from benchmarks.latency import result as latency_result
+from benchmarks.latency.result import Report, Row
 from calibration.sensitivity import LayerCost
-from exporter.artifact import Artifact
-from exporter.commands import evaluate
-from exporter.sensitivity import Sensitivity
-from tests.benchmarks.latency import QUIET, tiny
+from exporter.artifact.folder import Artifact
+from exporter.cli.commands import evaluate
+from exporter.precision.sensitivity import Sensitivity
+from tests.benchmarks.latency_jobs import QUIET, tiny
 
 DATE = "2026-03-04T05:06:07+00:00"
 MACHINE = {"cpu": "A CPU made up", "usable_cores": 2, "system": "Linux"}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import command, worker
+from benchmarks import command
+from benchmarks.latency import worker
 from exporter.errors import Missing
 
 
@@ -21,6 +22,6 @@ def test_an_error_on_purpose_is_a_line_and_its_code(capsys: pytest.CaptureFixtur
 def test_so_is_what_a_process_of_its_own_refused(capsys: pytest.CaptureFixture[str]) -> None:
     job = '{"artifact": "nowhere", "batch": 1, "threads": 1, "cores": []}'
     with pytest.raises(SystemExit) as ended:
-        command.run(lambda: worker.need("benchmarks.layer_times:answer", job))
+        command.run(lambda: worker.need("benchmarks.studies.layer_times:answer", job))
     assert ended.value.code == 1
     assert "nowhere is not an artefact" in capsys.readouterr().err

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from exporter import train
 from exporter.models import checkpoint, zoo
-from tests.exporter.training import tiny_build
+from exporter.training import train
+from tests.exporter.training_runs import tiny_build
 
 
 @pytest.fixture

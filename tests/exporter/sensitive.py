@@ -12,11 +12,11 @@ import onnxruntime
 from onnx import TensorProto, numpy_helper
 
 from calibration.tap import tapped
-from exporter.held_out import HeldOut
+from exporter.data.held_out import HeldOut
+from exporter.network.sources import Port, Source
 from exporter.passes import schemes
 from exporter.passes.insert_qdq import tensors_to_calibrate
-from exporter.sources import Port, Source
-from exporter.trials import Trials
+from exporter.precision.trials import Trials
 
 IMAGES, SIDE, CHANNELS, CLASSES = 96, 8, 8, 3
 MACS = {

@@ -16,12 +16,14 @@ from typing import Any, ClassVar
 
 import pytest
 
-from exporter import console, doctor, gpus
-from exporter.doctor import parse_cpuinfo
-from exporter.gpus import Gpu, Gpus
-from exporter.install import pip_line
+from exporter import doctor
+from exporter.cli import console
+from exporter.machine import cpus, gpus
+from exporter.machine.cpus import parse_cpuinfo
+from exporter.machine.gpus import Gpu, Gpus
+from exporter.machine.install import pip_line
+from exporter.machine.versions import DISTRIBUTIONS, installed_versions
 from exporter.targets import TARGETS
-from exporter.versions import DISTRIBUTIONS, installed_versions
 
 ROOT = Path(__file__).parents[2]
 NO_GPU = Gpus("none", ())
@@ -145,12 +147,12 @@ class TestCpuinfo:
 
     @pytest.mark.parametrize("text", ["", "hart : 0\nisa : rv64imafdc\n"])
     def test_what_it_does_not_know_is_unknown(self, text: str) -> None:
-        assert parse_cpuinfo(text) == doctor.CpuInfo("unknown", None, ())
+        assert parse_cpuinfo(text) == cpus.CpuInfo("unknown", None, ())
 
-    @pytest.mark.parametrize("family", doctor.INSTRUCTION_SETS)
+    @pytest.mark.parametrize("family", cpus.INSTRUCTION_SETS)
     def test_every_instruction_set_has_a_consequence(self, family: str) -> None:
-        named = [name for row in doctor._CAPABILITIES[family] for name in row.any_of]
-        assert sorted(named) == sorted(doctor.INSTRUCTION_SETS[family])
+        named = [name for row in cpus._CAPABILITIES[family] for name in row.any_of]
+        assert sorted(named) == sorted(cpus.INSTRUCTION_SETS[family])
 
 
 class TestGpus:
@@ -362,7 +364,7 @@ class TestDiagnose:
             raise FileNotFoundError("/proc/cpuinfo")
 
         monkeypatch.setattr(Path, "read_text", no_such_file)
-        cpu = doctor._cpu()
+        cpu = cpus.this_cpu()
         assert cpu.instruction_sets is None
         assert cpu.usable_cores >= 1
         found = doctor.Diagnosis("3.11", "Darwin", "arm64", {}, cpu, NO_GPU, ())
@@ -372,7 +374,7 @@ class TestDiagnose:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         names = ("numpy", "no-such-distribution")
-        monkeypatch.setattr("exporter.versions.DISTRIBUTIONS", names)
+        monkeypatch.setattr("exporter.machine.versions.DISTRIBUTIONS", names)
         versions = installed_versions()
         assert versions["no-such-distribution"] is None
         assert versions["numpy"] is not None

@@ -10,9 +10,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from exporter import pipeline, sources
+from exporter import pipeline
 from exporter.errors import ConversionError
 from exporter.models import zoo
+from exporter.network import sources
 from tests.exporter import networks
 
 pytestmark = pytest.mark.tf
@@ -22,7 +23,7 @@ def test_a_graph_that_is_another_network_is_refused(
     keras: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fold that forgets epsilon is wrong by little, and must not pass."""
-    from exporter import frontend
+    from exporter.network import frontend
 
     honest = frontend.to_onnx
 
@@ -76,7 +77,7 @@ def test_passport_says_what_was_done(keras: ModuleType, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [row.name for row in zoo.ZOO.values() if row.checkpoint])
 def test_shipped_checkpoints_lose_nothing(name: str, tmp_path: Path) -> None:
     """All 10,000 test images: no label flips, and Keras' top-1 is the recorded one exactly."""
-    from benchmarks import accuracy
+    from benchmarks.accuracy import measure as accuracy
 
     config = pipeline.ExportConfig(name, target="ort", output=tmp_path / "out")
     artifact = pipeline.export(config)

@@ -1,7 +1,7 @@
 """Every model of the zoo is the same network as Keras; one of each kind, close in FP16 and INT8.
 
 Each is converted once, which is most of the time, and all tests of it run before the next.
-``python -m benchmarks.rtx_builds`` does FP16 and INT8 of the others, with real builds.
+``python -m benchmarks.studies.rtx_builds`` does FP16 and INT8 of the others, with real builds.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ import onnxruntime
 import pytest
 
 from calibration.tap import tapped
-from exporter import pipeline, serialize, sources
-from exporter.half import Measured, compare_simulated, to_half
+from exporter import pipeline
+from exporter.artifact import serialize
 from exporter.models import zoo
+from exporter.network import sources
 from exporter.passes import PassReport, schemes
 from exporter.passes.dense_to_gemm import DenseToGemm
 from exporter.passes.fold_batch_norm import count_batch_norms
@@ -31,6 +32,7 @@ from exporter.passes.insert_qdq import InsertQdq, tensors_to_calibrate
 from exporter.passes.lint_qdq import lint_qdq
 from exporter.passes.mean_to_pool import MeanToPool
 from exporter.passes.to_fp16 import tensors_to_measure
+from exporter.precision.half import Measured, compare_simulated, to_half
 from tests.exporter import networks
 from tests.exporter.passes.half_graphs import parse_errors
 
@@ -57,7 +59,7 @@ def models(names: Iterable[str]) -> list[Any]:
 
 @pytest.fixture(scope="module", params=models(zoo.ZOO))
 def converted(keras: ModuleType, request: pytest.FixtureRequest) -> Iterator[Converted]:
-    from exporter import frontend
+    from exporter.network import frontend
 
     keras.utils.set_random_seed(1)
     model = networks.shake_statistics(zoo.build(request.param))

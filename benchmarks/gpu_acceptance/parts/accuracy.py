@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import accuracy, worker
-from benchmarks.accuracy import Logits
+from benchmarks.accuracy import measure as accuracy
+from benchmarks.accuracy.measure import Logits
 from benchmarks.gpu_acceptance import handover
 from benchmarks.gpu_acceptance.handover import KERAS
 from benchmarks.gpu_acceptance.parts import Task
 from benchmarks.gpu_acceptance.parts.engines import Variant, all_finished, open_on
 from benchmarks.gpu_acceptance.run import classify
-from exporter import datasets
-from exporter.agreement import compare
+from benchmarks.latency import worker
+from exporter.data import datasets
+from exporter.network.agreement import compare
 
 
 def answer(job: str) -> worker.Answer:

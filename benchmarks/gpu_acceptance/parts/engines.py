@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.gpu_acceptance.parts import Device
-from exporter import artifact, targets
-from exporter.artifact import MODEL, Artifact
+from exporter import targets
+from exporter.artifact import folder as artifact
+from exporter.artifact.folder import MODEL, Artifact
 from exporter.config import BuildOptions
 from exporter.finish import finish
 
 if TYPE_CHECKING:
     from benchmarks.gpu_acceptance.handover import Case
-    from exporter.runner import Runner
+    from exporter.network.runner import Runner
 
 
 @dataclass(frozen=True)

@@ -18,17 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import latency_result, worker
-from benchmarks.bootstrap import ratio_interval, ratio_of_medians
+from benchmarks.drift.linear_layers import linear_layers
 from benchmarks.gpu_acceptance import handover, skeleton
 from benchmarks.gpu_acceptance.parts import Device, Task
 from benchmarks.gpu_acceptance.parts.engines import VARIANTS, Variant, finished, open_on
-from benchmarks.linear_layers import linear_layers
-from benchmarks.timing_engines import feeder
-from benchmarks.timing_worker import repeat, warm_up
-from exporter import artifact
-from exporter.artifact import Artifact
-from exporter.runner import DeviceRunner
+from benchmarks.latency import result as latency_result
+from benchmarks.latency import worker
+from benchmarks.latency.bootstrap import ratio_interval, ratio_of_medians
+from benchmarks.latency.engines import feeder
+from benchmarks.latency.timing_worker import repeat, warm_up
+from exporter.artifact import folder as artifact
+from exporter.artifact.folder import Artifact
+from exporter.network.runner import DeviceRunner
 
 KERAS = "keras"
 _NETWORKS = ("resnet18", skeleton.NAME)

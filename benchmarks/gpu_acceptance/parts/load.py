@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import time
 
-from benchmarks import worker
 from benchmarks.gpu_acceptance.parts.peak import SIZE, product
+from benchmarks.latency import worker
 
 
 def answer(job: str) -> worker.Answer:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from benchmarks import worker
 from benchmarks.gpu_acceptance.parts import Task
+from benchmarks.latency import worker
 from exporter import doctor
+from exporter.engines import here
 from exporter.errors import Missing
-from exporter.gpus import find_gpus
+from exporter.machine.gpus import find_gpus
 
 
 def answer(job: str) -> worker.Answer:
@@ -21,5 +22,5 @@ def answer(job: str) -> worker.Answer:
     found = doctor.diagnose()
     if task.device == "cuda" and not find_gpus().devices:
         raise Missing("doctor finds no NVIDIA GPU on this machine", hint="see nvidia-smi")
-    here = doctor.this_machine("tensorrt_rtx")
-    return {"diagnosis": found.as_json(), "machine": asdict(here)}
+    machine = here.this_machine("tensorrt_rtx")
+    return {"diagnosis": found.as_json(), "machine": asdict(machine)}

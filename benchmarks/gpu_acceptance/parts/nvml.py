@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks import gpu_watch, stability, worker
 from benchmarks.gpu_acceptance.parts import Task
+from benchmarks.latency import gpu_watch, stability, worker
 from exporter.errors import ExporterError, Missing
-from exporter.gpus import open_nvml
+from exporter.machine.gpus import open_nvml
 
 _SAMPLE_S = 0.02
 _SETTLE_S = 2.0  # until the load's process has started its first products

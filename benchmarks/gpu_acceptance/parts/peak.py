@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import worker
 from benchmarks.gpu_acceptance.parts import Device, Task
+from benchmarks.latency import worker
 from exporter.errors import Missing
 
 SIZE: dict[Device, int] = {"cuda": 8192, "cpu": 1024}

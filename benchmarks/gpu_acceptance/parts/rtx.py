@@ -12,16 +12,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import worker
 from benchmarks.gpu_acceptance import handover
 from benchmarks.gpu_acceptance.handover import Case, Prepared
 from benchmarks.gpu_acceptance.parts import Task
 from benchmarks.gpu_acceptance.parts.accuracy import figures
 from benchmarks.gpu_acceptance.parts.engines import Variant
 from benchmarks.gpu_acceptance.run import classify
-from exporter import artifact, doctor, targets
-from exporter.artifact import MODEL, Artifact
+from benchmarks.latency import worker
+from exporter import doctor, targets
+from exporter.artifact import folder as artifact
+from exporter.artifact.folder import MODEL, Artifact
 from exporter.config import Batch, BuildOptions, Precision
+from exporter.engines import here
 from exporter.errors import ExporterError, Missing
 
 PRECISIONS: tuple[Precision, ...] = ("fp16", "int8")
@@ -37,20 +39,20 @@ def answer(job: str) -> worker.Answer:
     task = Task.from_json(job)
     row = targets.lookup("trt-rtx")
     row.load()  # Missing where it is not installed
-    here = doctor.this_machine("tensorrt_rtx")
-    if here.compute_capability is None:
+    machine = here.this_machine("tensorrt_rtx")
+    if machine.compute_capability is None:
         raise Missing("no NVIDIA GPU is here to build for", hint="see nvidia-smi")
     prepared = handover.read(task.folder)
     library = importlib.import_module("tensorrt_rtx")
     rows = [
-        _try(case, precision, prepared, task.work, here.compute_capability)
+        _try(case, precision, prepared, task.work, machine.compute_capability)
         for case in prepared.cases
         for precision in PRECISIONS
     ]
     failed = [row["error"] for row in rows if "error" in row]
     if len(failed) == len(rows):  # nothing ran: that is this part's own result
         raise ExporterError(f"TensorRT-RTX {library.__version__}: {failed[0]}")
-    return {"version": library.__version__, "machine": asdict(here), "rows": rows}
+    return {"version": library.__version__, "machine": asdict(machine), "rows": rows}
 
 
 def _try(

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import machine_watch, worker
 from benchmarks.gpu_acceptance.parts import Task
 from benchmarks.gpu_acceptance.parts.stand_in import LARGEST, WIDTH, as_module
-from exporter.targets._tensorrt_runner import EngineRunner, load_cuda
+from benchmarks.latency import machine_watch, worker
+from exporter.targets.tensorrt_runner import EngineRunner, load_cuda
 
 BATCHES = (1, 3, 8, 3, LARGEST, 1)
 CALLS = 10_000

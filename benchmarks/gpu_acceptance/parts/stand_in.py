@@ -1,6 +1,6 @@
 """A stand-in for TensorRT whose engine launches a real kernel: y = 2x + 1, over and over.
 
-It has what :class:`exporter.targets._tensorrt_runner.EngineRunner` asks of TensorRT, so that
+It has what :class:`exporter.targets.tensorrt_runner.EngineRunner` asks of TensorRT, so that
 memory, streams, events and graph capture meet real CUDA where there is no TensorRT. Its "plan" is
 the number of times that the kernel repeats its work, which makes it as slow as a test wants.
 """

@@ -15,10 +15,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from exporter import targets
-from exporter.cli import main
+from exporter.cli.main import main
 from exporter.errors import Missing
-from exporter.install import pip_line
-from exporter.targets import _tensorrt_runner, row, trt
+from exporter.machine.install import pip_line
+from exporter.targets import row, trt
+from exporter.targets import tensorrt_runner as _tensorrt_runner
 from tests.exporter.targets import tiny
 from tests.exporter.targets.conftest import STAND_INS
 
@@ -88,7 +89,7 @@ def act_as_target(python: Path | str, path: Path, extra: Path, *more: list[Any])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(extra), str(ROOT)])}
     environment |= {"XDG_CACHE_HOME": home, "PYTHONDONTWRITEBYTECODE": "1"}
     for command in (["compile", path], ["inspect", path], ["doctor"], *more):
-        line = [python, "-c", "from exporter.cli import main; main()", *command, "--json"]
+        line = [python, "-c", "from exporter.cli.main import main; main()", *command, "--json"]
         done = subprocess.run(
             line, env=environment, capture_output=True, text=True, check=False, timeout=120
         )

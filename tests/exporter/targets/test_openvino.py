@@ -18,13 +18,15 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
-from exporter import artifact, doctor, pipeline, targets
-from exporter.cli import main
+from exporter import pipeline, targets
+from exporter.artifact import folder as artifact
+from exporter.artifact.passport import describe_graph
+from exporter.cli.main import main
 from exporter.config import Batch, BuildOptions, ExportConfig
 from exporter.errors import ConversionError, ExporterError, Missing, WrongUse
+from exporter.machine import cpus
 from exporter.passes.insert_qdq import InsertQdq, tensors_to_calibrate
 from exporter.passes.schemes import lookup
-from exporter.passport import describe_graph
 from exporter.targets import Build
 from tests.exporter import networks
 
@@ -225,7 +227,7 @@ def test_seven_bit_weights_never_saturate(tmp_path: Path) -> None:
     np.testing.assert_array_equal(logits(found, batch), as_written(graph, batch)[0])
 
 
-@pytest.mark.skipif(not doctor.lacks_vnni(), reason="this CPU has VNNI, and sums don't saturate")
+@pytest.mark.skipif(not cpus.lacks_vnni(), reason="this CPU has VNNI, and sums don't saturate")
 def test_eight_bit_weights_saturate_here_so_they_are_refused(tmp_path: Path) -> None:
     """255 * 127 twice is 64,770, which int16 cuts to 32,767: half of every sum is lost."""
     graph, batch = saturating(127)
@@ -237,14 +239,14 @@ def test_eight_bit_weights_saturate_here_so_they_are_refused(tmp_path: Path) -> 
         targets.open_artifact(found)
 
 
-@pytest.mark.skipif(doctor.cpu_has_any(("avx512_bf16", "amx_bf16")), reason="this CPU has bfloat16")
+@pytest.mark.skipif(cpus.cpu_has_any(("avx512_bf16", "amx_bf16")), reason="this CPU has bfloat16")
 def test_bf16_is_refused_where_openvino_would_silently_use_fp32(tmp_path: Path) -> None:
     with pytest.raises(Missing, match="computes in f32 on this CPU, not in bf16"):
         export(residual(), tmp_path / "a", "bf16")
 
 
 @pytest.mark.skipif(
-    not doctor.cpu_has_any(("avx512_bf16", "amx_bf16")), reason="this CPU has no bfloat16"
+    not cpus.cpu_has_any(("avx512_bf16", "amx_bf16")), reason="this CPU has no bfloat16"
 )
 def test_bf16_is_executed_where_it_was_asked_for(tmp_path: Path) -> None:
     found = export(residual(), tmp_path / "a", "bf16")
@@ -255,9 +257,9 @@ def test_bf16_is_executed_where_it_was_asked_for(tmp_path: Path) -> None:
 def test_bf16_is_refused_before_any_work_by_what_the_cpu_lacks(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str
 ) -> None:
-    info = doctor.parse_cpuinfo(f"model name : x\nflags : {flags}\n")
-    cpu = doctor.Cpu(info.model, 1, info.instruction_sets, info.consequences)
-    monkeypatch.setattr(doctor, "_cpu", lambda: cpu)
+    info = cpus.parse_cpuinfo(f"model name : x\nflags : {flags}\n")
+    cpu = cpus.Cpu(info.model, 1, info.instruction_sets, info.consequences)
+    monkeypatch.setattr(cpus, "this_cpu", lambda: cpu)
     row = targets.lookup("openvino")
     row.check_cpu("fp32")
     if "bf16" in flags:

@@ -13,11 +13,13 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from exporter import artifact, console, targets
+from exporter import targets
+from exporter.artifact import folder as artifact
+from exporter.cli import console
 from exporter.config import Batch, BuildOptions
 from exporter.errors import ExporterError, Missing
 from exporter.finish import finish
-from exporter.gpus import Gpu, Gpus
+from exporter.machine.gpus import Gpu, Gpus
 from exporter.targets import _ort_two_steps, ort_cuda, ort_trt
 from exporter.targets._ort_providers import CUDA, TENSORRT, TENSORRT_RTX, Provider
 from exporter.targets._ort_two_steps import Wanted, profiles

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from exporter import artifact, targets
+from exporter import targets
+from exporter.artifact import folder as artifact
 from exporter.config import Batch, BuildOptions
 from exporter.doctor import engine_fit
-from exporter.engine_record import ENGINE
+from exporter.engines.inspection import inspect
+from exporter.engines.record import ENGINE
 from exporter.errors import ConversionError, ExporterError, Missing, WrongUse
 from exporter.finish import finish
-from exporter.inspection import inspect
 from exporter.targets import _tensorrt
 from exporter.targets._tensorrt_watch import Phases
 from tests.exporter.targets import tiny

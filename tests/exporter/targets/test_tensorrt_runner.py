@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from exporter.errors import ExporterError, Missing, WrongUse
-from exporter.install import pip_line
-from exporter.runner import DeviceRunner
-from exporter.targets import _tensorrt_runner
-from exporter.targets._tensorrt_runner import EngineRunner
+from exporter.machine.install import pip_line
+from exporter.network.runner import DeviceRunner
+from exporter.targets import tensorrt_runner as _tensorrt_runner
+from exporter.targets.tensorrt_runner import EngineRunner
 
 
 @pytest.fixture

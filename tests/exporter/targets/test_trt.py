@@ -11,12 +11,16 @@ from typing import Any
 
 import pytest
 
-from exporter import artifact, doctor, engine_record, gpus, pipeline, targets
+from exporter import doctor, pipeline, targets
+from exporter.artifact import folder as artifact
 from exporter.config import Batch, BuildOptions, ExportConfig, Precision
-from exporter.engine_record import EngineRecord
+from exporter.engines import here
+from exporter.engines import record as engine_record
+from exporter.engines.inspection import inspect
+from exporter.engines.record import EngineRecord
 from exporter.errors import ConversionError, ExporterError, GateRefused, Missing, WrongUse
 from exporter.finish import finish
-from exporter.inspection import inspect
+from exporter.machine import gpus
 from exporter.targets import _timing_cache, _trtexec, trt
 from tests.exporter.targets import tiny
 from tests.exporter.targets.tiny import told
@@ -162,7 +166,7 @@ def test_an_unknown_gpu_is_not_built_for(
 ) -> None:
     """Without its compute capability nobody could say later where the engine loads."""
     unknown = gpus.Gpus("/dev", (gpus.Gpu("NVIDIA GPU (/dev/nvidia0)"),))
-    monkeypatch.setattr(doctor, "find_gpus", lambda root: unknown)
+    monkeypatch.setattr(here, "find_gpus", lambda root: unknown)
     with pytest.raises(Missing, match="compute capability of NVIDIA GPU") as caught:
         finish(tiny.handed_over(tmp_path / "a"))
     assert "nvidia-smi" in str(caught.value.hint)
@@ -178,7 +182,7 @@ def test_fp8_is_not_built_for_a_gpu_without(
 ) -> None:
     """The same by `compile` and, before any work, by `export`."""
     there = gpus.Gpus("nvidia-smi", (gpus.Gpu("Some GPU", 8192, capability, "580.1"),))
-    monkeypatch.setattr(doctor, "find_gpus", lambda root: there)
+    monkeypatch.setattr(here, "find_gpus", lambda root: there)
     monkeypatch.setattr(trt, "find_gpus", lambda: there)
     path = tiny.handed_over(tmp_path / "a", precision="fp8")
     config = ExportConfig("no-such-model", "trt", tmp_path / "out", "fp8")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from exporter import artifact
-from exporter.cli import main
+from exporter.artifact import folder as artifact
+from exporter.cli.main import main
 
 trt: Any = pytest.importorskip("tensorrt_rtx", reason="pip install 'exporter[rtx]'")
 QUICK = ("--batch", "1:8:16", "--calibrator", "minmax", "--calibration-images", 32)

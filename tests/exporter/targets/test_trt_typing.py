@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from exporter import engine_record
+from exporter.engines import record as engine_record
 from exporter.errors import WrongUse
 from exporter.finish import finish
 from exporter.targets import _tensorrt

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnx.parser
 
-from exporter import artifact
+from exporter.artifact import folder as artifact
 from exporter.config import Batch, BuildOptions
 from exporter.progress import Progress, silent
 from exporter.targets import Build

@@ -1,0 +1,1 @@
+"""How many images a network gets right, and which labels changed, image by image."""

@@ -1,0 +1,1 @@
+"""Where accuracy goes: every step from Keras to the engine, and every layer."""

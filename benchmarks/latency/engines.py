@@ -1,0 +1,213 @@
+"""The engines that a timing process can open: artefacts, the Keras original, bare graphs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.latency import peers
+from benchmarks.latency.peers import AS_RECORDED, Original
+from exporter import targets
+from exporter.artifact import folder as artifact
+from exporter.data.feeds import in_layout
+from exporter.network.runner import DeviceRunner
+
+if TYPE_CHECKING:
+    from exporter.network.runner import Feeds, Runner
+
+Kind = Literal["artefact", "keras", "keras-xla", "quantize-static", "nncf", "tflite"]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Something to time.
+
+    Attributes:
+        name: what tables call it.
+        kind: how it is opened.
+        path: the artefact; for Keras an artefact that says which network it was made from; for a
+            peer the folder of its model.
+        original: for Keras, where that is.
+        cuda_graph: for an engine on a GPU, replay its kernels as one graph.
+    """
+
+    name: str
+    kind: Kind
+    path: Path
+    original: Original = AS_RECORDED
+    cuda_graph: bool = True
+
+    @classmethod
+    def from_json(cls, given: dict[str, Any]) -> Engine:
+        """Read what ``dataclasses.asdict`` gave, its path as text."""
+        original = Original(**given["original"])
+        return cls(**{**given, "path": Path(given["path"]), "original": original})
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A ready engine, and what turns images into its feeds.
+
+    Attributes:
+        runner: as an accuracy measurement would use it.
+        feed: (batch, height, width, channels) float32, preprocessed, to feeds.
+        settings: of the runtime, as they should be recorded.
+    """
+
+    runner: Runner
+    feed: Callable[[npt.NDArray[np.float32]], Feeds]
+    settings: dict[str, Any]
+
+    def forget(self) -> None:
+        """Drop what was timed on a device so far."""
+        if isinstance(self.runner, DeviceRunner):
+            self.runner.times.clear()
+
+    def device(self) -> dict[str, list[float]]:
+        """Return the milliseconds of each call on a device, by part; empty for a CPU's engine."""
+        if not isinstance(self.runner, DeviceRunner):
+            return {}
+        times = [asdict(each) for each in self.runner.times]
+        return {f"{part}_ms": [each[part] for each in times] for part in (times or [{}])[0]}
+
+    def all_settings(self) -> dict[str, Any]:
+        """Return the settings, those among them that only a run decides."""
+        found = self.runner.device_settings if isinstance(self.runner, DeviceRunner) else {}
+        return {**self.settings, **found}
+
+
+@contextlib.contextmanager
+def opened(engine: Engine, threads: int) -> Iterator[Opened]:
+    """Open an engine in this process, which should hold no other.
+
+    Raises:
+        ExporterError: it does not open here.
+    """
+    ready = _OPENERS[engine.kind](engine, threads)
+    with ready.runner:
+        yield ready
+
+
+def _artefact(engine: Engine, threads: int) -> Opened:
+    one = artifact.read(engine.path)
+    runner = targets.open_artifact(one, threads)
+    if isinstance(runner, DeviceRunner):
+        runner.time_batches(cuda_graph=engine.cuda_graph)
+    return Opened(runner, feeder(one), {"target": one.target, "threads": threads})
+
+
+def feeder(one: artifact.Artifact) -> Callable[[npt.NDArray[np.float32]], Feeds]:
+    """Return what turns preprocessed images into an artefact's feeds, by its passport."""
+    port, layout = one.passport["graph"]["inputs"][0], one.passport["layout"]
+    dtype = numpy_type(port["dtype"])
+
+    def feed(images: npt.NDArray[np.float32]) -> Feeds:
+        return in_layout({port["name"]: images.astype(dtype)}, layout)
+
+    return feed
+
+
+def _keras(engine: Engine, threads: int) -> Opened:
+    """Open the original as one compiled ``tf.function`` in inference mode, or by XLA."""
+    from benchmarks.accuracy.measure import load_original
+    from exporter.network.runner import KerasRunner
+
+    limit_tensorflow(threads)
+    where = engine.original
+    source = load_original([artifact.read(engine.path)], where.place, where.unsafe)
+    port = source.inputs[0]
+
+    def feed(images: npt.NDArray[np.float32]) -> Feeds:
+        return {port.name: images.astype(port.dtype)}
+
+    xla = engine.kind == "keras-xla"
+    settings = {"jit_compile": xla, "intra_op_threads": threads, "inter_op_threads": threads}
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):  # timed as its users have it, TF32 and all
+        tf.config.experimental.enable_tensor_float_32_execution(True)
+        settings["tf32"] = True
+    return Opened(KerasRunner(source, jit_compile=xla), feed, settings)
+
+
+def _peer(engine: Engine, threads: int) -> Opened:
+    """Open a model that :mod:`benchmarks.latency.peers` made, in the engine of its maker."""
+    description = json.loads((engine.path / peers.DESCRIPTION).read_text())
+    port = description["inputs"][0]
+
+    def feed(images: npt.NDArray[np.float32]) -> Feeds:
+        return {port["name"]: images.astype(port["dtype"])}
+
+    model = engine.path / peers.PEERS[engine.kind].file
+    runner = _PEER_RUNNERS[engine.kind](model, description, threads)
+    return Opened(runner, feed, {**description["settings"], "threads": threads})
+
+
+def _in_onnxruntime(model: Path, _: dict[str, Any], threads: int) -> Runner:
+    from exporter.targets.ort import OrtRunner
+
+    return OrtRunner(model, threads)
+
+
+def _in_openvino(model: Path, description: dict[str, Any], threads: int) -> Runner:
+    from exporter.targets.openvino import OpenVinoRunner
+
+    return OpenVinoRunner((model, model.with_suffix(".bin")), "int8", description, threads)
+
+
+def _in_tflite(model: Path, _: dict[str, Any], threads: int) -> Runner:
+    from benchmarks.latency.tflite_int8 import TfliteRunner
+
+    return TfliteRunner(model, threads)  # its threads are its own, none of TensorFlow's
+
+
+_PEER_RUNNERS: dict[str, Callable[[Path, dict[str, Any], int], Runner]] = {
+    "quantize-static": _in_onnxruntime,
+    "nncf": _in_openvino,
+    "tflite": _in_tflite,
+}
+_OPENERS: dict[Kind, Callable[[Engine, int], Opened]] = {
+    "artefact": _artefact,
+    "keras": _keras,
+    "keras-xla": _keras,
+    "quantize-static": _peer,
+    "nncf": _peer,
+    "tflite": _peer,
+}
+
+
+def limit_tensorflow(threads: int) -> None:
+    """Hold TensorFlow to so many threads; it must not have started its device yet.
+
+    Raises:
+        Missing: TensorFlow is not installed.
+    """
+    import os
+
+    from exporter.errors import Missing
+    from exporter.machine.install import pip_line
+    from exporter.network.keras_env import share_gpus
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise Missing("TensorFlow is not installed", hint=pip_line("cpu")) from error
+    share_gpus(tf)
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+
+
+def numpy_type(name: str) -> npt.DTypeLike:
+    """Return numpy's type for a passport's name of an ONNX type, such as ``FLOAT``."""
+    import onnx_ir as ir
+
+    return ir.DataType[name.upper()].numpy()

@@ -1,0 +1,62 @@
+"""The images that engines are timed on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from exporter.artifact.folder import Artifact
+from exporter.data import datasets
+from exporter.errors import WrongUse
+from exporter.models.preprocessing import preprocess
+from exporter.progress import Progress
+
+NOISE = "uniform noise"
+_IMAGES = 64
+
+
+def read_images(
+    one: Artifact, spec: str | None, least: int, progress: Progress
+) -> np.ndarray[Any, Any]:
+    """Read test images as the network takes them.
+
+    Args:
+        one: says how.
+        spec: as :func:`exporter.data.datasets.load`; None for noise.
+        least: the largest batch.
+        progress: told of a download.
+
+    Returns:
+        (n, height, width, channels) float32, n at least the largest batch.
+
+    Raises:
+        WrongUse: the artifact does not say how its images are preprocessed, or takes others.
+    """
+    count = max(_IMAGES, least)
+    if spec is None:
+        return _noise(one, count)
+    recorded = one.passport["preprocessing"]
+    if recorded is None:
+        raise WrongUse(
+            f"{one.path} does not say how its images are preprocessed",
+            hint="export it again with --preprocess",
+        )
+    data = datasets.load(spec, "test", progress)
+    size = (recorded["resize"]["height"], recorded["resize"]["width"])
+    shape = one.passport["graph"]["inputs"][0]["shape"]
+    channels = shape[1 if one.passport["layout"] == "nchw" else -1]
+    if channels != data.channels:
+        raise WrongUse(
+            f"{one.path} takes images of {channels} channel(s), {data.name} has {data.channels}",
+            hint="choose other images with --data",
+        )
+    return preprocess(recorded["name"], data.pixels(np.arange(count) % len(data), size))
+
+
+def _noise(one: Artifact, count: int) -> np.ndarray[Any, Any]:
+    """Draw images as the network takes them, from [0, 1); how long they take is what counts."""
+    shape = one.passport["graph"]["inputs"][0]["shape"][1:]
+    if one.passport["layout"] == "nchw" and len(shape) == 3:
+        shape = [*shape[1:], shape[0]]
+    return np.random.default_rng(0).random((count, *shape), np.float32)

@@ -1,0 +1,1 @@
+"""The folder that we hand over: reading, writing, the passport."""

@@ -1,0 +1,93 @@
+"""What an artefact says of itself: where it is from, what was done to it, how it was checked."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from collections import Counter
+from typing import Any
+
+import onnx_ir as ir
+
+from exporter.config import ExportConfig
+from exporter.machine.versions import installed_versions
+from exporter.models.preprocessing import describe
+from exporter.network.sources import Source
+from exporter.passes import PassReport
+
+
+def describe_export(
+    config: ExportConfig,
+    source: Source,
+    model: ir.Model,
+    reports: list[PassReport],
+    check: dict[str, Any],
+) -> dict[str, Any]:
+    """Gather the passport's fields, all but the files' hashes."""
+    return {
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "source": {
+            "model": source.name,
+            "kind": source.kind,
+            "weights": source.weights,
+            "sha256": source.sha256,
+        },
+        "target": config.target,
+        "precision": config.precision,
+        "layout": config.layout,
+        "batch": _batch(config, source),
+        "preprocessing": _preprocessing(source),
+        "classes": list(source.classes),
+        "graph": describe_graph(model),
+        "passes": {
+            report.name: {
+                "applied": len(report.applied),
+                "kept": [{"node": kept.node, "reason": kept.reason} for kept in report.kept],
+            }
+            for report in reports
+        },
+        "check": check,
+        "versions": versions(),
+    }
+
+
+def describe_graph(model: ir.Model) -> dict[str, Any]:
+    """Count what is in a graph: ops, parameters, inputs and outputs, opset."""
+    graph = model.graph
+    return {
+        "opset": model.opset_imports[""],
+        "inputs": [_port(value) for value in graph.inputs],
+        "outputs": [_port(value) for value in graph.outputs],
+        "ops": dict(Counter(node.op_type for node in graph).most_common()),
+        "parameters": sum(
+            value.const_value.size for value in graph.initializers.values() if value.const_value
+        ),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the installed versions of all that touches a graph, without importing any."""
+    found = {name: version for name, version in installed_versions().items() if version is not None}
+    return {"python": platform.python_version(), **found}
+
+
+def _port(value: ir.Value) -> dict[str, Any]:
+    shape = (
+        [] if value.shape is None else [d if isinstance(d, int) else str(d) for d in value.shape]
+    )
+    return {"name": value.name, "shape": shape, "dtype": str(value.dtype)}
+
+
+def _batch(config: ExportConfig, source: Source) -> dict[str, int | None]:
+    """Return the accepted batch sizes; ``max`` is None where any is."""
+    if source.batch is not None:
+        return {"min": source.batch, "opt": source.batch, "max": source.batch}
+    batch = config.batch
+    return {"min": batch.minimum, "opt": batch.usual, "max": batch.maximum}
+
+
+def _preprocessing(source: Source) -> dict[str, Any] | None:
+    shape = source.inputs[0].shape
+    if source.preprocessing is None or len(shape) != 4 or None in shape[1:]:
+        return None
+    return describe(source.preprocessing, (int(shape[1] or 0), int(shape[2] or 0)))

@@ -1,0 +1,78 @@
+"""The command line: the commands, and how errors are shown. Heavy libraries load in commands."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from calibration.errors import Refusal
+from exporter.cli.commands import bench, check, evaluate, export, report, sensitivity, show, train
+
+EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong use, 3 a gate said no, 4 something is missing here."
+INTERRUPTED = 130  # what shells give for Ctrl-C
+
+
+class Commands(click.Group):
+    """A group that turns the project's errors into one message and its exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; show errors as they are meant for users, never as a trace."""
+        try:
+            return super().invoke(ctx)
+        except Refusal as error:
+            _fail(error.message, error.hint)
+            ctx.exit(error.exit_code)
+        except BrokenPipeError:  # `exporter models | head`: click ends it quietly
+            raise
+        except OSError as error:
+            _fail(f"{error.strerror or error}: {error.filename or 'while writing'}", None)
+            ctx.exit(1)
+        except KeyboardInterrupt:
+            _fail("interrupted; unfinished output was removed", None)
+            ctx.exit(INTERRUPTED)
+
+
+def _fail(message: str, hint: str | None) -> None:
+    click.secho("error: ", fg="red", err=True, nl=False)
+    click.echo(message, err=True)
+    if hint:
+        click.echo(hint, err=True)
+
+
+@click.group(
+    cls=Commands,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="exporter")
+def main() -> None:
+    """Take a trained Keras network to an engine, and prove what it lost and gained.
+
+    \b
+    Start here:
+      exporter export resnet18 --to ort -o resnet18-ort
+      exporter evaluate resnet18-ort --data fashion-mnist
+    """
+
+
+for command in (
+    export.export,
+    export.compile,
+    evaluate.evaluate,
+    check.check,
+    bench.bench,
+    report.report,
+    train.train,
+    sensitivity.sensitivity,
+    show.inspect,
+    show.models,
+    show.doctor,
+):
+    main.add_command(command)
+
+
+def export_main() -> None:
+    """Run ``exporter export`` under its other name."""
+    main(args=["export", *sys.argv[1:]], prog_name="exporter")

@@ -1,0 +1,1 @@
+"""Images and labels, and which of them calibrate, recover or judge."""

@@ -1,0 +1,141 @@
+"""What goes into a network: images as it takes them, or noise where there are none."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from exporter.data import datasets
+from exporter.errors import WrongUse
+from exporter.models.preprocessing import preprocess
+from exporter.progress import Progress
+
+if TYPE_CHECKING:
+    from exporter.config import ExportConfig, Layout
+    from exporter.network.runner import Feeds
+    from exporter.network.sources import Source
+
+
+def check_feeds(
+    config: ExportConfig, source: Source, progress: Progress
+) -> tuple[list[Feeds], str]:
+    """Choose what to compare on, and name it: real images wherever there are any.
+
+    Returns:
+        Batches of the size that the graph takes, ``check_images`` images in all, and the
+        name of the data.
+    """
+    batch = source.batch or config.batch.fixed or config.check_images
+    rounds = math.ceil(config.check_images / batch)
+    spec = config.data or default_data(source)
+    if spec is None:
+        rng = np.random.default_rng(0)
+        noise = [_noise(source, batch, rng) for _ in range(rounds)]
+        return noise, "uniform noise (no --data was given)"
+    if source.preprocessing is None:
+        raise WrongUse(
+            f"{source.name} does not say how its images are preprocessed",
+            hint="say it with --preprocess {unit,raw,signed,caffe,torch}",
+        )
+    data = datasets.load(spec, "test", progress)
+    size = image_size(source, data)
+    chosen = np.arange(rounds * batch) % len(data)  # a small data set is gone through again
+    feeds = [network_input(source, data.pixels(part, size)) for part in chosen.reshape(-1, batch)]
+    return feeds, data.name
+
+
+def network_input(source: Source, pixels: datasets.Pixels) -> Feeds:
+    """Preprocess images and give them the type that the network's input has.
+
+    Raises:
+        WrongUse: the network takes whole numbers, and its preprocessing makes fractions.
+    """
+    assert source.preprocessing is not None
+    port = source.inputs[0]
+    whole = np.issubdtype(np.dtype(port.dtype), np.integer)
+    if whole and source.preprocessing != "raw":
+        raise WrongUse(
+            f"{source.name} takes {port.dtype}, and preprocessing "
+            f"{source.preprocessing!r} makes fractions",
+            hint="use --preprocess raw",
+        )
+    return {port.name: preprocess(source.preprocessing, pixels).astype(port.dtype, copy=False)}
+
+
+def in_layout(feeds: Feeds, layout: Layout) -> Feeds:
+    """Transpose NHWC images where the graph takes NCHW."""
+    if layout == "nhwc":
+        return feeds
+    return {
+        name: np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if x.ndim == 4 else x
+        for name, x in feeds.items()
+    }
+
+
+def image_size(source: Source, data: datasets.Dataset) -> tuple[int, int]:
+    """Return the height and width the network takes.
+
+    Raises:
+        WrongUse: it does not take one image, or not one with the data's channels.
+    """
+    size, channels = fixed_size(source), source.inputs[0].shape[-1]
+    if channels != data.channels:
+        raise WrongUse(
+            f"{source.name} takes images of {channels} channel(s), {data.name} has {data.channels}",
+            hint="choose other data with --data",
+        )
+    return size
+
+
+def fixed_size(source: Source) -> tuple[int, int]:
+    """Return the height and width the network takes, of any number of channels.
+
+    Raises:
+        WrongUse: it does not take one image.
+    """
+    shape = source.inputs[0].shape
+    if len(source.inputs) != 1 or len(shape) != 4 or shape[1] is None or shape[2] is None:
+        raise WrongUse(f"{source.name} does not take one image of a fixed size: {source.inputs}")
+    return shape[1], shape[2]
+
+
+def _noise(source: Source, batch: int, rng: np.random.Generator) -> Feeds:
+    """Draw an input of every port: [0, 1) for floats, 0 to 9 for whole numbers."""
+    feeds = {}
+    for port in source.inputs:
+        if None in port.shape[1:]:
+            raise WrongUse(
+                f"input {port.name!r} of {source.name} has an open size: {port.shape}",
+                hint="build the network with a fixed image size",
+            )
+        shape = (batch, *(size or 1 for size in port.shape[1:]))
+        whole = np.issubdtype(np.dtype(port.dtype), np.integer)
+        drawn = rng.integers(0, 10, shape) if whole else rng.random(shape)
+        feeds[port.name] = drawn.astype(port.dtype)
+    return feeds
+
+
+def training_data(source: Source, config: ExportConfig) -> str:
+    """Name the data whose training images a network is to be measured on.
+
+    Raises:
+        WrongUse: it is not said, and the weights are not the zoo's own.
+    """
+    if config.data is not None:
+        return config.data
+    if not source.is_ours:
+        raise WrongUse(
+            f"which images {source.name} is measured on is not said",
+            hint="give some that it was trained on: --data folder:PATH, with train/ and test/ in "
+            "PATH, one folder a class in each",
+        )
+    return "fashion-mnist"
+
+
+def default_data(source: Source) -> str | None:
+    """Fashion-MNIST for networks it fits; for any other there is no image without ``--data``."""
+    shape = source.inputs[0].shape
+    fits = len(source.inputs) == 1 and len(shape) == 4 and None not in shape[1:] and shape[-1] == 1
+    return "fashion-mnist" if fits and source.preprocessing is not None else None

@@ -1,0 +1,109 @@
+"""Training images to judge INT8 or FP8 on: none was calibrated on, none is a test image."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from exporter.data import datasets
+from exporter.data.feeds import image_size, in_layout, network_input, training_data
+from exporter.data.training_images import choose_images, whole_batches
+from exporter.errors import WrongUse
+from exporter.progress import Progress
+
+if TYPE_CHECKING:
+    from calibration.params import Params
+    from exporter.config import ExportConfig, Layout
+    from exporter.network.runner import Feeds
+    from exporter.network.sources import Source
+
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Images as a network takes them, made anew on every pass over them.
+
+    Attributes:
+        source: the network.
+        pixels: (images, height, width, channels) uint8.
+        labels: (images,).
+        layout: of the graph's input.
+        batch: the graph's fixed batch size, of which the images are a multiple; None: any.
+    """
+
+    source: Source
+    pixels: datasets.Pixels
+    labels: datasets.Labels
+    layout: Layout
+    batch: int | None
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.labels)
+
+    def first(self, count: int) -> HeldOut:
+        """Return the first images, at least so many as make whole batches."""
+        count = whole_batches(count, self.batch)
+        return replace(self, pixels=self.pixels[:count], labels=self.labels[:count])
+
+    def feeds(self) -> Iterator[Feeds]:
+        """Yield batches of network inputs."""
+        step = self.batch or _BATCH
+        for start in range(0, len(self), step):
+            pixels = self.pixels[start : start + step]
+            yield in_layout(network_input(self.source, pixels), self.layout)
+
+
+def hold_out(
+    source: Source, config: ExportConfig, params: Params, progress: Progress, *, used: int = 0
+) -> tuple[HeldOut, list[str]]:
+    """Choose ``config.held_out_images`` training images, always the same.
+
+    Args:
+        source: the network.
+        config: ``data``, ``batch`` and ``layout`` matter here too.
+        params: the calibration, whose images are left out.
+        progress: told of a download.
+        used: how many of the first images something else was chosen on, more than the calibration.
+
+    Returns:
+        The images, and what a reader of a result on them should know.
+
+    Raises:
+        WrongUse: too few images are left, or the network is no classifier of them.
+    """
+    classes = _classes(source)
+    spec = training_data(source, config)
+    data = datasets.load(spec, "train", progress)
+    test = datasets.load(spec, "test", progress)
+    size = image_size(source, data)
+    batch = source.batch or config.batch.fixed
+    calibrated = choose_images(data, test, size, params.images)
+    warnings = []
+    if hashlib.sha256(data.pixels(calibrated, size).tobytes()).hexdigest() != params.data:
+        warnings.append("the calibration is of other images, which the held-out ones may be among")
+    count = whole_batches(config.held_out_images, batch)
+    if used > params.images:
+        calibrated = choose_images(data, test, size, used)
+    chosen = choose_images(data, test, size, count, without=calibrated)
+    labels = data.labels[chosen]
+    if not 0 <= labels.min() <= labels.max() < classes:
+        raise WrongUse(
+            f"{data.name} has labels {labels.min()} to {labels.max()}, "
+            f"{source.name} knows the {classes} classes 0 to {classes - 1}"
+        )
+    return HeldOut(source, data.pixels(chosen, size), labels, config.layout, batch), warnings
+
+
+def _classes(source: Source) -> int:
+    outputs = source.outputs
+    classes = outputs[0].shape[-1] if len(outputs) == 1 and len(outputs[0].shape) == 2 else None
+    if classes is None:
+        raise WrongUse(
+            f"{source.name} is no classifier with one output of (batch, classes): {outputs}",
+            hint="labels, and so --max-drop and the sensitivity, need one",
+        )
+    return classes

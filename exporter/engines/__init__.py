@@ -1,0 +1,1 @@
+"""What TensorRT engines say about themselves: record, layers, fusion audit, where they load."""

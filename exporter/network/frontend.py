@@ -1,0 +1,272 @@
+"""Keras or TensorFlow to one ONNX graph in float32, batch norms still visible.
+
+tf2onnx does the op-by-op translation, on a graph *without weights*: the network is traced
+with its variables as extra inputs, translated, and the variables are put back as
+initializers. So nothing is frozen, nothing copies weights about, and neither TensorFlow's
+constant folding nor tf2onnx's optimisers can merge a batch norm before our own pass
+counts it. Three more things tf2onnx does not do are done here:
+
+* grouped convolutions, which Keras wraps into an XLA-compiled function that tf2onnx leaves
+  as an invalid op without failing: the mark is removed, and the function inlined;
+* an op that did not convert is an error that names the Keras layer;
+* every node keeps the name of its Keras layer (``metadata_props["keras_layer"]``).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from exporter.errors import ConversionError, WrongUse
+from exporter.network.sources import Source
+from exporter.passes import LAYER_KEY
+
+OPSET = 18  # the newest that tf2onnx 1.17 writes
+_WEIGHT = "weight_"
+
+
+def to_onnx(source: Source, batch: int | None = None) -> ir.Model:
+    """Translate a network.
+
+    Args:
+        source: what to translate.
+        batch: a fixed batch size; None leaves it open.
+
+    Returns:
+        A model in tf2onnx's layout: inputs and outputs as in Keras (NHWC), a Transpose on
+        each side of a convolution, weights as initializers, constants not yet folded.
+
+    Raises:
+        ConversionError: an op has no ONNX counterpart; the message names op and layer.
+    """
+    batch = _agreed_batch(source, batch)
+    try:
+        graph_def, inputs, outputs, weights = _trace(source, batch)
+    except Exception as error:  # whatever the network's own layers raise
+        raise ConversionError(f"TensorFlow can't trace {source.name}: {_first(error)}") from error
+    proto = _translate(graph_def, inputs, outputs, source)
+    model = ir.from_proto(proto)
+    for node in model.graph:
+        layer = _layer_of(node.name or "", source.layers)
+        if layer:
+            node.metadata_props[LAYER_KEY] = layer
+    _put_weights_back(model, weights)
+    _name_ports(model, source, inputs, outputs, batch)
+    model.producer_name = "exporter"
+    return model
+
+
+def _agreed_batch(source: Source, asked: int | None) -> int | None:
+    """Return the batch size to trace with.
+
+    Raises:
+        WrongUse: the network has a batch size of its own, and another was asked for.
+    """
+    own = source.batch
+    if own is not None and asked is not None and own != asked:
+        raise WrongUse(f"{source.name} is made for batches of {own}, and --batch says {asked}")
+    return asked if own is None else own
+
+
+def _first(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _trace(
+    source: Source, batch: int | None
+) -> tuple[Any, list[str], list[str], dict[str, np.ndarray[Any, Any]]]:
+    """Return a TensorFlow graph without weights, its ends, and the weights by tensor name."""
+    import tensorflow as tf
+
+    specs = [
+        tf.TensorSpec((batch, *port.shape[1:]), port.dtype, name=f"port_{index}")
+        for index, port in enumerate(source.inputs)
+    ]
+    if source.is_keras:
+        concrete, values = _trace_keras(source, specs)
+    else:
+        concrete, values = tf.function(lambda *x: source.call(x)).get_concrete_function(*specs), {}
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    frozen = convert_variables_to_constants_v2(
+        concrete, lower_control_flow=False, aggressive_inlining=True
+    )
+    graph_def = frozen.graph.as_graph_def(add_shapes=True)
+    _allow_inlining(graph_def)
+    inputs = [tensor.name for tensor in frozen.inputs]
+    outputs = [tensor.name for tensor in frozen.outputs]
+    if not source.is_keras:
+        values = _lift_constants(graph_def)
+        inputs += list(values)
+    return _inline(graph_def, inputs, outputs), inputs, outputs, values
+
+
+def _inline(graph_def: Any, inputs: list[str], outputs: list[str]) -> Any:
+    """Let grappler inline function calls and settle shapes; there is nothing else to fold."""
+    import tensorflow as tf
+    from tf2onnx import tf_loader
+
+    with tf.Graph().as_default():  # grappler's interface only works on TensorFlow 1 graphs
+        tf.import_graph_def(graph_def, name="")
+        return tf_loader.tf_optimize(inputs, outputs, graph_def)
+
+
+def _trace_keras(source: Source, specs: list[Any]) -> tuple[Any, dict[str, np.ndarray[Any, Any]]]:
+    import keras
+    import tensorflow as tf
+
+    model = source.model
+    trained, rest = model.trainable_variables, model.non_trainable_variables
+    variables = [*trained, *rest]
+    weight_specs = [
+        tf.TensorSpec(tuple(v.shape), v.dtype, name=f"{_WEIGHT}{i}")
+        for i, v in enumerate(variables)
+    ]
+    ports = len(specs)
+
+    def stateless(*tensors: Any) -> Any:
+        given, weights = tensors[:ports], tensors[ports:]
+        results, _ = model.stateless_call(
+            list(weights[: len(trained)]),
+            list(weights[len(trained) :]),
+            source.pack(given),
+            training=False,
+        )
+        return [tf.identity(result) for result in keras.tree.flatten(results)]
+
+    function = tf.function(stateless, input_signature=[*specs, *weight_specs], autograph=False)
+    values = {f"{_WEIGHT}{i}:0": np.asarray(v.numpy()) for i, v in enumerate(variables)}
+    return function.get_concrete_function(), values
+
+
+def _allow_inlining(graph_def: Any) -> None:
+    """Remove the XLA marks that keep grappler from inlining a function, as grouped conv's."""
+    for function in graph_def.library.function:
+        for mark in ("_XlaMustCompile", "_noinline"):
+            function.attr.pop(mark, None)
+        for node in function.node_def:
+            node.attr.pop("_XlaMustCompile", None)
+    for node in graph_def.node:
+        node.attr.pop("_XlaMustCompile", None)
+
+
+def _lift_constants(graph_def: Any) -> dict[str, np.ndarray[Any, Any]]:
+    """Turn the float tensors of a frozen graph into placeholders, as a Keras trace has them."""
+    import tensorflow as tf
+
+    values = {}
+    for node in graph_def.node:
+        if node.op != "Const" or node.attr["dtype"].type != tf.float32.as_datatype_enum:
+            continue
+        value = tf.make_ndarray(node.attr["value"].tensor)
+        if value.size < 2:
+            continue
+        values[f"{node.name}:0"] = value
+        dtype = node.attr["dtype"].type
+        node.op = "Placeholder"
+        node.attr.clear()
+        node.attr["dtype"].type = dtype
+        node.attr["shape"].shape.CopyFrom(tf.TensorShape(value.shape).as_proto())
+    return values
+
+
+def _translate(
+    graph_def: Any, inputs: list[str], outputs: list[str], source: Source
+) -> onnx.ModelProto:
+    import tensorflow as tf
+    from tf2onnx import tfonnx, utils
+
+    utils.INTERNAL_NAME = 1  # counts on from graph to graph; the same network gives the same names
+    logger = logging.getLogger("tf2onnx")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # what it would log is an error of ours, below
+    try:
+        with tf.Graph().as_default() as graph:
+            tf.import_graph_def(graph_def, name="")
+            translated = tfonnx.process_tf_graph(
+                graph, opset=OPSET, input_names=inputs, output_names=outputs
+            )
+            proto: onnx.ModelProto = translated.make_model(source.name)
+    except (ValueError, KeyError, RuntimeError, AssertionError, TypeError) as error:
+        raise ConversionError(f"tf2onnx failed on {source.name}: {_first(error)}") from error
+    finally:
+        logger.setLevel(level)
+    _spell_out_erfc(proto)
+    _refuse_unknown_ops(proto, source)
+    return proto
+
+
+def _spell_out_erfc(proto: onnx.ModelProto) -> None:
+    """Write erfc(x), of which Keras' GELU is made and which ONNX lacks, as 1 - erf(x)."""
+    nodes = []
+    for node in proto.graph.node:
+        nodes.append(node)
+        if node.op_type != "Erfc":
+            continue
+        out, one, erf = node.output[0], f"{node.name}/one", f"{node.name}/erf"
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1), one))
+        node.CopyFrom(onnx.helper.make_node("Erf", node.input, [erf], name=erf))
+        nodes.append(onnx.helper.make_node("Sub", [one, erf], [out], name=out))
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+
+
+def _refuse_unknown_ops(proto: onnx.ModelProto, source: Source) -> None:
+    """Find TensorFlow ops that tf2onnx passed through; it logs them and goes on."""
+    bad: dict[tuple[str, str], onnx.NodeProto] = {}
+    for node in proto.graph.node:
+        known = node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type, OPSET)
+        if not known:
+            bad.setdefault((node.op_type, _layer_of(node.name, source.layers) or node.name), node)
+    if bad:
+        found = ", ".join(f"{op} in layer {layer!r}" for op, layer in bad)
+        raise ConversionError(
+            f"{source.name} can't be converted: {found}",
+            hint="replace the layer by one of convolutions, dense, batch norm, pooling, add, "
+            "concat and the usual activations",
+        )
+
+
+def _layer_of(node: str, layers: tuple[str, ...]) -> str | None:
+    """Find the Keras layer whose name scope an op's name starts with, innermost first."""
+    by_name = {layer.lower(): layer for layer in layers}  # TensorFlow capitalises bare ops
+    for part in reversed(node.lower().split("/")):
+        # Keras opens a layer's scope twice, to build and to call it, so the ops of "conv" are
+        # in "conv_1", which may be another layer's name; a layer used again counts on.
+        for name in (re.sub(r"_1$", "", part), part, re.sub(r"_\d+$", "", part)):
+            if name in by_name:
+                return by_name[name]
+    return None
+
+
+def _put_weights_back(model: ir.Model, weights: dict[str, np.ndarray[Any, Any]]) -> None:
+    kept = []
+    for value in model.graph.inputs:
+        if value.name in weights:
+            value.const_value = ir.tensor(weights[value.name], name=value.name)
+            if value.uses():
+                model.graph.initializers[value.name] = value
+        else:
+            kept.append(value)
+    model.graph.inputs[:] = kept
+
+
+def _name_ports(
+    model: ir.Model, source: Source, inputs: list[str], outputs: list[str], batch: int | None
+) -> None:
+    graph = model.graph
+    found = {value.name: value for value in graph.inputs}
+    graph.inputs[:] = [found[name] for name in inputs[: len(source.inputs)]]
+    found = {value.name: value for value in graph.outputs}
+    graph.outputs[:] = [found[name] for name in outputs]
+    size = ir.SymbolicDim("batch") if batch is None else batch
+    for values, ports in ((graph.inputs, source.inputs), (graph.outputs, source.outputs)):
+        for value, port in zip(values, ports, strict=True):
+            value.name = port.name
+            value.shape = ir.Shape([size, *port.shape[1:]])

@@ -1,0 +1,305 @@
+"""Where a network comes from: the zoo, a ``.keras`` file or a SavedModel folder.
+
+Files are not trusted: ``.keras`` is loaded in Keras' safe mode, and a Lambda layer (which
+is code) is refused before Keras sees it, unless the user says ``--unsafe``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from exporter.errors import ExporterError, WrongUse, unknown_name
+from exporter.models import checkpoint, zoo
+from exporter.models.preprocessing import PREPROCESSING
+from exporter.network import saved_model
+from exporter.network.keras_env import load_keras
+from exporter.untrusted import refuse_code
+
+RANDOM = "random"
+_SCALING_LAYERS = ("Rescaling", "Normalization")
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output; ``shape`` has None where it is open, ``dtype`` is numpy's name."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A loaded network and what is known about it.
+
+    Attributes:
+        name: how the user named it.
+        kind: which of the three ways it came.
+        weights: where the weights are from: "shipped", "random" or a file's path.
+        sha256: of the file or folder; of the weights where they are random.
+        call: takes and returns a tuple of tensors, in the order of the ports.
+        pack: gives a tuple of tensors the structure that the model itself takes.
+        model: the Keras model; the restored object for a SavedModel.
+        layers: names of all layers, nested ones included.
+        preprocessing: None where nobody said.
+        classes: names by label; may be empty.
+    """
+
+    name: str
+    kind: Literal["zoo", "keras", "savedmodel"]
+    weights: str
+    sha256: str
+    call: Callable[[tuple[Any, ...]], tuple[Any, ...]]
+    pack: Callable[[tuple[Any, ...]], Any]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    model: Any
+    layers: tuple[str, ...]
+    preprocessing: str | None
+    classes: tuple[str, ...]
+
+    @property
+    def is_keras(self) -> bool:
+        """Whether weights can be fed from outside (a SavedModel holds its own)."""
+        return self.kind != "savedmodel"
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether its weights are the zoo's: those in a file have seen images of their own."""
+        return self.kind == "zoo" and self.weights in ("shipped", RANDOM)
+
+    @property
+    def batch(self) -> int | None:
+        """The batch size that is built into the network, None where it is open."""
+        return self.inputs[0].shape[0]
+
+
+def load(
+    name: str,
+    *,
+    weights: str | None = None,
+    preprocessing: str | None = None,
+    unsafe: bool = False,
+) -> Source:
+    """Load a network.
+
+    Args:
+        name: a zoo name, a ``.keras`` file or a SavedModel folder.
+        weights: for a zoo name: a ``.keras`` file that ``exporter train`` wrote, or
+            ``random``; default the shipped checkpoint.
+        preprocessing: what the user says; must agree with what the file says.
+        unsafe: run code that the file carries (Lambda layers).
+
+    Raises:
+        WrongUse: unknown name, missing file, a zoo model without weights, a Lambda layer,
+            contradicting preprocessing.
+        ExporterError: a damaged file.
+    """
+    if preprocessing is not None and preprocessing not in PREPROCESSING:
+        raise unknown_name("preprocessing", preprocessing, PREPROCESSING)
+    path = Path(name)
+    if name in zoo.ZOO:
+        return _from_zoo(name, weights, preprocessing, unsafe)
+    if weights is not None:
+        raise WrongUse("--weights goes with a zoo model; a file brings its own", hint=_zoo_hint())
+    if path.suffix == ".keras":
+        return _from_keras_file(path, name, "keras", preprocessing, unsafe)
+    if (path / "saved_model.pb").is_file():
+        return _from_saved_model(path, preprocessing)
+    if path.exists():
+        raise WrongUse(
+            f"{name} is neither a .keras file nor a SavedModel folder",
+            hint="save the model with model.save('model.keras') or model.export('folder')",
+        )
+    if path.suffix or path.name != name:
+        raise WrongUse(f"no such file or folder: {name}")
+    raise unknown_name("model", name, zoo.ZOO)
+
+
+def _zoo_hint() -> str:
+    return f"zoo models: {', '.join(zoo.ZOO)}"
+
+
+def _from_zoo(name: str, weights: str | None, preprocessing: str | None, unsafe: bool) -> Source:
+    row = zoo.lookup(name)
+    if weights is None and row.checkpoint is None:
+        raise WrongUse(
+            f"{name} ships without trained weights",
+            hint=f"train it with: exporter train {name} -o {name}.keras\n"
+            f"then: exporter export {name} --weights {name}.keras\n"
+            "or try the path with: --weights random",
+        )
+    if weights == RANDOM:
+        _agree(zoo.PREPROCESSING, preprocessing, name)
+        load_keras().utils.set_random_seed(0)
+        return from_model(zoo.build(name), name)
+    path = row.checkpoint if weights is None else Path(weights)
+    assert path is not None
+    source = _from_keras_file(path, name, "zoo", preprocessing, unsafe)
+    if _kernels(source.model) != _kernels(zoo.build(name)):
+        raise WrongUse(f"{path} holds another network than {name}: its layers differ")
+    return source
+
+
+def _kernels(model: Any) -> dict[str, tuple[int, ...]]:
+    """Return the shapes that tell networks apart, those that depend on the data left out."""
+    return {
+        variable.path: tuple(variable.shape)
+        for variable in model.trainable_variables
+        if not variable.path.startswith(("stem_conv/", "logits/"))
+    }
+
+
+def from_model(model: Any, name: str) -> Source:
+    """Wrap a zoo model that is in memory, with the weights it has."""
+    weights = _weights_sha256(model)
+    return _keras_source(model, name, "zoo", RANDOM, weights, zoo.PREPROCESSING, ())
+
+
+def _from_keras_file(
+    path: Path,
+    name: str,
+    kind: Literal["zoo", "keras"],
+    preprocessing: str | None,
+    unsafe: bool,
+) -> Source:
+    if not path.is_file():
+        raise WrongUse(f"no such file: {path}")
+    card = checkpoint.read_card(path)
+    refuse_code(path, unsafe=unsafe)
+    keras = load_keras()
+    try:
+        model = keras.models.load_model(path, compile=False, safe_mode=not unsafe)
+    except Exception as error:  # Keras raises whatever its layers raise
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ExporterError(
+            f"Keras can't load {path}: {first}",
+            hint="the file is damaged, or needs a class that Keras does not know here",
+        ) from error
+    shipped = kind == "zoo" and path == zoo.lookup(name).checkpoint
+    said = _agree(card.get("preprocessing") or _built_in_scaling(model), preprocessing, name)
+    return _keras_source(
+        model,
+        name,
+        kind,
+        "shipped" if shipped else str(path),
+        hashlib.sha256(path.read_bytes()).hexdigest(),
+        said,
+        tuple(card.get("classes", ())),
+    )
+
+
+def _keras_source(
+    model: Any,
+    name: str,
+    kind: Literal["zoo", "keras"],
+    weights: str,
+    sha256: str,
+    preprocessing: str | None,
+    classes: tuple[str, ...],
+) -> Source:
+    import keras
+
+    if not model.built or not model.inputs:
+        raise WrongUse(
+            f"{name} has no fixed inputs", hint="call the model once on data before saving it"
+        )
+    structure = getattr(model, "_inputs_struct", None)
+
+    def pack(inputs: tuple[Any, ...]) -> Any:
+        if isinstance(structure, dict):
+            return keras.tree.pack_sequence_as(structure, list(inputs))
+        return inputs[0] if len(inputs) == 1 else list(inputs)
+
+    def call(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(keras.tree.flatten(model(pack(inputs), training=False)))
+
+    nested = [layer.name for layer in model._flatten_layers(include_self=False)]
+    operations = [operation.name for operation in getattr(model, "operations", [])]
+    return Source(
+        name=name,
+        kind=kind,
+        weights=weights,
+        sha256=sha256,
+        call=call,
+        pack=pack,
+        inputs=_ports("input", _described(model.inputs, [t.name for t in model.inputs])),
+        outputs=_ports("logits", _described(model.outputs, _output_names(model))),
+        model=model,
+        layers=tuple(dict.fromkeys([*nested, *operations])),
+        preprocessing=preprocessing,
+        classes=classes,
+    )
+
+
+def _output_names(model: Any) -> list[str]:
+    """Return the names of the layers that make the outputs; a Sequential has no list of them."""
+    names = getattr(model, "output_names", None)
+    return list(names or [tensor._keras_history.operation.name for tensor in model.outputs])
+
+
+def _described(tensors: list[Any], names: list[str]) -> dict[str, tuple[Any, str]]:
+    """Return shape and type by name; a name that comes twice gets a number that is free."""
+    found: dict[str, tuple[Any, str]] = {}
+    for name, tensor in zip(names, tensors, strict=True):
+        numbered = (f"{name}_{number}" for number in itertools.count(1))
+        unique = next(n for n in numbered if n not in names and n not in found)
+        found[unique if name in found else name] = (tensor.shape, str(tensor.dtype))
+    return found
+
+
+def _from_saved_model(path: Path, preprocessing: str | None) -> Source:
+    call, inputs, outputs, restored = saved_model.load(path)
+    return Source(
+        name=str(path),
+        kind="savedmodel",
+        weights=str(path),
+        sha256=saved_model.sha256(path),
+        call=call,
+        pack=lambda inputs: inputs,
+        inputs=_ports(
+            "input", {name: (spec.shape, spec.dtype.name) for name, spec in inputs.items()}
+        ),
+        outputs=_ports(
+            "logits", {name: (spec.shape, spec.dtype.name) for name, spec in outputs.items()}
+        ),
+        model=restored,
+        layers=(),
+        preprocessing=preprocessing,
+        classes=(),
+    )
+
+
+def _ports(single: str, found: dict[str, tuple[Any, str]]) -> tuple[Port, ...]:
+    """Name a lone tensor as the contract says; keep the user's names where there are several."""
+    return tuple(
+        Port(single if len(found) == 1 else name, tuple(shape), dtype)
+        for name, (shape, dtype) in found.items()
+    )
+
+
+def _weights_sha256(model: Any) -> str:
+    digest = hashlib.sha256()
+    for array in model.get_weights():
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _built_in_scaling(model: Any) -> str | None:
+    """Return ``raw`` for a model whose first layer after the input scales pixels itself."""
+    layers = [layer for layer in model.layers if type(layer).__name__ != "InputLayer"]
+    return "raw" if layers and type(layers[0]).__name__ in _SCALING_LAYERS else None
+
+
+def _agree(carried: str | None, said: str | None, name: str) -> str | None:
+    if carried is not None and said is not None and carried != said:
+        raise WrongUse(
+            f"{name} was trained with preprocessing {carried!r}, and --preprocess says {said!r}",
+            hint="leave --preprocess out",
+        )
+    return carried or said

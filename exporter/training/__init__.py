@@ -1,0 +1,1 @@
+"""Training of zoo networks that goes on after a kill."""

@@ -1,0 +1,55 @@
+"""The README files say what the result files say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.studies.readme_tables import DETAILS, README, TABLES, fp8_summary, markdown, rewrite
+
+
+@pytest.mark.parametrize("page", TABLES, ids=lambda page: str(page.parent.name or page.name))
+def test_a_page_is_what_the_files_give(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert rewrite(page, text) == text, "run: python -m benchmarks.studies.readme_tables"
+    assert "Not measured yet" not in text
+
+
+@pytest.mark.parametrize(
+    ("page", "table", "row"),
+    [(README, "speed", "| resnet18 | "), (DETAILS, "export_time", "| `resnet18` | ")],
+)
+def test_a_changed_figure_is_noticed(page: Path, table: str, row: str) -> None:
+    text = page.read_text(encoding="utf-8")
+    begin = text.index(f"<!-- {table} -->")
+    changed = text[:begin] + text[begin:].replace(row, f"{row}9", 1)
+    assert changed != text
+    assert rewrite(page, changed) == text
+
+
+def test_a_missing_table_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"README\.md has 0 tables between <!-- precision -->"):
+        rewrite(README, "# exporter\n")
+
+
+def test_markdown() -> None:
+    assert markdown(("a", "b"), [("x", "1")]) == "| a | b |\n| --- | --: |\n| x | 1 |"
+
+
+def test_fp8_and_int8_of_one_network_share_a_line() -> None:
+    def row(engine: str, flips: int) -> dict[str, Any]:
+        paired = {"change_points": -0.1, "p_value": 0.5}
+        layers = {"layers_quantized": 20, "layers_in_float": 1}
+        against = {"label_flips": flips}
+        return {"engine": engine, "paired": paired, "against_keras": against, **layers}
+
+    keras = {"correct": 9304}
+    fp8 = {"model": "net", "keras": keras, "results": [row("onnx-fp8-mse", 53)]}
+    int8 = {"model": "net", "keras": keras, "results": [row("onnx-mse-fp16", 37)]}
+    assert fp8_summary(fp8, int8).splitlines()[2] == (
+        "| `net` | 20 of 21 | 9,304 | 37 flips, -0.10 (p 0.5) | 53 flips, -0.10 (p 0.5) |"
+    )
+    with pytest.raises(ValueError, match="unpack"):  # another original is another network
+        fp8_summary(fp8, {**int8, "keras": {"correct": 9}})
