@@ -48,6 +48,7 @@ def finish(
     batch, recorded = _recorded(found, section)
     batch, options = target.bounded(batch), (options or BuildOptions()).over(recorded)
     target.check_precision(precision)
+    targets.check_options(target, options)
     target.check_build(options, precision, batch)
     build = targets.Build(batch, precision, options, progress, here=True)
     compiler = target.load()

@@ -50,6 +50,7 @@ def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
     target.check_weight_bits(config)
     target.types_half(config)  # a conflict is refused before any work
     config = replace(config, batch=target.bounded(config.batch))
+    targets.check_options(target, config.build)
     target.check_build(config.build, config.precision, config.batch)
     compiler = target.load()
     artifact.check_free(config.output, force=config.force)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from exporter.errors import unknown_name
+from exporter.config import BuildOptions
+from exporter.errors import WrongUse, unknown_name
 from exporter.targets.row import ENGINE_BATCH, Build, Compiled, Target, TargetModule
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ __all__ = [
     "Compiled",
     "Target",
     "TargetModule",
+    "check_options",
     "lookup",
     "open_artifact",
 ]
@@ -166,6 +168,21 @@ def lookup(name: str) -> Target:
     if name not in TARGETS:
         raise unknown_name("target", name, TARGETS)
     return TARGETS[name]
+
+
+def check_options(target: Target, options: BuildOptions) -> None:
+    """Refuse build options that would have no effect on a target.
+
+    Raises:
+        WrongUse: names the targets that take an option.
+    """
+    for name in options.asked:
+        if name not in target.honours:
+            takers = [row.name for row in TARGETS.values() if name in row.honours]
+            raise WrongUse(
+                f"target {target.name!r} does not take {name.replace('_', '-')}",
+                hint=f"these do: {', '.join(takers)}",
+            )
 
 
 def open_artifact(artifact: Artifact, threads: int | None = None) -> Runner:

@@ -258,18 +258,11 @@ class Target:
             )
 
     def check_build(self, options: BuildOptions, precision: Precision, batch: Batch) -> None:
-        """Refuse build options that would have no effect, or contradict the rest.
+        """Refuse build options that contradict the rest of the request.
 
         Raises:
-            WrongUse: names both sides, or the targets that take an option.
+            WrongUse: names both sides.
         """
-        for name in options.asked:
-            if name not in self.honours:
-                takers = [row.name for row in _table().values() if name in row.honours]
-                raise WrongUse(
-                    f"target {self.name!r} does not take {name.replace('_', '-')}",
-                    hint=f"these do: {', '.join(takers)}",
-                )
         check_capabilities(options.compute_capabilities, precision)
         if options.dla_core is None:
             return
@@ -290,10 +283,3 @@ class Target:
 
 
 ENGINE_BATCH = Batch(1, 1, 32)
-
-
-def _table() -> Mapping[str, Target]:
-    """Return the table of all rows, which itself is made of this file's class."""
-    from exporter.targets import TARGETS
-
-    return TARGETS

@@ -24,7 +24,7 @@ import pytest
 from benchmarks.gpu_acceptance import kit, start, wheels
 from benchmarks.gpu_acceptance.fatbin import Gpu
 from benchmarks.gpu_acceptance.wheels import Wanted
-from tests.benchmarks.test_gpu_fatbin import AMPERE, HOPPER_ONLY, container, library
+from tests.benchmarks.gpu_acceptance.test_gpu_fatbin import AMPERE, HOPPER_ONLY, container, library
 
 HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
 PIECE = 1500

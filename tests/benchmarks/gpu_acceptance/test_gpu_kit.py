@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from tests.benchmarks.test_gpu_fatbin import HOPPER_ONLY, container
 
 from benchmarks.gpu_acceptance import __main__ as command
 from benchmarks.gpu_acceptance import kit, pieces, start, wheels
 from benchmarks.gpu_acceptance.fatbin import Gpu
 from benchmarks.gpu_acceptance.wheels import Wanted
 from exporter.errors import ExporterError, Missing, WrongUse
+from tests.benchmarks.gpu_acceptance.test_gpu_fatbin import HOPPER_ONLY, container
 from tests.benchmarks.gpu_kit import (
     LIBRARY,
     ORT,

@@ -109,10 +109,8 @@ CLAIM = re.compile("not run on a gpu|has run on a gpu", re.IGNORECASE)
 FACTS = {
     "benchmarks/README.md",
     "benchmarks/studies/device_claims.py",
-    "benchmarks/gpu_acceptance/__init__.py",
-    "benchmarks/gpu_acceptance/__main__.py",
+    "benchmarks/gpu_acceptance/bare.py",
     "benchmarks/gpu_acceptance/prepare.py",
-    "benchmarks/gpu_acceptance/run.py",
     "benchmarks/studies/int8_comparison.py",
     "benchmarks/studies/precision_accuracy.py",
     "benchmarks/studies/recovery.py",

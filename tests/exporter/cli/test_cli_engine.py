@@ -221,7 +221,7 @@ class TestThisMachine:
         self.have(monkeypatch, Gpu("L4", None, "8.9"), Gpu("T4", None, "7.5"), tensorrt="10.13.3")
         result = run("doctor", artefact(tmp_path / "a"))
         assert result.exit_code == 4
-        assert "several kinds of GPU here (L4, T4)" in result.stderr
+        assert "this machine has different GPUs (L4, T4)" in result.stderr
 
     def test_a_jetson(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         self.have(monkeypatch, Gpu("Jetson (Jetson Linux 36.4.3)"), tensorrt="10.3.0")

@@ -348,7 +348,7 @@ def test_options_a_target_would_ignore_are_refused(
     target: str, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(WrongUse, match=message):
-        targets.lookup(target).check_build(BuildOptions(**options), "fp32", Batch(1, 1, 1))
+        targets.check_options(targets.lookup(target), BuildOptions(**options))
 
 
 @pytest.mark.parametrize("target", ["trt", "trt-rtx"])
