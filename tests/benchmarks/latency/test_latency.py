@@ -267,6 +267,14 @@ def test_an_engine_on_a_gpu_is_timed_with_a_graph_and_without(tmp_path: Path) ->
     assert graphs == [(str(one.path), True), (f"{one.path} (no CUDA graph)", False)]
 
 
+def test_an_artifact_of_onnxruntimes_providers_is_timed_the_same(tmp_path: Path) -> None:
+    one = tiny(tmp_path / "cuda", target="ort-cuda")
+    told = {**one.passport, "ort-cuda": {"compiled": True, "provider": "CUDAExecutionProvider"}}
+    made = artifact.Artifact(one.path, told)
+    graphs = [(e.name, e.cuda_graph) for e in latency.line_up([made], (), tmp_path, AS_RECORDED)]
+    assert graphs == [(str(one.path), True), (f"{one.path} (no CUDA graph)", False)]
+
+
 @pytest.mark.tf
 def test_the_original_runs_as_one_function_and_by_xla(keras: Any) -> None:
     from exporter.network import sources

@@ -7,6 +7,7 @@ takes no node. Nothing here ran on a GPU.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -180,3 +181,37 @@ def test_every_row_has_its_file(name: str) -> None:
     module = targets.lookup(name).load()
     assert callable(module.compile)
     assert callable(module.open)
+
+
+@pytest.mark.tf
+def test_evaluate_check_and_bench_know_these_targets(
+    keras: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network of one's own from export to the gate, with the CPU's provider in CUDA's place."""
+    from click.testing import CliRunner
+
+    from exporter.cli.main import main
+    from tests.exporter.networks import plain
+
+    def run(*given: object) -> Any:
+        return CliRunner().invoke(main, [str(each) for each in given])
+
+    images = np.random.default_rng(0).integers(0, 255, (40, 16, 16, 1)).astype(np.uint8)
+    np.savez(tmp_path / "data.npz", images=images, labels=np.arange(40) % 3)
+    data = ("--data", f"npz:{tmp_path / 'data.npz'}")
+    plain(keras).save(tmp_path / "net.keras")
+    exported = ("export", tmp_path / "net.keras", "--to", "ort-cuda", "--preprocess", "unit")
+    path, book = tmp_path / "net-cuda", tmp_path / "baseline.json"
+    assert run(*exported, *data, "-o", path).exit_code == 0
+    gated = ("check", "--baseline", book, path)
+    assert run(*gated, "--update", *data).exit_code == 0  # no engine yet: simulated
+    assert run(*gated).exit_code == 0
+    missing = run("evaluate", path, *data)
+    assert (missing.exit_code, "ort-gpu" in missing.stderr) == (4, True)
+    monkeypatch.setattr(ort_cuda, "CUDA", CPU)
+    assert run("compile", path).exit_code == 0
+    shown = run("inspect", path).stdout
+    assert "CPUExecutionProvider" in shown
+    evaluated = run("evaluate", path, *data)
+    assert evaluated.exit_code == 0, evaluated.output
+    assert run("evaluate", path, *data, "--ladder").exit_code == 0
