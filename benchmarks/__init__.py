@@ -1,1 +1,1 @@
-"""Accuracy, drift, latency and power of artefacts: measured, reported, gated."""
+"""Accuracy, drift, latency and power of artifacts: measured, reported, gated."""

@@ -1,4 +1,4 @@
-"""Activation ranges and quantisation parameters.
+"""Activation ranges and quantization parameters.
 
 Knows graphs and arrays, not Keras, data sets or targets.
 """

@@ -44,7 +44,7 @@ def channel_means(
         model: left as it is.
         axes: the channels' axis by tensor; not the first, which is the images'.
         batches: feeds by input name, images along the first axis.
-        open_session: makes a session of a serialised graph.
+        open_session: makes a session of a serialized graph.
 
     Raises:
         NoData: no batch came.
@@ -68,7 +68,7 @@ def channel_means(
 def mean_error(expected: ChannelMeans, got: ChannelMeans) -> Floats:
     """Return what to add to each channel, float64 (channels,): the mean of expected - got.
 
-    It minimises the squared error of the images' means, each relative to the image's power in
+    It minimizes the squared error of the images' means, each relative to the image's power in
     what was expected, so that a few images of large activations don't decide for all.
     """
     weights = alike(expected.powers)

@@ -90,12 +90,12 @@ def collect(
     """Measure the named activations on calibration images.
 
     Args:
-        model: the graph to quantise; left as it is.
+        model: the graph to quantize; left as it is.
         tensors: names of graph inputs or computed tensors, with the batch as their first axis.
         batches: feeds by input name, the images along each array's first axis, preprocessed as
             for inference. Read no further than needed.
         images: how many to use; of the last batch only as many as are missing are counted.
-        open_session: makes a session of a serialised graph (``onnxruntime.InferenceSession``
+        open_session: makes a session of a serialized graph (``onnxruntime.InferenceSession``
             itself will do), so that this package needs no runtime. Called once. A session whose
             threads don't spin leaves more of the processor to the counting.
         options: method, early stop, threads.

@@ -1,4 +1,4 @@
-r"""The range whose quantised histogram diverges least from the real one (KL divergence).
+r"""The range whose quantized histogram diverges least from the real one (KL divergence).
 
 Szymon Migacz, "8-bit inference with TensorRT", GTC 2017, S7310. For each candidate of i bins:
 P is the histogram's first i bins, everything beyond added to the last one; Q is the same i bins
@@ -13,7 +13,7 @@ sums S over c non-empty bins each, that divergence is
 
 which cumulative sums give at the cost of one term a group instead of one a bin.
 
-The first bin takes its neighbour's count, as NVIDIA's own calibrator does (TensorRT Model
+The first bin takes its neighbor's count, as NVIDIA's own calibrator does (TensorRT Model
 Optimizer, ``calib/histogram.py``): zero is exact at every scale, so the half of a ReLU's output
 that is zero says nothing about the range, yet as probability it would drown what does.
 
@@ -47,7 +47,7 @@ def entropy_amax(counts: Counts, width: float, amax: float, levels: int) -> floa
         counts: of |x| by bin from zero on, the last not zero.
         width: of a bin.
         amax: the greatest |x|, which the result does not exceed.
-        levels: groups to quantise to.
+        levels: groups to quantize to.
     """
     while counts.size > MOST_BINS:
         counts = np.pad(counts, (0, counts.size % 2)).reshape(-1, 2).sum(axis=1)
@@ -68,7 +68,7 @@ def divergences(counts: Counts, ends: npt.NDArray[np.int64], levels: int) -> Flo
     Args:
         counts: of shape (bins,).
         ends: candidates, each a number of bins from ``levels`` to ``bins``.
-        levels: groups to quantise to.
+        levels: groups to quantize to.
     """
     total = counts.sum()
     cumulative = _from_zero(counts)

@@ -113,7 +113,7 @@ def second_moments(
         layers: for each layer's name the tensor it reads, and how.
         batches: feeds by input name, images along the first axis.
         images: how many there are in all, for the progress.
-        open_session: makes a session of a serialised graph.
+        open_session: makes a session of a serialized graph.
         progress: called after each batch.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The range with the least squared quantisation error, over a histogram's bins.
+"""The range with the least squared quantization error, over a histogram's bins.
 
 Clipping trades the error of a few large values against a finer step for all others; Sung et al.
 2015 (arXiv 1511.06488) choose by L2 error, as NVIDIA's "mse" calibrator does (Wu et al. 2020,

@@ -1,4 +1,4 @@
-"""Which range to quantise: four methods over one histogram, chosen after the pass.
+"""Which range to quantize: four methods over one histogram, chosen after the pass.
 
 Wu et al. 2020 (arXiv 2004.09602, section 3.2) describe and compare all four.
 """

@@ -3,7 +3,7 @@
 Rounding to the nearest number is not what changes a layer's output least: errors of weights
 that read correlated inputs can cancel (Nagel et al. 2020, "Up or Down? Adaptive Rounding",
 arXiv 2004.10568). Of each weight's two neighboring numbers, integers or E4M3's, this chooses one
-so as to minimise
+so as to minimize
 
     (q - w)^T G (q - w),  G the second moments of the layer's input (calibration.gram)
 

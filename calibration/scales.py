@@ -22,15 +22,15 @@ UINT8_LEVELS = 255
 def symmetric_scale(
     amax: npt.ArrayLike, *, levels: float = INT8_LEVELS
 ) -> np.float32 | npt.NDArray[np.float32]:
-    """Scale of a signed symmetric quantisation, zero point 0.
+    """Scale of a signed symmetric quantization, zero point 0.
 
     Args:
         amax: greatest magnitude to represent; a number, or an array with one per channel.
-        levels: greatest quantised value, 127 for INT8 (64 with reduced range: 7 bits), 448 for
+        levels: greatest quantized value, 127 for INT8 (64 with reduced range: 7 bits), 448 for
             FP8.
 
     Returns:
-        float32 of the shape of ``amax``. Where ``amax`` is 0 everything quantises to 0 with any
+        float32 of the shape of ``amax``. Where ``amax`` is 0 everything quantizes to 0 with any
         scale; it is then ``1 / levels``, so that scales that multiply (a bias's) stay sensible.
 
     Raises:
@@ -47,12 +47,12 @@ def symmetric_scale(
 def affine_scale_zero_point(
     low: float, high: float, *, levels: int = UINT8_LEVELS
 ) -> tuple[np.float32, np.uint8]:
-    """Scale and zero point of an unsigned quantisation of [low, high], widened to hold zero.
+    """Scale and zero point of an unsigned quantization of [low, high], widened to hold zero.
 
     Args:
         low: least value to represent.
         high: greatest value to represent.
-        levels: greatest quantised value, 255 for UINT8 (127 with reduced range).
+        levels: greatest quantized value, 255 for UINT8 (127 with reduced range).
 
     Returns:
         (float32 scale, uint8 zero point). Zero is represented exactly.

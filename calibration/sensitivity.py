@@ -1,4 +1,4 @@
-"""What quantising each layer alone costs, and the cheapest layers to spare for a budget to hold.
+"""What quantizing each layer alone costs, and the cheapest layers to spare for a budget to hold.
 
 Knows arrays and callables only: who runs a graph with some layers in integers passes that in.
 """
@@ -30,7 +30,7 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What the logits lose when one layer alone is quantised.
+    """What the logits lose when one layer alone is quantized.
 
     Attributes:
         name: of the layer.
@@ -46,7 +46,7 @@ class LayerCost:
 
     @property
     def sqnr_db(self) -> float:
-        """Signal to quantisation noise of the logits in dB; infinite where nothing changed."""
+        """Signal to quantization noise of the logits in dB; infinite where nothing changed."""
         return sqnr_db(self.noise)
 
 
@@ -79,12 +79,12 @@ def rank(
     quantize_alone: Callable[[str], Logits],
     progress: Progress,
 ) -> list[LayerCost]:
-    """Quantise every layer by itself; the costliest comes first.
+    """Quantize every layer by itself; the costliest comes first.
 
     Args:
         macs: multiply-adds an image of each layer, by its name.
         reference: logits of the float graph, (images, classes).
-        quantize_alone: the logits on the same images with this one layer quantised.
+        quantize_alone: the logits on the same images with this one layer quantized.
         progress: called after each layer.
     """
     best, costs = reference.argmax(-1), []
@@ -103,7 +103,7 @@ class Choice:
 
     Attributes:
         keep: their names, costliest in accuracy first.
-        lost: images lost with them; negative where the quantised graph has more right.
+        lost: images lost with them; negative where the quantized graph has more right.
         lost_without: for each of `keep`, what was lost when it went back to integers.
         trials: how many graphs were measured.
     """

@@ -1,6 +1,6 @@
 """Makes named tensors inside a graph readable: they become its outputs.
 
-A runtime may not optimise a graph output away, so full optimisation stays safe: a fusion that
+A runtime may not optimize a graph output away, so full optimization stays safe: a fusion that
 would swallow a tapped tensor does not fire, all others do.
 """
 
@@ -67,7 +67,7 @@ def stream(
         model: left as it is.
         tensors: names of graph inputs or computed tensors.
         batches: feeds by input name, images along the first axis; all are used.
-        open_session: makes a session of a serialised graph; called once.
+        open_session: makes a session of a serialized graph; called once.
 
     Raises:
         NoData: no batch came.

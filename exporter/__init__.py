@@ -30,7 +30,7 @@ __all__ = [
 
 
 def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
-    """Take a network to an artefact; see :func:`exporter.pipeline.export`."""
+    """Take a network to an artifact; see :func:`exporter.pipeline.export`."""
     from exporter import pipeline
 
     return pipeline.export(config, progress)

@@ -24,7 +24,7 @@ WeightBits = Literal[7, 8]
 
 @dataclass(frozen=True)
 class Batch:
-    """Batch sizes an artefact accepts: one fixed size, or a range with its usual value."""
+    """Batch sizes an artifact accepts: one fixed size, or a range with its usual value."""
 
     minimum: int = 1
     usual: int = 1
@@ -59,7 +59,7 @@ class BuildOptions:
 
     Attributes:
         workspace_mib: scratch memory a layer may use at most, in MiB.
-        opt_level: builder optimisation level, 0 (quick build) to 5 (longest search).
+        opt_level: builder optimization level, 0 (quick build) to 5 (longest search).
         hardware_compatible: one engine for every GPU from Ampere on.
         version_compatible: an engine for later TensorRT releases of the same major version.
         dla_core: build for this DLA core; what can't run there runs on the GPU.
@@ -119,7 +119,7 @@ class ExportConfig:
     Attributes:
         model: zoo name, ``.keras`` file or SavedModel folder.
         target: a key of :data:`exporter.targets.TARGETS`.
-        output: the artefact's folder; must not exist unless ``force``.
+        output: the artifact's folder; must not exist unless ``force``.
         precision: of the arithmetic.
         weights: for a zoo model: a file, or ``random``; None for the shipped checkpoint.
         data: test images to compare with Keras on, and training images to measure on; None means
@@ -146,7 +146,7 @@ class ExportConfig:
         io: type of the graph's inputs and outputs; FP16 only where the graph has FP16.
         build: how an engine is built, for targets that build one.
         unsafe: run code in the model file (Lambda layers).
-        force: replace an existing artefact.
+        force: replace an existing artifact.
     """
 
     model: str

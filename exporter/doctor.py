@@ -128,7 +128,7 @@ def engine_fit(
     tensorrt: str | None = None,
     driver: str | None = None,
 ) -> Fit:
-    """Judge where an artefact's engine loads; its hash is checked, and nothing is deserialised.
+    """Judge where an artifact's engine loads; its hash is checked, and nothing is deserialized.
 
     Args:
         artifact: compiled for TensorRT or TensorRT-RTX.
@@ -137,7 +137,7 @@ def engine_fit(
         driver: likewise.
 
     Raises:
-        WrongUse: an unknown machine, no version, or an artefact for another target.
+        WrongUse: an unknown machine, no version, or an artifact for another target.
         GateRefused: the engine is not compiled yet, and the machine's GPU lacks its precision.
         Missing: the engine is not compiled yet.
         ExporterError: the engine or its record is damaged.

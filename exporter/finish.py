@@ -1,4 +1,4 @@
-"""The second step of ``--to trt``: build the engine of an artefact on the machine it is for."""
+"""The second step of ``--to trt``: build the engine of an artifact on the machine it is for."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def finish(
     force: bool = False,
     progress: Progress = silent,
 ) -> Artifact:
-    """Compile an artefact in place: its folder is replaced whole, or left as it was.
+    """Compile an artifact in place: its folder is replaced whole, or left as it was.
 
     Needs neither Keras nor the data nor onnxruntime.
 
     Args:
-        path: the artefact's folder.
+        path: the artifact's folder.
         options: of the builder, beside those it was exported with, or in place of the same.
         force: build again what is built.
         progress: told of the builder's work.
@@ -63,7 +63,7 @@ def finish(
 
 
 def _recorded(found: Artifact, section: dict[str, Any]) -> tuple[Batch, BuildOptions]:
-    """Return the batch sizes and build options that an artefact was exported with.
+    """Return the batch sizes and build options that an artifact was exported with.
 
     Raises:
         ExporterError: they are not such as an export writes.

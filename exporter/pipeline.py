@@ -1,4 +1,4 @@
-"""The way through, top to bottom: network, graph, passes, proof, target, artefact."""
+"""The way through, top to bottom: network, graph, passes, proof, target, artifact."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _STEPS = 7
 
 
 def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
-    """Take a network to an artefact, or fail and leave nothing behind.
+    """Take a network to an artifact, or fail and leave nothing behind.
 
     Raises:
         WrongUse: the request can't be met as it is.

@@ -1,4 +1,4 @@
-"""The folder between the two stages: artefacts, test images, and what Keras and a CPU made of them.
+"""The folder between the two stages: artifacts, test images, and what Keras and a CPU made of them.
 
 It is made where Keras is and read where the GPU is, perhaps by somebody else, so nothing in it is
 trusted: names are checked, arrays are read without pickle, every file is held to its SHA-256.
@@ -89,7 +89,7 @@ class Prepared:
 
 
 def artefact_folder(folder: Path, model: str, precision: str) -> Path:
-    """Name the folder of one artefact."""
+    """Name the folder of one artifact."""
     return folder / f"{model}-{precision}"
 
 
@@ -103,7 +103,7 @@ def seal(
 ) -> None:
     """Write the record, with the hash of all that the second stage reads.
 
-    An artefact goes by its passport's hash, and the passport by this one: neither can be exchanged
+    An artifact goes by its passport's hash, and the passport by this one: neither can be exchanged
     for another whose simulation these logits are not.
     """
     passports = [

@@ -1,4 +1,4 @@
-"""The first stage, where Keras is and no GPU need be: artefacts, and what they should come to."""
+"""The first stage, where Keras is and no GPU need be: artifacts, and what they should come to."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Device:
 
     Attributes:
         executed: what runs the engines, as the page says it.
-        build: makes a copied artefact's engine, in place.
+        build: makes a copied artifact's engine, in place.
         open: returns its runner.
         audit: reads its layers; None where they are not recorded.
         time: times engines of one network side by side, the first as the baseline.

@@ -1,4 +1,4 @@
-"""The engines that a timing process can open: artefacts, the Keras original, bare graphs."""
+"""The engines that a timing process can open: artifacts, the Keras original, bare graphs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Engine:
     Attributes:
         name: what tables call it.
         kind: how it is opened.
-        path: the artefact; for Keras an artefact that says which network it was made from; for a
+        path: the artifact; for Keras an artifact that says which network it was made from; for a
             peer the folder of its model.
         original: for Keras, where that is.
         cuda_graph: for an engine on a GPU, replay its kernels as one graph.
@@ -104,7 +104,7 @@ def _artefact(engine: Engine, threads: int) -> Opened:
 
 
 def feeder(one: artifact.Artifact) -> Callable[[npt.NDArray[np.float32]], Feeds]:
-    """Return what turns preprocessed images into an artefact's feeds, by its passport."""
+    """Return what turns preprocessed images into an artifact's feeds, by its passport."""
     port, layout = one.passport["graph"]["inputs"][0], one.passport["layout"]
     dtype = numpy_type(port["dtype"])
 

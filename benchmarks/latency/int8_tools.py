@@ -1,4 +1,4 @@
-"""The quantisers that are compared: ours, onnxruntime's and NNCF's, each with its settings as data.
+"""The quantizers that are compared: ours, onnxruntime's and NNCF's, each with its settings as data.
 
 All get the same folded FP32 graph and the same calibration images. A tool with several settings
 to choose from has them tried one by one on held-out training images; see ``int8_cells``.
@@ -57,7 +57,7 @@ def settings_to_try(tool: str, scheme: str, *, vnni: bool) -> list[Settings]:
 
 
 def fastest_settings(tool: str, *, vnni: bool) -> Settings:
-    """Return the settings of a rival that favour its speed on a CPU, without losing its sums.
+    """Return the settings of a rival that favor its speed on a CPU, without losing its sums.
 
     One scale a channel costs integer kernels no time; ``PERFORMANCE`` is NNCF's symmetric preset;
     without VNNI, 7-bit weights in every layer are as fast as 8-bit ones, and do not saturate.
@@ -73,7 +73,7 @@ def fastest_settings(tool: str, *, vnni: bool) -> Settings:
     )
 
 
-# By default it quantises the logits too, which gains no time and, where one image's are thirty
+# By default it quantizes the logits too, which gains no time and, where one image's are thirty
 # times another's, costs the other's label (9 points of top-1 on the shipped ResNeXt).
 _FLOAT_LOGITS = {"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]}
 
@@ -93,7 +93,7 @@ _STATIC: dict[str, Settings] = {
 
 
 def quantize(tool: str, settings: Settings, folded: Path, images: Images, output: Path) -> None:
-    """Quantise a graph with one of the rivals and write it.
+    """Quantize a graph with one of the rivals and write it.
 
     Args:
         tool: ``quantize_static`` or ``nncf``.
@@ -146,7 +146,7 @@ def _quantize_static(settings: Settings, folded: Path, images: Images, output: P
 
 
 def _nncf(settings: Settings, folded: Path, images: Images, output: Path) -> None:
-    """Quantise in the form that the output's suffix names: OpenVINO's IR, NNCF's own, or ONNX."""
+    """Quantize in the form that the output's suffix names: OpenVINO's IR, NNCF's own, or ONNX."""
     os.environ.setdefault("NNCF_CI", "1")  # its switch against sending usage figures to its makers
     native = output.suffix == ".xml"
     if native:

@@ -170,7 +170,7 @@ def as_row(engine: str, batch: int, times: Times, settings: Mapping[str, Any]) -
 
 
 def summarize(values: Sequence[float]) -> Summary:
-    """Summarise as trtexec does: percentile p is the value at index floor(p * n) of the sorted.
+    """Summarize as trtexec does: percentile p is the value at index floor(p * n) of the sorted.
 
     Raises:
         ValueError: no values.

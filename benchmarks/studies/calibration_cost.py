@@ -5,7 +5,7 @@ result: for ``plain`` the logits of all images, for ``ours`` the ranges that ``c
 chooses, for ``onnxruntime`` those of ``onnxruntime.quantization``'s entropy calibrator with its
 defaults. All read the same preprocessed float32 images from a file, a batch at a time, so that
 neither reading pictures nor holding them counts. ``plain`` has onnxruntime's default session,
-which spins; that favours it.
+which spins; that favors it.
 
 onnxruntime's calibrator keeps every activation, so it gets as many images as half of the free
 memory holds, judged by how two small runs of it grew.

@@ -5,7 +5,7 @@ Every measurement has a process of its own, which loads the libraries and builds
 passes, onnx's full check and writing the file; Keras' counts its whole ``export``, which
 checks nothing. Comparing the graph with Keras and compiling for a target are not conversion
 and are not counted. The order is shuffled in each round, so that a machine that warms up or
-slows down favours neither side.
+slows down favors neither side.
 
 Run it on an idle machine: ``python -m benchmarks.studies.export_time``.
 """

@@ -1,4 +1,4 @@
-"""One cell of the INT8 comparison: a network, a scheme, a tool; quantised, chosen and scored.
+"""One cell of the INT8 comparison: a network, a scheme, a tool; quantized, chosen and scored.
 
 A network is prepared once (folded FP32 graph, calibration inputs, Keras' logits), and every tool
 starts from those files. Each function runs in a process of its own.
@@ -46,7 +46,7 @@ def prepare(model: str, folder: Path, images: int, calibration_images: int) -> N
 
     Args:
         model: a zoo name with shipped weights, or a ``.keras`` file that carries its preprocessing.
-        folder: gets the artefact ``fp32`` and ``prepared.npz``.
+        folder: gets the artifact ``fp32`` and ``prepared.npz``.
         images: how many test images.
         calibration_images: how many training images.
     """
@@ -96,10 +96,10 @@ def run_graph(
 
     Args:
         graph: one input, one output.
-        passport: of the FP32 artefact.
+        passport: of the FP32 artifact.
         split: which images.
         indices: of them.
-        written: execute Q and DQ as written, all graph optimisations off.
+        written: execute Q and DQ as written, all graph optimizations off.
     """
     from exporter.targets.ort import OrtRunner
 
@@ -113,10 +113,10 @@ def run_graph(
 
 
 def fusion(graph: Path, folded: Path) -> dict[str, int | bool]:
-    """Count what onnxruntime's optimised graph computes in integers.
+    """Count what onnxruntime's optimized graph computes in integers.
 
     Args:
-        graph: quantised.
+        graph: quantized.
         folded: the FP32 graph it came from, which says how many there are.
     """
     import onnx
@@ -178,7 +178,7 @@ def optimized_graph(graph: Path) -> onnx.GraphProto:
 
 
 def run_cell(folder: Path, model: str, scheme: str, tool: str) -> dict[str, Any]:
-    """Quantise by each of a tool's settings, keep the best on held-out images, score that one.
+    """Quantize by each of a tool's settings, keep the best on held-out images, score that one.
 
     Best has the fewest label flips against the FP32 graph, on training images that it wasn't
     calibrated on; the logits' SQNR decides between equals.

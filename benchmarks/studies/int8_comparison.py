@@ -1,6 +1,6 @@
 """What INT8 loses by our calibration, by ``onnxruntime.quantization`` and by NNCF, side by side.
 
-Each network is folded once; every tool then quantises that graph from the same calibration images
+Each network is folded once; every tool then quantizes that graph from the same calibration images
 and is scored on the same test images against Keras. Scheme ``cpu`` runs as onnxruntime fuses it;
 scheme ``tensorrt`` is a simulation, Q and DQ executed as written: not run on a GPU. A tool with
 settings to choose from gets the best of them by held-out training images; ours gets no such

@@ -50,7 +50,7 @@ Totals = dict[str, tuple[str, float]]
 
 @dataclass(frozen=True)
 class Job:
-    """One artefact at one batch size.
+    """One artifact at one batch size.
 
     Attributes:
         artifact: its folder.
@@ -87,14 +87,14 @@ class Node:
 
 
 def profile(job: Job) -> dict[str, Any]:
-    """Profile one artefact in this process, which must be fresh.
+    """Profile one artifact in this process, which must be fresh.
 
     Returns:
         ``call_ms``, and ``nodes`` as :class:`Node` has them, in the engine's order.
 
     Raises:
         ExporterError: a linear layer of the graph is not in the engine's account.
-        WrongUse: the artefact is for no CPU engine.
+        WrongUse: the artifact is for no CPU engine.
     """
     if job.cores:
         os.sched_setaffinity(0, job.cores)
@@ -123,7 +123,7 @@ def profile(job: Job) -> dict[str, Any]:
 
 
 def answer(job: str) -> worker.Answer:
-    """Profile the artefact of a job, in a process of its own."""
+    """Profile the artifact of a job, in a process of its own."""
     given = json.loads(job)
     return profile(Job(**{**given, "cores": tuple(given["cores"])}))
 
@@ -255,7 +255,7 @@ def shares(
 
 
 def measure(path: Path, batch: int, threads: int, peaks: Mapping[str, Any]) -> dict[str, Any]:
-    """Profile one artefact at one batch size in a process of its own.
+    """Profile one artifact at one batch size in a process of its own.
 
     Raises:
         ExporterError: as :func:`profile`.
@@ -294,7 +294,7 @@ def table(result: Mapping[str, Any]) -> Table:
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """Render the README's tables of the first artefact, one a batch size, from a result file."""
+    """Render the README's tables of the first artifact, one a batch size, from a result file."""
     lines, first = [], report["results"][0]["artifact"]
     for result in (one for one in report["results"] if one["artifact"] == first):
         lines += [_title(result) + ":", "", f"| layers | {' | '.join(COLUMNS)} |"]

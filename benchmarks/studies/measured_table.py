@@ -1,7 +1,7 @@
 """The table of latencies in the README: TensorFlow against every CPU engine, network by network.
 
 ``--prepare`` exports what is missing and times nothing; without it, what is there is timed, which
-wants an idle machine. Every cell (a network at a batch size: the original and four artefacts side
+wants an idle machine. Every cell (a network at a batch size: the original and four artifacts side
 by side, as ``exporter bench`` times them) is kept, and a run that was stopped goes on, or with
 ``--kept`` becomes a table of what was finished. Networks without trained weights get random ones:
 they take the same time.
@@ -54,7 +54,7 @@ Peaks = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Engine:
-    """One of the artefacts of every network."""
+    """One of the artifacts of every network."""
 
     target: str
     precision: Precision
@@ -129,7 +129,7 @@ def measure(network: str, batch: int, work: Path, plan: Plan, against: Sequence[
 
 
 def count_multiply_adds(one: Artifact) -> int:
-    """Count those of an image, in all convolutions and dense layers of an FP32 artefact."""
+    """Count those of an image, in all convolutions and dense layers of an FP32 artifact."""
     return sum(linear.multiply_adds for linear in linear_layers(one).values())
 
 

@@ -39,7 +39,7 @@ class Shape:
         op: Conv or MatMul.
         data: shape of what goes through all of them.
         weight: shape of each one's weight.
-        layers: how many; enough that quantising the first input does not count.
+        layers: how many; enough that quantizing the first input does not count.
     """
 
     op: Literal["Conv", "MatMul"]

@@ -127,7 +127,7 @@ def chosen(
 
 
 def export(model: str, variant: Variant, folder: Path, calibration_images: int) -> Artifact:
-    """Make one artefact."""
+    """Make one artifact."""
     config = ExportConfig(
         model,
         data=DATA,

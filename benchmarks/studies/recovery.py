@@ -89,7 +89,7 @@ def logits_of(graph: bytes, setup: Setup, *, as_written: bool = False) -> Logits
 
 
 def measure(setup: Setup, schemes: Sequence[str], console: Console) -> list[Row]:
-    """Quantise and score every variant under every scheme."""
+    """Quantize and score every variant under every scheme."""
     rows = []
     with tempfile.TemporaryDirectory(prefix="recovery-") as folder:
         for scheme in schemes:

@@ -19,7 +19,7 @@ _OPS_SHOWN = 6
 
 @dataclass(frozen=True)
 class Cell:
-    """One rung of one artefact in one version.
+    """One rung of one artifact in one version.
 
     Attributes:
         artefact: its folder.
@@ -109,7 +109,7 @@ def drifts(cells: Sequence[Cell], *, strict: bool) -> list[str]:
     Each pair of versions is one of several tests, so p is multiplied by their number (Bonferroni).
 
     Args:
-        cells: of all rungs, artefacts and versions.
+        cells: of all rungs, artifacts and versions.
         strict: labels and executed ops count too.
     """
     tests = sum(cell.against_first is not None for cell in cells)
@@ -146,7 +146,7 @@ def _ops_text(moved: Mapping[str, tuple[int, int]]) -> str:
 
 
 def tables(cells: Sequence[Cell]) -> Iterator[Table]:
-    """Yield a table for each artefact and rung, with a line for each version."""
+    """Yield a table for each artifact and rung, with a line for each version."""
     for (artefact, rung), found in _by_rung(cells).items():
         title = f"{artefact}, {rung}: each version against the first"
         shown = Table(title=title, title_justify="left")
@@ -187,7 +187,7 @@ def _row(cell: Cell) -> list[str]:
 
 
 def report(cells: Sequence[Cell]) -> dict[str, Any]:
-    """Return all figures as JSON values, by artefact and rung."""
+    """Return all figures as JSON values, by artifact and rung."""
     return {
         "environments": {cell.version: cell.answer.versions for cell in cells},
         "results": [

@@ -45,7 +45,7 @@ def measure(
     progress: Progress,
     rungs: Collection[str] = (),
 ) -> list[Cell]:
-    """Run every rung of artefacts of one network in every version, one at a time.
+    """Run every rung of artifacts of one network in every version, one at a time.
 
     Args:
         artifacts: made from one network.

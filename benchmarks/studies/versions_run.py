@@ -29,10 +29,10 @@ class Job:
         graph: an ONNX file with one input and one output.
         feeds: ``.npy``, (images, ...), as the graph takes them.
         batch: images a run.
-        as_written: every graph optimisation off.
+        as_written: every graph optimization off.
         threads: of onnxruntime.
         providers: of its session.
-        disabled: the optimisers that the product turns off.
+        disabled: the optimizers that the product turns off.
     """
 
     rung: str

@@ -1,4 +1,4 @@
-"""An artefact: a folder that is written whole or not at all, and opened only if unchanged."""
+"""An artifact: a folder that is written whole or not at all, and opened only if unchanged."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Artifact:
         return self.target == "onnx" and self.passport["precision"] != "fp32"
 
     def file(self, name: str) -> Path:
-        """Return the path of a file of the artefact, once its hash is the passport's.
+        """Return the path of a file of the artifact, once its hash is the passport's.
 
         Raises:
             ExporterError: the file is missing, changed, or not in the passport, or a graph with
@@ -106,7 +106,7 @@ class Artifact:
         """Write a measurement into the passport, under ``measured``, beside what is there by now.
 
         Raises:
-            ExporterError: the artefact is another than the one that was measured.
+            ExporterError: the artifact is another than the one that was measured.
         """
         now = read(self.path).passport
         if now["files"] != self.passport["files"]:
@@ -128,7 +128,7 @@ def quantization_of(passport: Passport) -> dict[str, Any] | None:
 
 
 def read(path: Path) -> Artifact:
-    """Open an artefact's passport; nothing else is read yet.
+    """Open an artifact's passport; nothing else is read yet.
 
     Raises:
         WrongUse: no such folder, or it has no passport.
@@ -176,7 +176,7 @@ def writing(output: Path, *, force: bool) -> Iterator[Path]:
     a change at ``output``.
 
     Raises:
-        WrongUse: ``output`` exists and ``force`` is not given, or is no artefact.
+        WrongUse: ``output`` exists and ``force`` is not given, or is no artifact.
     """
     check_free(output, force=force)
     aside = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))

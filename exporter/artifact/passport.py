@@ -1,4 +1,4 @@
-"""What an artefact says of itself: where it is from, what was done to it, how it was checked."""
+"""What an artifact says of itself: where it is from, what was done to it, how it was checked."""
 
 from __future__ import annotations
 

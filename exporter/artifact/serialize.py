@@ -8,7 +8,7 @@ from exporter.errors import ConversionError
 
 
 def checked_bytes(model: ir.Model) -> bytes:
-    """Serialise a graph once onnx's full check, shape inference included, has passed it.
+    """Serialize a graph once onnx's full check, shape inference included, has passed it.
 
     Raises:
         ConversionError: the check refuses it; a defect of ours, never written to disk.

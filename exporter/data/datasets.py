@@ -1,4 +1,4 @@
-"""Labelled images: Fashion-MNIST, a folder of classes, or an ``.npz`` file.
+"""Labeled images: Fashion-MNIST, a folder of classes, or an ``.npz`` file.
 
 A data set hands out uint8 pixels at the size a model asks for; turning them into
 network inputs is :mod:`exporter.models.preprocessing`'s part.

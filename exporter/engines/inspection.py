@@ -1,4 +1,4 @@
-"""What `exporter inspect` looks at: an artefact's passport, its engine's layers, or both."""
+"""What `exporter inspect` looks at: an artifact's passport, its engine's layers, or both."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ class Inspection:
 
 
 def inspect(path: Path, profile: Path | None = None) -> Inspection:
-    """Read an artefact or a layer-info file.
+    """Read an artifact or a layer-info file.
 
     Args:
-        path: an artefact, whose every file is verified first, or a file of trtexec's.
+        path: an artifact, whose every file is verified first, or a file of trtexec's.
         profile: times by layer.
 
     Raises:

@@ -119,7 +119,7 @@ class Layer:
 
 
 def read_layers(path: Path) -> tuple[Layer, ...]:
-    """Read an engine's layers, those of its first optimisation profile.
+    """Read an engine's layers, those of its first optimization profile.
 
     Raises:
         WrongUse: no such file.

@@ -1,7 +1,7 @@
 """What a passport says of a compiled engine: all that decides where it loads.
 
 ``passport["engine"]`` is written by the targets that build engines (``trt``, ``trt-rtx``) and
-read here by those that judge one before anybody deserialises it, which runs code from it.
+read here by those that judge one before anybody deserializes it, which runs code from it.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class EngineRecord:
 
 
 def read(artifact: Artifact) -> EngineRecord:
-    """Read an artefact's engine record, which holds for the engine of the passport's hash alone.
+    """Read an artifact's engine record, which holds for the engine of the passport's hash alone.
 
     Raises:
         WrongUse: it was not made for TensorRT.

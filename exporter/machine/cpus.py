@@ -177,10 +177,10 @@ def lacks_vnni() -> bool:
 
 
 def refuse_saturation(path: Path, int8: Mapping[str, Any] | None) -> None:
-    """Refuse to run an artefact of scheme ``cpu`` whose sums would saturate on this CPU.
+    """Refuse to run an artifact of scheme ``cpu`` whose sums would saturate on this CPU.
 
     Args:
-        path: of the artefact.
+        path: of the artifact.
         int8: what its passport says of INT8; None where it is in floating point.
 
     Raises:

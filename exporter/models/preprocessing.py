@@ -1,6 +1,6 @@
 """From stored pixels to what a network was trained on, as rows of a table.
 
-Preprocessing is part of a model: it is carried by checkpoints and artefacts and
+Preprocessing is part of a model: it is carried by checkpoints and artifacts and
 never guessed (a wrong one costs accuracy without any error).
 """
 

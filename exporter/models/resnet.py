@@ -25,7 +25,7 @@ BN_MOMENTUM = 0.9
 def conv(
     x: Tensor, filters: int, size: int, *, strides: int = 1, groups: int = 1, name: str
 ) -> Tensor:
-    """Convolve with 'same' padding, a bias and He initialisation."""
+    """Convolve with 'same' padding, a bias and He initialization."""
     return layers.Conv2D(
         filters,
         size,
@@ -40,7 +40,7 @@ def conv(
 def conv_bn(
     x: Tensor, filters: int, size: int, *, strides: int = 1, groups: int = 1, name: str
 ) -> Tensor:
-    """Convolve, then normalise; layers are named ``{name}_conv`` and ``{name}_bn``."""
+    """Convolve, then normalize; layers are named ``{name}_conv`` and ``{name}_bn``."""
     x = conv(x, filters, size, strides=strides, groups=groups, name=f"{name}_conv")
     return layers.BatchNormalization(momentum=BN_MOMENTUM, name=f"{name}_bn")(x)
 

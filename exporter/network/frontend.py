@@ -3,7 +3,7 @@
 tf2onnx does the op-by-op translation, on a graph *without weights*: the network is traced
 with its variables as extra inputs, translated, and the variables are put back as
 initializers. So nothing is frozen, nothing copies weights about, and neither TensorFlow's
-constant folding nor tf2onnx's optimisers can merge a batch norm before our own pass
+constant folding nor tf2onnx's optimizers can merge a batch norm before our own pass
 counts it. Three more things tf2onnx does not do are done here:
 
 * grouped convolutions, which Keras wraps into an XLA-compiled function that tf2onnx leaves

@@ -99,7 +99,7 @@ def _takes_any_type(node: ir.Node, opset: int) -> bool:
 def _between_fp32(
     graph: ir.Graph, kinds: Mapping[ir.Node, ir.DataType], io: ir.DataType
 ) -> list[ir.Node]:
-    """The moving nodes whose neighbours on both sides are FP32, or take any type."""
+    """The moving nodes whose neighbors on both sides are FP32, or take any type."""
     moving = [n for n in kinds if n.op_type in MOVING and n.domain == "" and kinds[n] == HALF]
     after: set[ir.Node] = set()
     for node in moving:

@@ -1,4 +1,4 @@
-"""The numbers of quantisation: scales, zero points, and weights and biases as integers."""
+"""The numbers of quantization: scales, zero points, and weights and biases as integers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LARGEST_BIAS = 2**30
 
 @dataclass(frozen=True)
 class ActivationParameters:
-    """real = (quantised - zero_point) * scale; both are 0-d, float32 and the scheme's dtype."""
+    """real = (quantized - zero_point) * scale; both are 0-d, float32 and the scheme's dtype."""
 
     scale: Array
     zero_point: Array

@@ -1,4 +1,4 @@
-"""Add to biases what quantisation was measured to take from the means."""
+"""Add to biases what quantization was measured to take from the means."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from exporter.passes.schemes import Scheme
 def outputs_to_measure(
     model: ir.Model, scheme: Scheme, *, keep: Collection[str] = ()
 ) -> dict[str, tuple[str, int]]:
-    """What each linear node that InsertQdq quantises gives: (tensor, axis of its channels)."""
+    """What each linear node that InsertQdq quantizes gives: (tensor, axis of its channels)."""
     return {
         label(linear.node): (str(linear.node.outputs[0].name), linear.axis)
         for linear in place(model, scheme, keep).linears

@@ -76,7 +76,7 @@ class Equalize(ir.passes.InPlacePass):
         self.report = PassReport("equalize")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Find the pairs, equalise them together, write their constants back."""
+        """Find the pairs, equalize them together, write their constants back."""
         self.report = PassReport("equalize")
         pairs = self._pairs(model.graph)
         for _ in range(_SWEEPS):

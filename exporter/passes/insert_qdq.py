@@ -1,4 +1,4 @@
-"""Write quantisation into the graph as pairs of QuantizeLinear and DequantizeLinear."""
+"""Write quantization into the graph as pairs of QuantizeLinear and DequantizeLinear."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def tensors_to_calibrate(
 
 
 class InsertQdq(ir.passes.InPlacePass):
-    """Quantise a folded NCHW float32 graph by a scheme, as explicit Q/DQ.
+    """Quantize a folded NCHW float32 graph by a scheme, as explicit Q/DQ.
 
     x ~ (q - zero_point) * scale with q = clip(round(x / scale) + zero_point). Activations have
     one scale, from `ranges`; weights one an output channel, amax / 127, zero point 0; biases stay
@@ -57,7 +57,7 @@ class InsertQdq(ir.passes.InPlacePass):
     One pair a tensor, behind which all its readers are, float ones too: a second, float output
     would keep the kernel before it from giving integers alone. A pair stands behind the
     activation function, never between it and the node it fuses with. On a residual Add the
-    `tensorrt` and `fp8` schemes quantise the shortcut only: of the two branches, the main one is
+    `tensorrt` and `fp8` schemes quantize the shortcut only: of the two branches, the main one is
     that which a convolution gives to the Add alone and, where both or neither are, the one with
     more nodes before it. MaxPool, Concat and, for `cpu`, what changes only the layout share one
     scale between inputs and output (for `fp8`, Concat alone); for `cpu`, a ReLU's output in a
@@ -66,7 +66,7 @@ class InsertQdq(ir.passes.InPlacePass):
     It must not fire on the nodes in `keep` (but they read and give integers where others want
     that), on linear nodes whose weights aren't constant, on a grouped ConvTranspose, on
     convolutions that the scheme has no kernel for (`ConvLimits`), or on a
-    graph that has quantisation already. Each linear node left alone is in `report.kept`. Types
+    graph that has quantization already. Each linear node left alone is in `report.kept`. Types
     must be inferred where the graph has integer arithmetic, which would be taken for float.
 
     Attributes:

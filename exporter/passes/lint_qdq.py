@@ -1,4 +1,4 @@
-"""Check a quantised graph against a scheme: what a runtime refuses, and what costs it a fusion."""
+"""Check a quantized graph against a scheme: what a runtime refuses, and what costs it a fusion."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def _max_pool(node: ir.Node, scheme: Scheme) -> Iterator[tuple[Severity, str]]:
 
 
 def _weight(node: ir.Node, scheme: Scheme) -> Iterator[tuple[Severity, str]]:
-    """A linear node has both input and weight quantised, the weight along its output channels."""
+    """A linear node has both input and weight quantized, the weight along its output channels."""
     if node.op_type not in LINEAR_OPS or node.domain != "":
         return
     pair = producer_of(node.inputs[1], "DequantizeLinear")

@@ -20,11 +20,11 @@ _KEEPS_SIGN = LAYOUT | {"AveragePool", "Concat", "GlobalAveragePool", "MaxPool"}
 
 @dataclass(frozen=True)
 class Placement:
-    """What to quantise in one graph.
+    """What to quantize in one graph.
 
     Attributes:
         values: activations that get a pair, in graph order.
-        linears: linear nodes whose weight, and in some schemes bias, is quantised.
+        linears: linear nodes whose weight, and in some schemes bias, is quantized.
         groups: for each of `values`, all on its scale, in graph order, itself too.
         kept: linear nodes that stay float, and why.
     """

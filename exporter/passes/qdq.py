@@ -19,7 +19,7 @@ class Quantization:
     Attributes:
         scale: float, 0-d or one a channel.
         zero_point: of the quantized type and the scale's shape; 0 where the node has none.
-        dtype: of the quantised side; None where unknown.
+        dtype: of the quantized side; None where unknown.
         axis: of the channels; meaningless for a 0-d scale.
     """
 

@@ -1,4 +1,4 @@
-"""Raise a graph's opset to the first in which quantisation may have FP16 scales."""
+"""Raise a graph's opset to the first in which quantization may have FP16 scales."""
 
 from __future__ import annotations
 

@@ -66,11 +66,11 @@ class Scheme:
         shared: ops that only select or move elements: input and output share one scale.
         fused: activation functions that the runtime fuses with the linear node or Add before
             them, so that no pair may stand between.
-        shortcut_only: on a residual Add, quantise the shortcut alone.
+        shortcut_only: on a residual Add, quantize the shortcut alone.
         int32_bias: store biases as INT32 with scale input_scale * weight_scale.
         reduce_range: use 7-bit weights. Without VNNI, x86 adds two products u8 * s8 in a
             saturating int16, which two of 255 * 64 just fit.
-        quantize_last: also quantise the dense layers that no other linear node follows.
+        quantize_last: also quantize the dense layers that no other linear node follows.
         float_weights: store weights as float, with a Q before the DQ, for parsers that take no
             INT8 initializer (TensorRT before 8.6).
         convolutions: those that it has kernels for; None for all.
@@ -109,12 +109,12 @@ class Scheme:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of quantised activations."""
+        """Of quantized activations."""
         return numpy_dtype(self.activation)
 
     @property
     def weight_dtype(self) -> np.dtype[Any]:
-        """Of quantised weights."""
+        """Of quantized weights."""
         return numpy_dtype(self.weight)
 
     @property
@@ -130,7 +130,7 @@ class Scheme:
 
     @property
     def weight_max(self) -> float:
-        """The largest quantised weight; the smallest is its negative."""
+        """The largest quantized weight; the smallest is its negative."""
         return self.weights.largest
 
 
@@ -143,7 +143,7 @@ def numpy_dtype(name: FormatName) -> np.dtype[Any]:
 
 # fmt: off
 # TensorRT: docs.nvidia.com/deeplearning/tensorrt, "Explicit Quantization", and the ResNet case of
-# NVIDIA's TensorFlow quantisation toolkit. Outputs follow from what the next layer reads.
+# NVIDIA's TensorFlow quantization toolkit. Outputs follow from what the next layer reads.
 _TENSORRT = Scheme(
     name="tensorrt",
     activation="int8",

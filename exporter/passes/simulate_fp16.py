@@ -20,7 +20,7 @@ class SimulateFp16(ir.passes.InPlacePass):
         y = f16(x)    becomes    y = float(half(f32(x)))
 
     onnxruntime has hardly an FP16 kernel for the CPU: it computes a chain of FP16 nodes in float32
-    and drops the roundings in between, also with all optimisations off. Written out they stay. So
+    and drops the roundings in between, also with all optimizations off. Written out they stay. So
     sums are exact to float32, as a GPU's tensor cores accumulate them, and each tensor is rounded
     once; an engine that fuses nodes rounds less often than this. Ops that only move elements need
     no rounding. Inputs and outputs become float32.

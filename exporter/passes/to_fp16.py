@@ -49,7 +49,7 @@ class ToFp16(ir.passes.InPlacePass):
     (its scale's is that), as a Cast behind it would keep INT8 kernels from fusing. The integers of
     INT8 weights stay as they are; a scale of a Q/DQ pair is rounded in both, so that they agree.
 
-    FP32 stay, with their reason in `report.kept`: softmaxes, means, sums, normalisations and ops
+    FP32 stay, with their reason in `report.kept`: softmaxes, means, sums, normalizations and ops
     that magnify rounding (`_fp16_rules.KEPT_OPS`); nodes with a constant or a measured tensor that
     over- or underflows; Q and DQ whose scale does. What only moves elements between two of them
     stays FP32 too, so no Cast is written to be undone. Graph inputs and outputs stay FP32 unless
@@ -68,7 +68,7 @@ class ToFp16(ir.passes.InPlacePass):
 
         Args:
             amax: largest magnitude of activations by name; of others, only what follows from
-                these and from quantisation scales is known, and nothing is assumed.
+                these and from quantization scales is known, and nothing is assumed.
             io: the type of graph inputs and outputs that were float32.
         """
         self.report = PassReport("to_fp16")

@@ -1,7 +1,7 @@
 """Keep a budget on the accuracy that INT8 or FP8 loses: the layers that cost most stay in float.
 
 Layers are chosen, and the drop is measured, on the same held-out images, which flatters it: what
-an artefact is worth is for the test set to say, afterwards (`exporter evaluate`).
+an artifact is worth is for the test set to say, afterwards (`exporter evaluate`).
 """
 
 from __future__ import annotations

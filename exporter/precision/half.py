@@ -65,7 +65,7 @@ def measure(model: ir.Model, source: Source, config: ExportConfig, progress: Pro
     """Find the largest magnitude of every tensor that FP16 may not hold.
 
     Args:
-        model: folded, float32, not quantised yet; gets the types of its tensors.
+        model: folded, float32, not quantized yet; gets the types of its tensors.
         source: the network it came from.
         config: ``data`` and ``calibration_images`` matter here.
         progress: told of every batch of images.

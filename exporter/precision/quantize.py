@@ -39,11 +39,11 @@ from exporter.progress import Progress
 
 @dataclass(frozen=True)
 class Quantization:
-    """What quantising a graph left.
+    """What quantizing a graph left.
 
     Attributes:
         scheme: where and how integers were put.
-        params: the calibration, for the artefact.
+        params: the calibration, for the artifact.
         reports: of the passes, for the passport.
         warnings: of the calibration, the budget and the lint.
         recovery: how many nodes each method of recovery changed.
@@ -74,7 +74,7 @@ class Quantization:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A graph that is ready to be quantised.
+    """A graph that is ready to be quantized.
 
     Attributes:
         trials: the graph, the scheme and the ranges.
@@ -98,7 +98,7 @@ class Calibrated:
 def quantize(
     model: ir.Model, source: Source, config: ExportConfig, scheme: str, progress: Progress
 ) -> Quantization:
-    """Quantise a graph in place.
+    """Quantize a graph in place.
 
     Args:
         model: folded, float32, as the FP32 export has it.
@@ -120,7 +120,7 @@ def quantize(
 def finish(
     ready: Calibrated, source: Source, config: ExportConfig, progress: Progress
 ) -> Quantization:
-    """Quantise what :func:`calibrated` prepared, in place; errors as for `quantize`."""
+    """Quantize what :func:`calibrated` prepared, in place; errors as for `quantize`."""
     trials, warnings = ready.trials, list(ready.warnings)
     model, row = trials.model, trials.scheme
     recovered, fallback = ready.recovered, None
@@ -193,7 +193,7 @@ def graph_hash(model: ir.Model) -> str:
 
 
 def save_calibration(quantization: Quantization, folder: Path) -> None:
-    """Write the calibration, and the layers' sensitivity if measured, into an artefact's folder."""
+    """Write the calibration, and the layers' sensitivity if measured, into an artifact's folder."""
     quantization.params.save(folder / CALIBRATION)
     if quantization.fallback is not None and quantization.fallback.sensitivity is not None:
         text = json.dumps(quantization.fallback.sensitivity.as_json(), indent=1, allow_nan=False)

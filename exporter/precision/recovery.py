@@ -37,13 +37,13 @@ class Setting:
     """What methods work with.
 
     Attributes:
-        scheme: how the graph will be quantised.
+        scheme: how the graph will be quantized.
         ranges: (low, high) of the activations, by tensor.
         reference: the float graph that was calibrated.
         batches: makes an iterator over the first so many calibration images.
         images: how many there are.
         open_float: makes a session of a float graph.
-        open_int8: makes one that computes a quantised graph as its engine will.
+        open_int8: makes one that computes a quantized graph as its engine will.
         progress: told of the images.
     """
 
@@ -72,7 +72,7 @@ class WithImages:
 
 
 def equalize(model: ir.Model) -> PassReport:
-    """Equalise the weights' ranges across layers."""
+    """Equalize the weights' ranges across layers."""
     equalizing = Equalize()
     equalizing(model)
     return equalizing.report
@@ -110,8 +110,8 @@ def round_weights(model: ir.Model, setting: Setting) -> PassReport:
 def correct_biases(model: ir.Model, setting: Setting) -> PassReport:
     """Give each layer's output the mean that it has in float, channel by channel.
 
-    Quantisation error has a mean, and layers behind can't average it away. In graph order, as
-    each correction changes what the layers behind it read, the mean of (float - quantised) over
+    Quantization error has a mean, and layers behind can't average it away. In graph order, as
+    each correction changes what the layers behind it read, the mean of (float - quantized) over
     the calibration images is added to the bias (Nagel et al. 2019, arXiv 1906.04721, section 4.2
     and appendix D; Banner et al. 2019, arXiv 1810.05723, section 4.2). Theirs is a plain mean; on
     activations with heavy tails that is the error of few images (see `calibration.power`).

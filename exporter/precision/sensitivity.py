@@ -1,4 +1,4 @@
-"""Rank a network's layers by what quantising each alone costs; show it as data and as a picture."""
+"""Rank a network's layers by what quantizing each alone costs; show it as data and as a picture."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from exporter.progress import Progress
 
 PICTURES = (".png", ".svg", ".pdf")
-_BLUE, _ORANGE = "#0072b2", "#e69f00"  # told apart in every form of colour blindness (Okabe, Ito)
+_BLUE, _ORANGE = "#0072b2", "#e69f00"  # told apart in every form of color blindness (Okabe, Ito)
 _INCHES_A_BAR, _MARGIN_INCHES = 0.2, 1.2
 _LONGEST_NAME = 40
 
@@ -29,7 +29,7 @@ class Sensitivity:
         scheme: of the Q/DQ.
         reduce_range: whether weights have 7 bits.
         images: how many it was measured on.
-        layers: what the logits lose when that layer alone is quantised.
+        layers: what the logits lose when that layer alone is quantized.
         keras_layers: the Keras layer of each, where known.
         warnings: of the calibration and the choice of images.
     """
@@ -58,7 +58,7 @@ class Sensitivity:
         }
 
     def as_json(self) -> dict[str, Any]:
-        """Return all of it, as ``--json`` prints it and ``sensitivity.json`` in an artefact has it.
+        """Return all of it, as ``--json`` prints it and ``sensitivity.json`` in an artifact has it.
 
         ``{"scheme", "reduce_range", "images", "layers": [{"node", "keras_layer" (or null),
         "sqnr_db" (null where nothing changed, or the logits were not finite), "noise" (energy of
@@ -75,7 +75,7 @@ class Sensitivity:
 
 
 def measure(trials: Trials, images: HeldOut, progress: Progress) -> Sensitivity:
-    """Quantise each linear layer alone, the rest in float, and compare logits with float's.
+    """Quantize each linear layer alone, the rest in float, and compare logits with float's.
 
     Args:
         trials: the calibrated graph.

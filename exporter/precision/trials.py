@@ -1,4 +1,4 @@
-"""One calibrated graph with any choice of layers quantised, run as its target would run it."""
+"""One calibrated graph with any choice of layers quantized, run as its target would run it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Logits = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Trials:
-    """A float graph and all it takes to quantise a part of it.
+    """A float graph and all it takes to quantize a part of it.
 
     Attributes:
         model: folded and prepared, in float32; no trial changes it.
@@ -46,7 +46,7 @@ class Trials:
 
     @cached_property
     def layers(self) -> dict[str, Linear]:
-        """The linear nodes that the scheme quantises, by name, in graph order."""
+        """The linear nodes that the scheme quantizes, by name, in graph order."""
         return {label(row.node): row for row in place(self.model, self.scheme).linears}
 
     @cached_property
@@ -86,7 +86,7 @@ class Trials:
         return Trials(self.unrecovered, self.scheme, self.ranges)
 
     def quantize(self, model: ir.Model, keep: Collection[str]) -> tuple[PassReport, PassReport]:
-        """Quantise `model` or a copy of it, in place, but for the nodes of these names.
+        """Quantize `model` or a copy of it, in place, but for the nodes of these names.
 
         Returns:
             What got its weights back, and what got Q/DQ.
@@ -105,7 +105,7 @@ class Trials:
         return self._logits(model, images)
 
     def logits_alone(self, layer: str, images: HeldOut) -> Logits:
-        """Return what the graph gives with one layer quantised, and nothing else."""
+        """Return what the graph gives with one layer quantized, and nothing else."""
         nodes = (label(node) for node in self.model.graph if node.domain == "")
         return self.logits({name for name in nodes if name != layer}, images)
 
@@ -154,7 +154,7 @@ def multiply_adds(node: ir.Node, shape: Sequence[int]) -> int:
 
 
 def _linear_neighbours(node: ir.Node, scheme: Scheme) -> set[str]:
-    """The linear nodes it reads from or gives to, past what isn't quantised by itself."""
+    """The linear nodes it reads from or gives to, past what isn't quantized by itself."""
     found: set[str] = set()
     for backward in (True, False):
         queue, seen = [node], {node}

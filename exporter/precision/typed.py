@@ -28,7 +28,7 @@ class Typed:
     """A graph in its final types.
 
     Attributes:
-        data: it, checked and serialised; None where it stayed float32.
+        data: it, checked and serialized; None where it stayed float32.
         reports: of the passes that typed it.
         fields: what the passport records of it.
         quantization: of INT8 or FP8.

@@ -186,7 +186,7 @@ def check_options(target: Target, options: BuildOptions) -> None:
 
 
 def open_artifact(artifact: Artifact, threads: int | None = None) -> Runner:
-    """Open an artefact with the runtime it was compiled for."""
+    """Open an artifact with the runtime it was compiled for."""
     row = lookup(artifact.target)
     row.check_cpu(artifact.passport["precision"])
     return row.load().open(artifact, threads)

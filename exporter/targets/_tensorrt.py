@@ -1,4 +1,4 @@
-"""One builder for TensorRT and TensorRT-RTX: a typed ONNX graph becomes a serialised engine.
+"""One builder for TensorRT and TensorRT-RTX: a typed ONNX graph becomes a serialized engine.
 
 ``trt`` is the module ``tensorrt`` or ``tensorrt_rtx``: they share one API. Precision is in the
 graph (FP16 tensors, Q/DQ), and the network strongly typed, which TensorRT 10 and 11 agree on.
@@ -56,7 +56,7 @@ def build_plan(
 
     Args:
         trt: the module.
-        folder: of the artefact; the plan goes there.
+        folder: of the artifact; the plan goes there.
         build: what was asked for.
         built_for: the GPUs.
         timing_cache: the file of layer timings to use and add to.

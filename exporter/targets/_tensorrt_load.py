@@ -46,7 +46,7 @@ def start_runtime(
 def load_engine(
     trt: Any, runtime: tensorrt.Runtime, log: Log, plan: bytes, name: str
 ) -> tensorrt.ICudaEngine:
-    """Deserialise an engine, whose hash the caller has checked: that runs its code.
+    """Deserialize an engine, whose hash the caller has checked: that runs its code.
 
     Raises:
         ExporterError: it does not load; carries TensorRT's reason.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def command(inputs: Mapping[str, Sequence[int | None]], build: Build) -> str:
-    """Spell the line out, to be run inside the artefact's folder.
+    """Spell the line out, to be run inside the artifact's folder.
 
     Args:
         inputs: shape by input name; None for an open batch.

@@ -9,7 +9,7 @@ __all__ = ["compile", "open"]
 
 
 def open(artifact: Artifact, threads: int | None = None) -> OrtRunner:
-    """Open ``model.onnx``; INT8 and FP16 are simulated, without optimisations.
+    """Open ``model.onnx``; INT8 and FP16 are simulated, without optimizations.
 
     Q and DQ run as written. Each FP16 tensor is rounded to FP16 behind float32 arithmetic, as
     onnxruntime by itself would leave most of those roundings out.

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: opens ``model.onnx`` itself, with all its graph optimisations."""
+"""ONNX Runtime on the CPU: opens ``model.onnx`` itself, with all its graph optimizations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from exporter.network.runner import Feeds, usable_cores
 from exporter.targets import Build, Compiled
 
 PROVIDERS = ["CPUExecutionProvider"]
-# It quantises the weights of a convolution between DQ and Q, thus of one left in float on purpose
+# It quantizes the weights of a convolution between DQ and Q, thus of one left in float on purpose
 # too. Weights that are to be integers come as such, so that is all it could do here.
 NOT_THESE = ["WeightBiasQuantization"]
 
@@ -22,7 +22,7 @@ class OrtRunner:
     """One session.
 
     ``threads`` None means all cores this process may use; ``as_written`` turns every graph
-    optimisation off; ``trace`` begins the name of a file that gets the time of every node.
+    optimization off; ``trace`` begins the name of a file that gets the time of every node.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class OrtRunner:
 
     @property
     def graph(self) -> bytes:
-        """The graph that it runs, serialised."""
+        """The graph that it runs, serialized."""
         return self._model if isinstance(self._model, bytes) else Path(self._model).read_bytes()
 
     def __enter__(self) -> OrtRunner:
-        """Load and optimise the graph.
+        """Load and optimize the graph.
 
         Raises:
             ExporterError: onnxruntime refuses it.

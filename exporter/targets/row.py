@@ -29,7 +29,7 @@ class Build:
     Attributes:
         batch: sizes the engine must take; bounded where the target has ``batch_range``.
         precision: that the graph is typed in.
-        options: of the builder; only such as the target's row honours.
+        options: of the builder; only such as the target's row honors.
         progress: told of the builder's work.
         here: build now or fail, where a target could leave it to another machine.
     """

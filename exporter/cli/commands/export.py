@@ -119,11 +119,11 @@ def export(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Export MODEL to an artefact.
+    """Export MODEL to an artifact.
 
     MODEL is a zoo name (resnet18 where it is left out), a .keras file or a SavedModel folder. The
     graph is only accepted once it agrees with Keras, on images of --data where that is given;
-    what INT8, FP8 or FP16 then cost is for --evaluate to say. The artefact is a folder with the
+    what INT8, FP8 or FP16 then cost is for --evaluate to say. The artifact is a folder with the
     graph, the engine and a passport; it is written whole or not at all.
 
     \b
@@ -191,7 +191,7 @@ def compile(artefact: Path, force: bool, as_json: bool, **options: Any) -> None:
     """Build the engine of ARTEFACT on this machine.
 
     The second step of "export --to trt" where that had no GPU. Needs TensorRT and a GPU, and
-    neither Keras nor the data nor onnxruntime. The artefact is replaced whole, or left as it
+    neither Keras nor the data nor onnxruntime. The artifact is replaced whole, or left as it
     was. Options given here stand in place of the same ones that it was exported with; to take one
     back, export again.
 

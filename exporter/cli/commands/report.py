@@ -1,4 +1,4 @@
-"""``exporter report``: artefacts and what was measured of them, as one page."""
+"""``exporter report``: artifacts and what was measured of them, as one page."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _file_type = click.Path(path_type=Path, dir_okay=False)
 @click.option("--markdown", type=_file_type, metavar="FILE", help="The same as Markdown, there.")
 @json_option
 def report(folder: Path, output: Path | None, markdown: Path | None, as_json: bool) -> None:
-    """Write one HTML page about DIR: an artefact, or a folder of artefacts and results.
+    """Write one HTML page about DIR: an artifact, or a folder of artifacts and results.
 
     Shows what was measured and nothing else: accuracy beside latency, distributions of latency and
     its curve over batch sizes, the drift ladder, layer sensitivities, the passports. Each figure

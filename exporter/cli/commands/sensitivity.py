@@ -48,7 +48,7 @@ def sensitivity(
 ) -> None:
     """Rank MODEL's layers by what INT8 or FP8 costs in each; resnet18 where it is left out.
 
-    Every convolution and dense layer is quantised alone, the rest left in float, and the logits
+    Every convolution and dense layer is quantized alone, the rest left in float, and the logits
     are compared with the float graph's, on training images that are neither calibrated on nor
     in the test set. SQNR is the logits' energy by their error's, in dB; flips are labels that
     change; MMACs are the multiply-adds an image takes, the price of leaving the layer in float.

@@ -23,7 +23,7 @@ def inspect(artefact: Path, profile: Path | None, require: str | None, as_json: 
     """Show what ARTEFACT is, and what its engine runs.
 
     Its files are verified against the passport first; then come source, graph, passes, checks.
-    Where the artefact has its engine's layers, or ARTEFACT is a file that trtexec wrote with
+    Where the artifact has its engine's layers, or ARTEFACT is a file that trtexec wrote with
     --exportLayerInfo, the fusion audit tells in what each convolution runs, which residual adds
     left INT8 and which shortcut lacks Q/DQ, the reformats, and the time by layer.
 
@@ -85,7 +85,7 @@ def doctor(
     """Tell which targets work here, or whether ARTEFACT's engine loads.
 
     Alone, it looks at this machine's CPU, GPU and packages, and says how to get what is missing.
-    With an artefact for TensorRT, it judges from the passport, before anything is deserialised,
+    With an artifact for TensorRT, it judges from the passport, before anything is deserialized,
     whether the engine loads here or on a named machine, and quotes the rule. It ends with 0 if
     it loads, 3 if not, 4 if something that decides is not known.
 
