@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from exporter.artifact.folder import quantization_of
+from exporter.cli import names
 from exporter.progress import Progress
 
 if TYPE_CHECKING:
@@ -73,14 +74,25 @@ class _Lines:
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; the first column left-aligned, the others right.
 
-    Where it does not fit, the first column has a width of its own, as far as there is room: of
-    columns without one the widest is cut first, and short names would be too.
+    If it does not fit, the first column takes what the others leave, and paths in it lose their
+    first folders. Without a width of its own, it would be cut first.
     """
     console = Console()
     shown = _table(title, columns, rows, None)
-    if console.measure(shown).maximum > console.width:
-        whole = min(_WHOLE_NAME, max((len(row[0]) for row in rows), default=0))
-        shown = _table(title, columns, rows, max(whole, len(columns[0])))
+    endless = console.options.update(max_width=10_000)
+    if console.measure(shown, options=endless).maximum > console.width:
+        others = _table(title, columns, [["", *row[1:]] for row in rows], None)
+        need = console.measure(others, options=endless)
+        # Room beside the other columns as wide as they can be, and as narrow.
+        wide, narrow = (
+            max(_WHOLE_NAME, console.width - other + len(columns[0]))
+            for other in (need.maximum, need.minimum)
+        )
+        short = names.shorten([row[0] for row in rows], wide, narrow)
+        rows = [[name, *row[1:]] for name, row in zip(short, rows, strict=True)]
+        words = max(names.longest_word(name) for name in [columns[0], *short])
+        longest = max(map(len, [columns[0], *short]))
+        shown = _table(title, columns, rows, min(max(words, min(longest, wide)), narrow))
     console.print(shown)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.accuracy.measure import Accuracy, score
 from exporter.cli import console
+from exporter.cli.names import shorten
 
 
 def rows() -> list[Accuracy]:
@@ -52,6 +53,35 @@ def test_a_table_is_whole_at_any_width(
     drawn = [line for line in capsys.readouterr().out.splitlines() if line[:1] in "┏┃┡│└"]
     assert len({len(line.rstrip()) for line in drawn if line}) == 1
     assert all(line.rstrip()[-1] in "┓┃┩│┘" for line in drawn if line)
+
+
+@pytest.mark.parametrize("width", [80, 90])
+def test_a_path_is_shortened_from_the_left_and_never_broken(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    numbers = ["0.9304", "+0.00", "-0.03 to +0.03", "1", "0.9993", "0", "2.3e-05"]
+    columns = ("engine", "top-1", "change", "95% interval", "p", "top-5", "flips", "max error")
+    console.table("t", columns, [["keras", *numbers], ["build/deep/down/resnet18-ort", *numbers]])
+    shown = capsys.readouterr().out
+    assert "resnet18-ort │" in shown
+    assert "build" not in shown
+    assert max(map(len, shown.splitlines())) <= width
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted", "most", "short"),
+    [
+        (["keras", "a/b"], 5, 5, ["keras", "a/b"]),
+        (["build/resnet18-ort"], 12, 16, ["…/resnet18-ort"]),
+        (["one/two/three"], 11, 16, ["…/two/three"]),
+        (["build/a-very-long-name"], 6, 10, ["…long-name"]),
+        (["build/net (simulated)"], 11, 16, ["build/net (simulated)"]),
+        (["one/net", "two/net"], 5, 16, ["one/net", "two/net"]),
+    ],
+)
+def test_names_are_shortened(names: list[str], wanted: int, most: int, short: list[str]) -> None:
+    assert shorten(names, wanted, most) == short
 
 
 def test_short_names_stay_whole(
