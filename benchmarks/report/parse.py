@@ -24,6 +24,7 @@ from benchmarks.report.values import (
     numbers,
     objects,
     positive,
+    some_objects,
     text,
     texts,
 )
@@ -348,7 +349,7 @@ def sensitivity(value: Json, path: Path, name: str, owner: Artifact | None) -> d
             count(layer, "macs"),
             number(layer, "macs_share"),
         )
-        for layer in objects(value, "layers")
+        for layer in some_objects(value, "layers")
     )
     return data.Sensitivity(
         origin, of, scheme, count(value, "images"), layers, texts(value, "warnings")

@@ -53,6 +53,14 @@ def objects(of: Json, key: str) -> list[dict[str, Any]]:
     return list(_take(of, key, _is_list_of(dict), "a list of objects"))
 
 
+def some_objects(of: Json, key: str) -> list[dict[str, Any]]:
+    """Take a list of objects that is not empty."""
+    found = objects(of, key)
+    if not found:
+        raise Damaged(f"{key!r} is empty")
+    return found
+
+
 def texts(of: Json, key: str) -> tuple[str, ...]:
     """Take a list of strings."""
     return tuple(_take(of, key, _is_list_of(str), "a list of strings"))

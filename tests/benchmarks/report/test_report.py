@@ -213,6 +213,14 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 WRONG = st.sampled_from([None, True, -1, 0, 1e308, math.nan, math.inf, "", "x", [], {}, [[]], [{}]])
 
 
+def test_sensitivities_of_no_layer_are_told_of(folder: Path) -> None:
+    file = folder / "sensitivity.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "layers": []}))
+    findings = read.gather(folder, console.passport_lines)
+    assert findings.sensitivities == ()
+    assert "'layers' is empty" in page.as_markdown(build.build(findings))
+
+
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
