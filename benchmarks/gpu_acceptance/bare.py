@@ -98,6 +98,7 @@ def run(
         WrongUse: the folder is for a machine with TensorRT.
         ExporterError: something in it is damaged.
     """
+    end = time.monotonic() + deadline_s
     prepared = read(folder)
     report = {
         **result_file.header("gpu_acceptance"),
@@ -107,20 +108,27 @@ def run(
         "gpu": asdict(find_gpus()),
         "prepared": {key: prepared.about[key] for key in _PREPARED},
     }
-    end = time.monotonic() + deadline_s
     done: list[Done] = []
     parts = PARTS if parts is None else parts
+    _write(report, done, output)  # who is ended in the first part has a report too
     for number, part in enumerate(parts):
         progress("parts", number, len(parts), part.name)
         done.append(_try(part, folder, output, device, images, end - time.monotonic()))
-        report |= {
-            "parts": [asdict(each) for each in done],
-            "expectations": bare_expectations.judge({each.name: each.figures for each in done}),
-        }
-        result_file.write(report, output / JSON)
-        (output / PAGE).write_text(bare_page.markdown(report), encoding="utf-8")
+        _write(report, done, output)
     progress("parts", len(parts), len(parts), "done")
     return report
+
+
+def _write(report: dict[str, Any], done: Sequence[Done], output: Path) -> None:
+    """Put the parts that are done into the report, and write it and its page, each whole."""
+    report |= {
+        "parts": [asdict(each) for each in done],
+        "expectations": bare_expectations.judge({each.name: each.figures for each in done}),
+    }
+    result_file.write(report, output / JSON)
+    part = output / f"{PAGE}.part"
+    part.write_text(bare_page.markdown(report), encoding="utf-8")
+    part.replace(output / PAGE)
 
 
 def read(folder: Path) -> handover.Prepared:
@@ -154,8 +162,10 @@ def _try(
     answer = worker.ask(part.function, task.as_json(), limit_s, with_children=True)
     seconds = time.monotonic() - started
     if "error" not in answer:
-        return Done(part.name, part.says, "ok", seconds, "", answer)
-    status: Status = "over time" if seconds >= limit_s else "failed"
+        failed = answer.pop("failed", None)  # it found out that something fails: that is a figure
+        status: Status = "failed" if failed else "ok"
+        return Done(part.name, part.says, status, seconds, failed or "", answer)
+    status = "over time" if seconds >= limit_s else "failed"
     reason = "\n".join(filter(None, (answer["error"], answer.get("hint"))))
     return Done(part.name, part.says, status, seconds, reason, {})
 

@@ -105,8 +105,9 @@ def _rtx(figures: Figures) -> Iterable[tuple[str, str, Look]]:
     for row in figures["rows"]:
         ran = "error" not in row
         found = f"{len(row['flipped'])} flips" if ran else "did not run"
-        why = f"doctor predicted: {row.get('doctor', 'nothing, it was not built')}"
-        yield row["model"], row["variant"], Look(found, ran, row.get("error", why))
+        why = f"doctor predicted: {row.get('doctor', figures['predicted'])}"
+        said = f"{row['error']}; {why}" if "error" in row else why
+        yield row["model"], row["variant"], Look(found, ran, said)
 
 
 EXPECTATIONS: tuple[Expectation, ...] = (

@@ -18,6 +18,10 @@ def good(job: str) -> dict[str, Any]:
     return {"device": Task.from_json(job).device}
 
 
+def finds_a_failure(job: str) -> dict[str, Any]:
+    return {"failed": "the plan does not load", "predicted": "does not load"}
+
+
 def hangs(job: str) -> dict[str, Any]:
     """Start a process that outlives a careless end, note its number, and never return."""
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])

@@ -1,7 +1,8 @@
 """What is tried on a bare GPU machine: one file a part, each in a process with a time limit.
 
 A part's ``answer`` takes a :class:`Task` as JSON and returns figures as JSON values. What it raises
-becomes its reason; it knows nothing of the other parts.
+becomes its reason. If a failure is itself what it found out, it returns its figures with the reason
+as ``failed``. It knows nothing of the other parts.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ to the letter beside what ``doctor`` predicted.
 from __future__ import annotations
 
 import importlib
+import json
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from benchmarks.gpu_acceptance import handover
 from benchmarks.gpu_acceptance.handover import Case, Prepared
-from benchmarks.gpu_acceptance.parts import Task
+from benchmarks.gpu_acceptance.parts import Task, latency
 from benchmarks.gpu_acceptance.parts.accuracy import figures
 from benchmarks.gpu_acceptance.parts.engines import Variant
 from benchmarks.gpu_acceptance.run import classify
@@ -27,7 +28,9 @@ from exporter.engines import here
 from exporter.errors import ExporterError, Missing
 
 PRECISIONS: tuple[Precision, ...] = ("fp16", "int8")
-BATCH = Batch(1, 8, 32)
+BATCH = Batch(1, 8, 256)
+_TIMED = "resnet18"
+_TIMED_S = 20.0
 
 
 def answer(job: str) -> worker.Answer:
@@ -50,36 +53,68 @@ def answer(job: str) -> worker.Answer:
         for precision in PRECISIONS
     ]
     failed = [row["error"] for row in rows if "error" in row]
-    if len(failed) == len(rows):  # nothing ran: that is this part's own result
-        raise ExporterError(f"TensorRT-RTX {library.__version__}: {failed[0]}")
-    return {"version": library.__version__, "machine": asdict(machine), "rows": rows}
+    found = {
+        "version": library.__version__,
+        "machine": asdict(machine),
+        "predicted": predicted(prepared.cases[0], task.work / "predicted"),
+        "rows": rows,
+    }
+    return {**found, "failed": failed[0]} if len(failed) == len(rows) else found
+
+
+def predicted(case: Case, place: Path) -> str:
+    """Return what ``doctor`` says of a plan for the builder's default GPUs on this machine."""
+    try:
+        return doctor.engine_fit(build(case.artefacts[PRECISIONS[0]], place, None)).verdict
+    except ExporterError as error:
+        return f"nothing: {error.message}"
 
 
 def _try(
     case: Case, precision: Precision, prepared: Prepared, work: Path, capability: str
 ) -> dict[str, Any]:
     """Build and run one engine; an error is its row."""
-    row: dict[str, Any] = {"model": case.model, "variant": precision}
+    row: dict[str, Any] = {"model": case.model, "variant": precision, "capability": capability}
     try:
-        made = build(case.artefacts[precision], work / f"{case.model}-{precision}", capability)
+        made = _build_either(case.artefacts[precision], work / f"{case.model}-{precision}", row)
         fit = doctor.engine_fit(made)
         row["doctor"] = fit.verdict
         got = classify(made, prepared.images, partial(targets.open_artifact))
     except ExporterError as error:
         return {**row, "error": f"{error}"}
     logits = dict(case.logits)
-    return {**row, **figures(Variant(precision, precision), got, logits, prepared.images.labels)}
+    row |= figures(Variant(precision, precision), got, logits, prepared.images.labels)
+    if case.model == _TIMED:
+        engine = latency.Engine(case.model, precision, str(made.path), True, "cuda")
+        job = json.dumps(asdict(engine))
+        row["latency"] = worker.ask(f"{latency.__name__}:time_one", job, _TIMED_S)
+    return row
 
 
-def build(given: Artifact, place: Path, capability: str) -> Artifact:
+def _build_either(given: Artifact, place: Path, row: dict[str, Any]) -> Artifact:
+    """Build for this card; if the builder does not know it, for the builder's default GPUs.
+
+    Args:
+        given: whose graph it is.
+        place: a folder that is not there yet.
+        row: has the card's ``capability``; gets what the builder said, as ``refused``.
+    """
+    try:
+        return build(given, place, row["capability"])
+    except ExporterError as error:
+        row["refused"] = error.message
+        return build(given, place, None)
+
+
+def build(given: Artifact, place: Path, capability: str | None) -> Artifact:
     """Build a graph's plan for this card, as an artifact of ``trt-rtx``.
 
     Args:
         given: whose graph it is.
         place: a folder that is not there yet.
-        capability: of the card, such as "9.0".
+        capability: of the card, such as "9.0"; None for the builder's default GPUs.
     """
-    options = BuildOptions(compute_capabilities=(capability,))
+    options = BuildOptions(compute_capabilities=(capability,) if capability else ())
     precision = given.passport["precision"]
     with artifact.writing(place, force=False) as folder:
         (folder / MODEL).write_bytes(given.read_bytes(MODEL))

@@ -89,6 +89,33 @@ def test_a_part_over_its_time_is_ended_with_all_it_started(folder: Path, tmp_pat
     assert not is_running(child)
 
 
+def test_a_failure_that_a_part_found_out_keeps_its_figures(folder: Path, tmp_path: Path) -> None:
+    report = outcome(folder, tmp_path / "out", part("finds_a_failure"))
+    (done,) = report["parts"]
+    assert (done["status"], done["reason"]) == ("failed", "the plan does not load")
+    assert done["figures"] == {"predicted": "does not load"}
+
+
+def test_what_tensorrt_rtx_refused_stands_beside_what_doctor_said() -> None:
+    row = {"model": "net", "variant": "int8", "error": "no kernel for sm_90"}
+    (judged,) = bare_expectations.judge({"rtx": {"predicted": "does not load", "rows": [row]}})
+    assert judged["verdict"] == "not met"
+    assert judged["why"] == "no kernel for sm_90; doctor predicted: does not load"
+
+
+def test_there_is_a_report_before_the_first_part_ends(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bare, "_try", ended)
+    with pytest.raises(KeyboardInterrupt):
+        outcome(folder, tmp_path / "out", part("good"))
+    assert json.loads((tmp_path / "out" / bare.JSON).read_text())["parts"] == []
+    assert not list((tmp_path / "out").glob("*.part"))
+
+
 def test_what_does_not_fit_into_the_deadline_is_skipped(folder: Path, tmp_path: Path) -> None:
     report = outcome(folder, tmp_path / "out", part("good"), deadline_s=1.0)
     assert report["parts"][0]["status"] == "skipped"
