@@ -51,14 +51,14 @@ def remake(artifact: Artifact, source: Source) -> Graphs:
     from exporter import pipeline
     from exporter.artifact import serialize
     from exporter.network import frontend
-    from exporter.precision import quantize, recovery
+    from exporter.precision import measure, recovery
 
     passport = artifact.passport
     model = frontend.to_onnx(source, fixed_batch(artifact))
     converted = serialize.checked_bytes(model)
     pipeline.run_passes(model, passport["layout"])
     if found := artifact.quantization:
-        quantize.prepare(model)
+        measure.prepare(model)
         recovery.before_calibration(model, found["recovery"])
     folded = serialize.checked_bytes(model)
     how = next(check for key, check in _CHECKS if key is None or key in passport)
@@ -77,7 +77,7 @@ class _Check:
 
 
 def _calibrated(artifact: Artifact, model: ir.Model, _: bytes) -> str | None:
-    from exporter.precision.quantize import graph_hash
+    from exporter.precision.measure import graph_hash
 
     recorded = json.loads(artifact.file(CALIBRATION).read_text())["graph"]
     if recorded == graph_hash(model):

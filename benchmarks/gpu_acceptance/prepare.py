@@ -18,7 +18,7 @@ from benchmarks.gpu_acceptance.handover import ARTIFACTS, BARE, KERAS, SIMULATED
 from exporter import pipeline
 from exporter.artifact import folder as artifact
 from exporter.artifact.folder import Artifact
-from exporter.config import Batch, ExportConfig
+from exporter.config import Batch, ExportConfig, Int8
 from exporter.data import datasets
 from exporter.errors import WrongUse
 from exporter.models import zoo
@@ -95,7 +95,7 @@ def _prepare(model: str, name: str, wanted: Wanted, folder: Path, progress: Prog
                 handover.artefact_folder(folder, name, precision),
                 precision=precision,
                 data=DATA,
-                rest="fp16" if precision == "int8" else None,
+                int8=Int8(rest="fp16" if precision == "int8" else None),
                 batch=_BATCH if target == "trt" else Batch(),
             ),
             progress,

@@ -60,12 +60,12 @@ def prepare(model: str, data: str, images: int, folder: Path) -> None:
     from exporter.data.calibration_images import BATCH
     from exporter.network import frontend, sources
     from exporter.passes import insert_qdq, schemes
-    from exporter.precision import quantize
+    from exporter.precision.measure import prepare
 
     source = sources.load(model, weights=None if zoo.lookup(model).checkpoint else sources.RANDOM)
     graph = frontend.to_onnx(source)
     pipeline.run_passes(graph, "nhwc")
-    quantize.prepare(graph)
+    prepare(graph)
     tensors = insert_qdq.tensors_to_calibrate(graph, schemes.lookup("cpu"))
     ir.save(graph, folder / "model.onnx")
     train = datasets.load(data, "train")

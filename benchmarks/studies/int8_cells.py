@@ -21,7 +21,7 @@ from benchmarks.accuracy.measure import BATCH, score
 from benchmarks.latency import int8_tools
 from calibration.sensitivity import noise_ratio, sqnr_db
 from exporter.artifact import folder as artifact
-from exporter.config import ExportConfig
+from exporter.config import Calibration, ExportConfig
 from exporter.data import datasets
 from exporter.errors import ExporterError
 from exporter.machine.cpus import lacks_vnni
@@ -262,8 +262,7 @@ def _ours(
             output=folder / f"{scheme}-ours-{settings['calibrator']}",
             precision="int8",
             data=DATA,
-            calibrator=settings["calibrator"],
-            calibration_images=len(calibration),
+            calibration=Calibration(settings["calibrator"], len(calibration)),
             force=True,
         )
     )

@@ -29,7 +29,7 @@ from benchmarks.studies import peak_probe
 from exporter import pipeline
 from exporter.artifact import folder as artifact
 from exporter.artifact.folder import Artifact
-from exporter.config import ExportConfig, Precision
+from exporter.config import Calibration, ExportConfig, Precision
 from exporter.models import zoo
 from exporter.network.runner import usable_cores
 
@@ -84,7 +84,7 @@ def prepare(network: str, work: Path) -> None:
                 output=output,
                 precision=engine.precision,
                 weights=None if shipped else "random",
-                calibration=calibration if engine.precision == "int8" else None,
+                calibration=Calibration(file=calibration if engine.precision == "int8" else None),
                 **few,  # type: ignore[arg-type]
             )
             pipeline.export(config)

@@ -132,8 +132,7 @@ def export(model: str, variant: Variant, folder: Path, calibration_images: int) 
         model,
         data=DATA,
         output=folder / variant.name,
-        calibration_images=calibration_images,
-        **asdict(variant),
+        **{**asdict(variant), "calibration_images": calibration_images},
     )
     with console.progress_bars(quiet=False) as progress:
         return pipeline.export(config, progress)

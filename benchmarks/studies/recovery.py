@@ -106,7 +106,11 @@ def _measure_one(
 ) -> Row:
     """Score one variant; what was calibrated before on the same graph is used again."""
     reused = calibration if calibration.exists() else None
-    config = replace(setup.config, recovery=methods, calibration=reused)
+    config = replace(
+        setup.config,
+        int8=replace(setup.config.int8, recovery=methods),
+        calibration=replace(setup.config.calibration, file=reused),
+    )
     model = ir.from_proto(onnx.load_model_from_string(setup.graph))
     done = quantize.quantize(model, setup.source, config, scheme, lambda *_: None)
     done.params.save(calibration)

@@ -33,7 +33,7 @@ from benchmarks import command, result_file
 from exporter import pipeline, targets
 from exporter.artifact import serialize
 from exporter.artifact.folder import MODEL
-from exporter.config import QUANTIZED, Batch, ExportConfig, Precision
+from exporter.config import QUANTIZED, Batch, Calibration, ExportConfig, Precision
 from exporter.data import datasets
 from exporter.data.feeds import check_feeds
 from exporter.engines.record import ENGINE
@@ -120,8 +120,7 @@ def build(converted: Converted, precision: Precision, images: str, folder: Path)
         data=images,
         batch=_BATCH,
         check_images=1,
-        calibrator="minmax",
-        calibration_images=_IMAGES,
+        calibration=Calibration("minmax", _IMAGES),
     )
     row: Row = {"model": converted.source.name, "precision": precision}
     started = time.process_time()
@@ -143,7 +142,7 @@ def _export(converted: Converted, config: ExportConfig) -> Row:
     import onnx
     import onnx_ir as ir
 
-    from exporter.precision import typed as precision
+    from exporter.precision import apply as precision
 
     target = targets.lookup(TARGET)
     graph = ir.from_proto(onnx.load_model_from_string(converted.graph))

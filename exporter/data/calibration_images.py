@@ -80,7 +80,7 @@ def choose(source: Source, config: ExportConfig, progress: Progress) -> Calibrat
     data = datasets.load(spec, "train", progress)
     test = datasets.load(spec, "test", progress)
     size = image_size(source, data)
-    asked = config.calibration_images
+    asked = config.calibration.images
     most, least = (AUTO_MOST, FIRST_SNAPSHOT) if asked == "auto" else (asked, asked)
     chosen = choose_images(data, test, size, most, least=least)
     return CalibrationImages(data, chosen, size, source.batch or config.batch.fixed, source, config)
@@ -115,7 +115,7 @@ def observe(
         options=Options(
             method=method,
             kind=kind,
-            tolerance=AUTO_TOLERANCE if images.config.calibration_images == "auto" else None,
+            tolerance=AUTO_TOLERANCE if images.config.calibration.images == "auto" else None,
         ),
         labels=images.labels,
         progress=progress,

@@ -60,7 +60,7 @@ class HeldOut:
 def hold_out(
     source: Source, config: ExportConfig, params: Params, progress: Progress, *, used: int = 0
 ) -> tuple[HeldOut, list[str]]:
-    """Choose ``config.held_out_images`` training images, always the same.
+    """Choose ``config.int8.held_out_images`` training images, always the same.
 
     Args:
         source: the network.
@@ -85,7 +85,7 @@ def hold_out(
     warnings = []
     if hashlib.sha256(data.pixels(calibrated, size).tobytes()).hexdigest() != params.data:
         warnings.append("the calibration is of other images, which the held-out ones may be among")
-    count = whole_batches(config.held_out_images, batch)
+    count = whole_batches(config.int8.held_out_images, batch)
     if used > params.images:
         calibrated = choose_images(data, test, size, used)
     chosen = choose_images(data, test, size, count, without=calibrated)

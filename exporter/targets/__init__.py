@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from exporter.config import BuildOptions
+from exporter.config import BuildOptions, ExportConfig
 from exporter.errors import WrongUse, unknown_name
+from exporter.targets.quantized import refuse_methods, scheme_of
 from exporter.targets.row import ENGINE_BATCH, Build, Compiled, Target, TargetModule
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ __all__ = [
     "Target",
     "TargetModule",
     "check_options",
+    "check_request",
     "lookup",
     "open_artifact",
 ]
@@ -168,6 +171,32 @@ def lookup(name: str) -> Target:
     if name not in TARGETS:
         raise unknown_name("target", name, TARGETS)
     return TARGETS[name]
+
+
+def check_request(config: ExportConfig) -> tuple[Target, ExportConfig]:
+    """Refuse an export that can't be done as asked, before any work.
+
+    Returns:
+        The target, and the request with the batch sizes that an engine will get.
+
+    Raises:
+        WrongUse: the target can't do it, or two options contradict each other.
+        Missing: this machine lacks what the request needs.
+    """
+    target = lookup(config.target)
+    target.check_precision(config.precision)
+    target.check_cpu(config.precision)
+    target.check_gpu(config.precision)
+    target.check_batch(config.batch)
+    target.check_scheme(config.int8.scheme)
+    if config.is_quantized:
+        refuse_methods(config, scheme_of(config, target.scheme))
+    target.check_weight_bits(config)
+    target.types_half(config)
+    check_options(target, config.build)
+    config = replace(config, batch=target.bounded(config.batch))
+    target.check_build(config.build, config.precision, config.batch)
+    return target, config
 
 
 def check_options(target: Target, options: BuildOptions) -> None:

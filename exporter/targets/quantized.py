@@ -19,7 +19,7 @@ def scheme_of(config: ExportConfig, own: str) -> Scheme:
         own: the target's scheme; taken where it belongs to that precision and the user names none.
     """
     rows = [row.name for row in SCHEMES.values() if row.precision == config.precision]
-    return SCHEMES[config.scheme or (own if own in rows else rows[0])]
+    return SCHEMES[config.int8.scheme or (own if own in rows else rows[0])]
 
 
 def refuse_methods(config: ExportConfig, scheme: Scheme) -> None:
@@ -28,8 +28,10 @@ def refuse_methods(config: ExportConfig, scheme: Scheme) -> None:
     Raises:
         WrongUse: says why.
     """
-    asked = {"--calibrator": (config.calibrator,), "--recovery": config.recovery or ()}
-    for option, names in asked.items():
+    for option, names in (
+        ("--calibrator", (config.calibration.calibrator,)),
+        ("--recovery", config.int8.recovery or ()),
+    ):
         for name in names:
             if name in scheme.refuses:
                 raise WrongUse(

@@ -179,14 +179,14 @@ class Target:
         if not config.is_quantized:
             return
         scheme = scheme_of(config, self.scheme).name
-        if config.weight_bits == 7 and scheme != "cpu":
+        if config.int8.weight_bits == 7 and scheme != "cpu":
             raise WrongUse(
                 f"weights of 7 bits are for CPUs without VNNI, and the scheme is {scheme}",
                 hint="leave out --weight-bits, or give --scheme cpu where the target has it",
             )
-        budget, bias = config.max_drop is not None, "bias" in (config.recovery or ())
+        budget, bias = config.int8.max_drop is not None, "bias" in (config.int8.recovery or ())
         asked = "--max-drop" if budget else "--recovery bias"
-        if config.weight_bits == 8 and scheme == "cpu" and (budget or bias) and lacks_vnni():
+        if config.int8.weight_bits == 8 and scheme == "cpu" and (budget or bias) and lacks_vnni():
             raise Missing(
                 f"{asked} runs the integers here, and this CPU has no VNNI: sums would saturate",
                 hint="give --weight-bits 7, or export on a CPU with VNNI",
@@ -225,7 +225,7 @@ class Target:
         scheme = scheme_of(config, self.scheme) if config.is_quantized else None
         rest: str = config.precision
         if scheme is not None:
-            rest = config.rest or scheme.rest or self.rest
+            rest = config.int8.rest or scheme.rest or self.rest
         if rest == "fp16" and not self.half_graph:
             if scheme is not None or config.io == "fp16":
                 raise WrongUse(f"target {self.name!r} has no FP16 but for its stored weights")

@@ -61,7 +61,7 @@ def sensitivity(
     from benchmarks import result_file
     from exporter import pipeline
     from exporter.cli import console
-    from exporter.config import ExportConfig
+    from exporter.config import ExportConfig, Int8
     from exporter.passes import schemes
     from exporter.precision.sensitivity import check_picture, draw
 
@@ -74,7 +74,12 @@ def sensitivity(
         if precision in row.precisions and scheme in (row.scheme, precision)
     )
     config = ExportConfig(
-        model, target, Path(), precision=precision, recovery=(), held_out_images=images, **options
+        model,
+        target,
+        Path(),
+        precision=precision,
+        int8=Int8(recovery=(), held_out_images=images),
+        **options,
     )
     with console.progress_bars(quiet=False) as progress:
         result = pipeline.measure_sensitivity(config, progress)

@@ -120,7 +120,7 @@ def test_a_network_in_half_precision_is_refused_not_passed_through() -> None:
     (weight,) = model.graph.initializer
     array = onnx.numpy_helper.to_array(weight).astype(np.float16)
     weight.CopyFrom(onnx.numpy_helper.from_array(array, "p"))
-    with pytest.raises(WrongUse, match="computes in half precision by itself, first in h"):
+    with pytest.raises(WrongUse, match="computes in half precision already, first in h"):
         to_half(ir.from_proto(model), Measured({}, 0), "fp32")
 
 

@@ -228,8 +228,8 @@ def test_a_network_that_takes_no_image_is_wrong_use(keras: ModuleType, tmp_path:
 @pytest.mark.parametrize(
     ("network", "error", "message"),
     [
-        ("pooling", ConversionError, "nothing in .*mine.keras can be quantised"),
-        ("mixed", WrongUse, "computes in half precision by itself"),
+        ("pooling", ConversionError, "nothing in .*mine.keras can be quantized"),
+        ("mixed", WrongUse, "computes in half precision already"),
     ],
 )
 def test_what_would_not_be_int8_is_refused(
