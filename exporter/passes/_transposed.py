@@ -201,6 +201,23 @@ def _keeps_order(value: ir.Value, perm: Perm) -> bool:
     return left == sorted(left)
 
 
+def _resize(site: Site) -> Sunk | str:
+    """Resize(T(x), scales) = T(Resize(x, scales by perm)); sizes likewise."""
+    if site.node.attributes.get_ints("axes") is not None:
+        return "resizes some axes only"
+    constants: dict[int, Array] = {}
+    for index in range(1, len(site.node.inputs)):
+        if not _has_input(site.node, index):
+            continue
+        array = constant_array(site.node.inputs[index])
+        if array is None:
+            return "scales or sizes aren't constant"
+        if array.size:
+            rows = array.reshape(-1, site.rank)  # two of a roi
+            constants[index] = rows[:, list(inverse(site.perm))].ravel()
+    return Sunk(constants=constants)
+
+
 def _has_input(node: ir.Node, index: int) -> bool:
     return len(node.inputs) > index and node.inputs[index] is not None
 
@@ -227,6 +244,7 @@ RULES: dict[str, Rule] = {
     "Concat": _concat,
     "Squeeze": _squeeze,
     "Pad": _pad,
+    "Resize": _resize,
     "BatchNormalization": _batch_norm,
     "Softmax": _softmax,
     "LogSoftmax": _softmax,

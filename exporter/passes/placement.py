@@ -15,7 +15,7 @@ from exporter.passes.schemes import LAYOUT, Scheme
 
 LINEAR_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _NEVER_NEGATIVE = frozenset({"HardSigmoid", "Relu", "Sigmoid", "Softmax"})
-_KEEPS_SIGN = LAYOUT | {"AveragePool", "Concat", "GlobalAveragePool", "MaxPool"}
+_KEEPS_SIGN = LAYOUT | {"AveragePool", "Concat", "GlobalAveragePool", "MaxPool", "Resize"}
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,16 @@ def place(model: ir.Model, scheme: Scheme, keep: Collection[str] = ()) -> Placem
 
 def shared_inputs(node: ir.Node, scheme: Scheme) -> list[ir.Value]:
     """The inputs on the output's scale; none where the op computes, or reads a constant."""
-    if node.op_type not in scheme.shared or node.domain != "":
+    if node.op_type not in scheme.shared or node.domain != "" or _mode(node) != "nearest":
         return []
     inputs = node.inputs if node.op_type == "Concat" else node.inputs[:1]
     values = [value for value in inputs if value is not None and is_activation(value)]
     return values if len(values) == len(inputs) else []
+
+
+def _mode(node: ir.Node) -> str:
+    """Return how a Resize fills gaps. Only nearest, ONNX's default, gives no new values."""
+    return str(node.attributes.get_string("mode", "nearest"))
 
 
 def is_activation(value: ir.Value | None) -> bool:
@@ -138,7 +143,7 @@ def is_never_negative(value: ir.Value) -> bool:
         return False
     if node.op_type in _NEVER_NEGATIVE or clip_limits(node) is not None:
         return True
-    moves = node.op_type in _KEEPS_SIGN
+    moves = node.op_type in _KEEPS_SIGN and _mode(node) != "cubic"  # cubic overshoots
     inputs = node.inputs if node.op_type == "Concat" else node.inputs[:1]
     return moves and all(each is not None and is_never_negative(each) for each in inputs)
 

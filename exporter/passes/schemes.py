@@ -152,7 +152,7 @@ _TENSORRT = Scheme(
         "ReduceMean",
     }),
     outputs=frozenset(),
-    shared=frozenset({"Concat", "MaxPool"}),
+    shared=frozenset({"Concat", "MaxPool", "Resize"}),
     fused=frozenset({
         "Clip", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu", "Relu", "Selu", "Sigmoid",
         "Softplus", "Tanh",
@@ -172,7 +172,7 @@ _CPU = Scheme(
     outputs=frozenset({
         "Add", "AveragePool", "Conv", "GlobalAveragePool", "LeakyRelu", "Mul", "Sigmoid",
     }),
-    shared=LAYOUT | {"Concat", "MaxPool"},
+    shared=LAYOUT | {"Concat", "MaxPool", "Resize"},
     fused=frozenset({"Clip", "Relu"}),
     shortcut_only=False,
     int32_bias=True,

@@ -34,6 +34,22 @@ def plain(keras: ModuleType, channels: int = 1, classes: int = 3) -> Any:
     return shake_statistics(model)
 
 
+def decoder(keras: ModuleType) -> Any:
+    """A small encoder and decoder: UpSampling2D of both kinds, and a skip connection."""
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    inputs = keras.Input((16, 16, 1))
+    skip = layers.Conv2D(8, 3, padding="same", use_bias=False)(inputs)
+    skip = layers.ReLU()(layers.BatchNormalization()(skip))
+    x = layers.ReLU()(layers.Conv2D(16, 3, strides=4, padding="same")(skip))
+    x = layers.UpSampling2D((2, 2))(x)
+    x = layers.ReLU()(layers.Conv2D(8, 3, padding="same")(x))
+    x = layers.UpSampling2D((2, 2), interpolation="bilinear")(x)
+    x = layers.ReLU()(layers.Conv2D(8, 3, padding="same")(layers.Concatenate()([x, skip])))
+    x = layers.GlobalAveragePooling2D()(x)
+    return shake_statistics(keras.Model(inputs, layers.Dense(3)(x)))
+
+
 def save(model: Any, path: Path) -> str:
     """Save as ``.keras``, or as a SavedModel where the path has no suffix."""
     if path.suffix:

@@ -59,6 +59,24 @@ def test_int8_stays_close_to_keras(
     assert ("simulated" in row.engine) == (target == "onnx")
 
 
+def test_a_decoder_has_one_resize_per_upsampling_and_repeats_integers(
+    keras: ModuleType, tmp_path: Path, data: str
+) -> None:
+    """Keras 3 makes 16 nodes of UpSampling2D (nearest), which would all stay float."""
+    networks.save(networks.decoder(keras), tmp_path / "plain.keras")
+    artifact = export(keras, tmp_path, data)
+    ops = artifact.passport["graph"]["ops"]
+    assert ops["Resize"] == 2
+    assert not {"Tile", "Shape", "Slice", "Reshape"} & ops.keys()
+    assert ops["Transpose"] == 1, "the one at the input"
+    assert artifact.passport["check"]["label_flips"] == 0
+    model = onnx.load(artifact.file("model.onnx"))
+    readers = {name: node for node in model.graph.node for name in node.input}
+    nearest, _ = (node for node in model.graph.node if node.op_type == "Resize")
+    assert nearest.input[0].endswith("_dequantized")
+    assert readers[nearest.output[0]].op_type == "QuantizeLinear"
+
+
 def test_a_calibration_can_be_used_again_but_not_elsewhere(
     keras: ModuleType, tmp_path: Path, data: str
 ) -> None:
