@@ -137,15 +137,27 @@ def test_what_wheels_need(tmp_path: Path) -> None:
         "Typing_Extensions (>=4.10)",
         'keras[tf]>=3; extra == "keras"',
         'tomli; python_version < "3.11"',
+        'colorama; sys_platform == "win32"',
+        'flatbuffers>=2; python_version >= "3.12"',
+        'h5py; python_version >= "3.11" and extra == "keras"',
         "numpy",
     )
     made = wheel(tmp_path, "exporter", {}, needs)
-    always = {"click": "<9,>=8.5", "typing-extensions": ">=4.10", "numpy": ""}
+    always = {
+        "click": "<9,>=8.5",
+        "typing-extensions": ">=4.10",
+        "flatbuffers": ">=2",
+        "numpy": "",
+    }
     assert dict(wheels.requirements(made)) == always
-    assert dict(wheels.requirements(made, extras=True)) == {**always, "keras": ">=3"}
+    assert dict(wheels.requirements(made, extras=True)) == {
+        **always,
+        "keras": ">=3",
+        "h5py": "",
+    }
     with pytest.raises(ExporterError, match="needs click, which is neither in the kit nor on"):
         wheels.require_complete([made])
-    others = [wheel(tmp_path, name, {}) for name in ("click", "typing_extensions")]
+    others = [wheel(tmp_path, name, {}) for name in ("click", "typing_extensions", "flatbuffers")]
     wheels.require_complete([made, *others])
 
 
