@@ -7,8 +7,10 @@ network. :data:`WANTED` is what it lacks.
 from __future__ import annotations
 
 import base64
+import csv
 import fnmatch
 import hashlib
+import io
 import subprocess
 import sys
 import zipfile
@@ -244,14 +246,13 @@ def _record(text: str, names: set[str], changed: dict[str, bytes]) -> str:
 
     Its form: https://packaging.python.org/en/latest/specifications/recording-installed-packages/
     """
-    lines = []
-    for line in text.splitlines():
-        name, old_hash, size = line.rsplit(",", 2)
-        bare = name.strip('"')
-        if bare not in names:
+    made = io.StringIO()
+    rows = csv.writer(made, lineterminator="\n")
+    for name, old_hash, size in csv.reader(text.splitlines()):
+        if name not in names:
             continue
-        if (content := changed.get(bare)) is not None:
+        if (content := changed.get(name)) is not None:
             digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=")
             old_hash, size = f"sha256={digest.decode()}", str(len(content))
-        lines.append(f"{name},{old_hash},{size}")
-    return "\n".join(lines) + "\n"
+        rows.writerow((name, old_hash, size))
+    return made.getvalue()

@@ -131,6 +131,13 @@ def test_the_sizes_in_the_documentation_are_measured() -> None:
     assert [line for line in expected if line not in shown] == []
 
 
+def test_a_record_is_csv() -> None:
+    last = "own.dist-info/RECORD"
+    text = f'"a,b.py",sha256=x,1\n"say ""c"".py",sha256=y,2\ngone.py,sha256=z,3\n{last},,\n'
+    kept = text.replace("gone.py,sha256=z,3\n", "")
+    assert wheels._record(text, {"a,b.py", 'say "c".py', last}, {}) == kept
+
+
 def test_what_wheels_need(tmp_path: Path) -> None:
     needs = (
         "click<9,>=8.5",
