@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -19,6 +17,7 @@ from calibration.errors import CalibrationError, DamagedParams, WrongParams
 from calibration.formats import E4M3_LARGEST, Kind
 from calibration.observers import DEFAULT_PERCENTILE, Histogram, find_range
 from calibration.scales import affine_scale_zero_point, symmetric_scale
+from calibration.whole_file import write_whole
 
 FORMAT = 1
 
@@ -138,15 +137,7 @@ class Params:
     def save(self, path: Path) -> None:
         """Write the calibration as JSON, whole or not at all."""
         text = json.dumps(self._to_json(), indent=2, allow_nan=False) + "\n"
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
+        write_whole(path, text)
 
     def _to_json(self) -> dict[str, Any]:
         head = {field.name: getattr(self, field.name) for field in fields(self)[1:]}

@@ -90,10 +90,8 @@ def mcnemar_exact(lost: int, won: int) -> float:
     return min(1.0, 2 * tail / (1 << discordant))
 
 
-def difference_interval(
-    lost: int, won: int, images: int, level: float = LEVEL
-) -> tuple[float, float]:
-    """Return an interval of the difference of two paired proportions, (won - lost) / images.
+def difference_interval(lost: int, won: int, images: int) -> tuple[float, float]:
+    """Return a 95% interval of the difference of two paired proportions, (won - lost) / images.
 
     Wald's, after one image is added to either discordant count (Bonett and Price 2012, Journal
     of Educational and Behavioral Statistics 37, 479-488): it covers as promised even with a
@@ -103,11 +101,10 @@ def difference_interval(
         lost: images that the reference alone has right.
         won: images that the candidate alone has right.
         images: all of them.
-        level: share of intervals that cover the true difference.
     """
     adjusted = images + 2
     down, up = (lost + 1) / adjusted, (won + 1) / adjusted
     change = up - down
-    z = NormalDist().inv_cdf((1 + level) / 2)
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
     half = z * math.sqrt((up + down - change**2) / adjusted)
     return max(-1.0, change - half), min(1.0, change + half)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from exporter.network.runner import Feeds
     from exporter.targets.ort import OrtRunner
 
-IMAGES, BATCH = 256, 8
+IMAGES, BATCH = 256, 8  # noise energies settle on few images
 ROUNDING = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast"})
 MOVING = frozenset(
     {"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Pad", "Slice"}
@@ -139,20 +139,13 @@ class Walk:
         }
 
 
-def walk(
-    ladder: Ladder,
-    rung: str | None = None,
-    *,
-    images: int = IMAGES,
-    progress: Progress = silent,
-) -> Walk:
+def walk(ladder: Ladder, rung: str | None = None, *, progress: Progress = silent) -> Walk:
     """Compare the layers of a rung with those of the one before it.
 
     Args:
         ladder: measured.
         rung: the later of the two; None: of those that can be looked into, where most noise
             enters the logits.
-        images: how many to run; noise energies settle on few.
         progress: one bar.
 
     Raises:
@@ -175,7 +168,7 @@ def walk(
     assert isinstance(before, OrtRunner)
     assert isinstance(after, OrtRunner)
     fixed = second.batch(made)
-    count = min(images, ladder.images.count)
+    count = min(IMAGES, ladder.images.count)
     feeds = (ladder.images.feeds(step.layout(made), BATCH, count) for step in (first, second))
     batches = zip(*(_cut_all(each, fixed) for each in feeds), strict=True)
     layers = _Walker(before, after).layers(batches, count, progress)

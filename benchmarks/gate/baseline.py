@@ -9,8 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import math
-import os
-import tempfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -22,6 +20,7 @@ import numpy as np
 from benchmarks.gate.facts import Facts, Labels, Run
 from benchmarks.gate.figures import FIGURES, Tolerance
 from benchmarks.gate.verdict import drifted, judge
+from calibration.whole_file import write_whole
 from exporter.errors import ExporterError, Missing, WrongUse
 from exporter.untrusted import read_json_file
 
@@ -140,15 +139,7 @@ def save(baseline: Baseline, path: Path) -> None:
         "tolerances": {name: asdict(one) for name, one in baseline.tolerances.items()},
         "entries": {key: _entry_json(one) for key, one in baseline.entries.items()},
     }
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(_readable(content) + "\n")
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    write_whole(path, _readable(content) + "\n")
 
 
 def _readable(value: Any, depth: int = 0) -> str:

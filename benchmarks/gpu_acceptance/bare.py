@@ -16,6 +16,7 @@ from benchmarks import result_file
 from benchmarks.gpu_acceptance import bare_expectations, bare_page, handover
 from benchmarks.gpu_acceptance.parts import Device, Task
 from benchmarks.latency import worker
+from calibration.whole_file import write_whole
 from exporter.errors import WrongUse
 from exporter.machine.gpus import find_gpus
 from exporter.progress import Progress, silent
@@ -126,9 +127,7 @@ def _write(report: dict[str, Any], done: Sequence[Done], output: Path) -> None:
         "expectations": bare_expectations.judge({each.name: each.figures for each in done}),
     }
     result_file.write(report, output / JSON)
-    part = output / f"{PAGE}.part"
-    part.write_text(bare_page.markdown(report), encoding="utf-8")
-    part.replace(output / PAGE)
+    write_whole(output / PAGE, bare_page.markdown(report))
 
 
 def read(folder: Path) -> handover.Prepared:

@@ -7,10 +7,10 @@ network. :data:`WANTED` is what it lacks.
 from __future__ import annotations
 
 import base64
-import email
+import csv
 import fnmatch
 import hashlib
-import re
+import io
 import subprocess
 import sys
 import zipfile
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks.gpu_acceptance import fatbin
 from benchmarks.gpu_acceptance.fatbin import Gpu
-from benchmarks.gpu_acceptance.start import distribution, spelled
+from benchmarks.gpu_acceptance.start import distribution
 from exporter.errors import ExporterError, Missing
 from exporter.progress import Progress, silent
 
@@ -29,6 +29,15 @@ ROOT = Path(__file__).parents[2]
 _PLATFORMS = tuple(f"manylinux_2_{minor}_{MACHINE}" for minor in range(28, 4, -1)) + tuple(
     f"{old}_{MACHINE}" for old in ("manylinux2014", "manylinux2010", "manylinux1")
 )
+# What conditions of requirements ask about.
+_TARGET = {
+    "python_version": PYTHON,
+    "python_full_version": f"{PYTHON}.0",
+    "sys_platform": "linux",
+    "platform_system": "Linux",
+    "platform_machine": MACHINE,
+    "os_name": "posix",
+}
 _LICENSES = ("*license*", "*notice*", "*copying*")
 
 
@@ -169,23 +178,21 @@ def require_complete(wheels: Sequence[Path]) -> None:
 
 
 def requirements(wheel: Path, *, extras: bool = False) -> Iterator[tuple[str, str]]:
-    """Read what a wheel needs everywhere: names, and bounds such as "<9,>=8.5".
+    """Read what a wheel needs on the kit's machine: names, and bounds such as "<9,>=8.5".
 
-    What it needs only under a condition is left out, with ``extras`` but for that of an extra.
+    With ``extras``, this includes what any of its extras needs.
     """
+    from packaging.metadata import Metadata
+    from packaging.utils import canonicalize_name
+
     with zipfile.ZipFile(wheel) as opened:
         (path,) = (name for name in opened.namelist() if name.endswith(".dist-info/METADATA"))
-        metadata = email.message_from_bytes(opened.read(path))
-    for line in metadata.get_all("Requires-Dist", []):
-        needed, _, condition = line.partition(";")
-        found = re.match(r"\s*([\w.-]+)(?:\[.*?\])?\s*\(?([^)]*)\)?", needed)
-        if found is None or (condition.strip() and not (extras and _is_extra(condition))):
-            continue
-        yield spelled(found[1]), found[2].replace(" ", "")
-
-
-def _is_extra(condition: str) -> bool:
-    return re.fullmatch(r"\s*extra\s*==\s*['\"][\w.-]+['\"]\s*", condition) is not None
+        metadata = Metadata.from_email(opened.read(path), validate=False)
+    wanted = ["", *(metadata.provides_extra or ())] if extras else [""]
+    for needed in metadata.requires_dist or ():
+        marker = needed.marker
+        if marker is None or any(marker.evaluate({**_TARGET, "extra": one}) for one in wanted):
+            yield canonicalize_name(needed.name), str(needed.specifier)
 
 
 def slim(wheel: Path, target: Path, gpus: Sequence[Gpu], row: Wanted) -> None:
@@ -239,14 +246,13 @@ def _record(text: str, names: set[str], changed: dict[str, bytes]) -> str:
 
     Its form: https://packaging.python.org/en/latest/specifications/recording-installed-packages/
     """
-    lines = []
-    for line in text.splitlines():
-        name, old_hash, size = line.rsplit(",", 2)
-        bare = name.strip('"')
-        if bare not in names:
+    made = io.StringIO()
+    rows = csv.writer(made, lineterminator="\n")
+    for name, old_hash, size in csv.reader(text.splitlines()):
+        if name not in names:
             continue
-        if (content := changed.get(bare)) is not None:
+        if (content := changed.get(name)) is not None:
             digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=")
             old_hash, size = f"sha256={digest.decode()}", str(len(content))
-        lines.append(f"{name},{old_hash},{size}")
-    return "\n".join(lines) + "\n"
+        rows.writerow((name, old_hash, size))
+    return made.getvalue()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from calibration.whole_file import write_whole
 from exporter.config import QUANTIZED
 from exporter.errors import ExporterError, WrongUse
 from exporter.untrusted import refuse_external_data
@@ -246,13 +247,4 @@ def sha256(path: Path) -> str:
 
 def _write_json(path: Path, value: Any) -> None:
     """Write whole or not at all, through a new file: of a stranger's folder any name may link."""
-    text = json.dumps(value, indent=1) + "\n"
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    part = Path(name)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        part.chmod(0o644)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(path, json.dumps(value, indent=1) + "\n")

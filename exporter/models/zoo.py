@@ -13,7 +13,6 @@ from exporter.errors import unknown_name
 if TYPE_CHECKING:
     import keras
 
-DEFAULT_MODEL = "resnet18"
 IMAGE_SIZE = 96
 CHANNELS = 1
 CLASSES = 10

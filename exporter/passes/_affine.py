@@ -89,21 +89,6 @@ def batch_norm_names(links: Sequence[Link]) -> list[str]:
     return [*names, pending] if pending else names
 
 
-def chained_batch_norms(linear: Linear) -> Iterator[ir.Node]:
-    """The first Mul or Div of each batch norm that is a chain after the linear node."""
-    yield from _first_gains(linear.node.outputs[0], linear)
-
-
-def _first_gains(value: ir.Value, linear: Linear) -> Iterator[ir.Node]:
-    for link in _links_of(value, linear):
-        if link.node.op_type == "BatchNormalization":
-            continue  # itself one, with whatever follows it
-        if link.normalizes:
-            yield link.node
-        elif not isinstance(link.map, str):
-            yield from _first_gains(link.node.outputs[0], linear)
-
-
 def _links_of(value: ir.Value, linear: Linear) -> Iterator[Link]:
     for user in value.consumers():
         link = _read_link(user, value, linear)

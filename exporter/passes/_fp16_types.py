@@ -78,7 +78,7 @@ def plan_types(model: ir.Model, amax: Mapping[str, float], io: ir.DataType) -> P
         for node in graph
         if not _takes_any_type(node, opset)
     }
-    for node in _between_fp32(graph, kinds, io):
+    for node in _between_fp32(kinds, io):
         kinds[node] = FLOAT
     floats = frozenset(value for value in values if value.dtype == FLOAT)
     return Plan(opset, floats, kinds, reasons)
@@ -96,9 +96,7 @@ def _takes_any_type(node: ir.Node, opset: int) -> bool:
     return len(floats) <= 1 and halves  # IsInf has an FP16 form from opset 20 on
 
 
-def _between_fp32(
-    graph: ir.Graph, kinds: Mapping[ir.Node, ir.DataType], io: ir.DataType
-) -> list[ir.Node]:
+def _between_fp32(kinds: Mapping[ir.Node, ir.DataType], io: ir.DataType) -> list[ir.Node]:
     """The moving nodes whose neighbors on both sides are FP32, or take any type."""
     moving = [n for n in kinds if n.op_type in MOVING and n.domain == "" and kinds[n] == HALF]
     after: set[ir.Node] = set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -14,13 +14,11 @@ from exporter.passes.placement import place
 from exporter.passes.schemes import Scheme
 
 
-def outputs_to_measure(
-    model: ir.Model, scheme: Scheme, *, keep: Collection[str] = ()
-) -> dict[str, tuple[str, int]]:
+def outputs_to_measure(model: ir.Model, scheme: Scheme) -> dict[str, tuple[str, int]]:
     """What each linear node that InsertQdq quantizes gives: (tensor, axis of its channels)."""
     return {
         label(linear.node): (str(linear.node.outputs[0].name), linear.axis)
-        for linear in place(model, scheme, keep).linears
+        for linear in place(model, scheme).linears
     }
 
 

@@ -1,4 +1,4 @@
-"""Fold inference batch norms into the linear node before them, and count those that are left."""
+"""Fold inference batch norms into the linear node before them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from exporter.passes._affine import (
     Affine,
     Link,
     batch_norm_names,
-    chained_batch_norms,
     read_chain,
 )
 from exporter.passes.constants import (
@@ -126,28 +125,6 @@ class FoldBatchNorm(ir.passes.InPlacePass):
         for gain, shift in _loose_chains(model.graph):
             if not noted & {label(gain), label(shift)}:
                 self.report.kept.append(Kept(label(shift), _NOT_AFTER_LINEAR))
-
-
-def count_batch_norms(model: ir.Model) -> int:
-    """How many batch norms the graph has, foldable or not, subgraphs included.
-
-    Args:
-        model: NCHW, constants folded.
-
-    Returns:
-        BatchNormalization nodes, plus chains after a linear node with a Mul or Div by one
-        constant a channel.
-    """
-    return sum(1 for _ in _batch_norms(model.graph))
-
-
-def _batch_norms(graph: ir.Graph) -> Iterator[ir.Node]:
-    for node in graph.all_nodes():
-        if node.op_type == "BatchNormalization" and node.domain == "":
-            yield node
-        linear = read_linear(node)
-        if linear is not None:
-            yield from chained_batch_norms(linear)
 
 
 def _loose_chains(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Node]]:

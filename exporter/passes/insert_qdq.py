@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
@@ -28,7 +27,6 @@ from exporter.passes.schemes import Scheme
 
 FIRST_OPSET = 13
 """The first with a scale for each channel."""
-_NO_SCALES: Mapping[str, Array] = MappingProxyType({})
 
 
 def tensors_to_calibrate(
@@ -79,7 +77,6 @@ class InsertQdq(ir.passes.InPlacePass):
         ranges: Mapping[str, tuple[float, float]],
         *,
         keep: Collection[str] = (),
-        scales: Mapping[str, Array] = _NO_SCALES,
     ) -> None:
         """Take what calibration found.
 
@@ -87,19 +84,17 @@ class InsertQdq(ir.passes.InPlacePass):
             scheme: a row of `exporter.passes.schemes.SCHEMES`.
             ranges: (low, high) of each of `tensors_to_calibrate`, by name; others are ignored.
             keep: names of nodes to leave in float.
-            scales: weight scales to use instead of amax / 127, by the linear node's name;
-                positive, of shape [channels]. The weights are clipped to +-127 of them.
         """
         self.report = PassReport("insert_qdq")
-        self._scheme, self._ranges, self._scales = scheme, ranges, scales
+        self._scheme, self._ranges = scheme, ranges
         self._keep = frozenset(keep)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Place, then insert at each activation in graph order, then at each weight.
 
         Raises:
-            WrongUse: a range is missing or not finite, a name in `keep` is no node's, a given
-                scale does not fit its weight, or the opset is older than the scheme's.
+            WrongUse: a range is missing or not finite, a name in `keep` is no node's, or the
+                opset is older than the scheme's.
         """
         self.report = PassReport("insert_qdq")
         _check_opset(model, self._scheme)
@@ -113,7 +108,7 @@ class InsertQdq(ir.passes.InPlacePass):
         for linear in placement.linears:  # first, while each still reads its plain input
             source = linear.node.inputs[0]
             assert source is not None
-            insertion.quantize_linear(linear, parameters[source], self._given(linear))
+            insertion.quantize_linear(linear, parameters[source])
             self.report.applied.append(label(linear.node))
         for value in placement.values:
             insertion.insert_pair(value, parameters[value], placement.groups[value][0])
@@ -143,18 +138,6 @@ class InsertQdq(ir.passes.InPlacePass):
         if not (np.isfinite(low) and np.isfinite(high) and low <= high):
             raise WrongUse(f"the range of tensor {name!r} is ({low}, {high})")
         return float(low), float(high)
-
-    def _given(self, linear: Linear) -> Array | None:
-        scales = self._scales.get(label(linear.node))
-        if scales is None:
-            return None
-        usable = np.isfinite(scales).all() and (np.asarray(scales) > 0).all()
-        if np.shape(scales) != (linear.channels,) or not usable:
-            raise WrongUse(
-                f"the weight scales given for {label(linear.node)!r} aren't "
-                f"{linear.channels} positive numbers"
-            )
-        return np.asarray(scales, np.float32)
 
 
 def _check_opset(model: ir.Model, scheme: Scheme) -> None:
@@ -195,15 +178,13 @@ class _Insertion:
         if value.is_graph_output() and self._scheme.outputs and producer is not None:
             _give_instead(self._graph, value, dequantize.outputs[0])
 
-    def quantize_linear(
-        self, linear: Linear, source: ActivationParameters, given: Array | None
-    ) -> None:
+    def quantize_linear(self, linear: Linear, source: ActivationParameters) -> None:
         """Replace the weight, and by scheme the bias, by a DQ of integers."""
         node, scheme = linear.node, self._scheme
         parameters = read_parameters(linear)
         assert not isinstance(parameters, str), "placement took it"
         weight, axis = parameters.weight, weight_axis(node)
-        scales = weight_scales(weight, axis, scheme.weights) if given is None else given
+        scales = weight_scales(weight, axis, scheme.weights)
         bias = parameters.bias if scheme.int32_bias and node.op_type != "MatMul" else None
         if bias is not None:
             bias = np.broadcast_to(bias, (linear.channels,))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -18,13 +18,11 @@ from exporter.passes.placement import place, weight_axis
 from exporter.passes.schemes import Scheme
 
 
-def layers_to_measure(
-    model: ir.Model, scheme: Scheme, *, keep: Collection[str] = ()
-) -> dict[str, tuple[str, Window]]:
+def layers_to_measure(model: ir.Model, scheme: Scheme) -> dict[str, tuple[str, Window]]:
     """What each layer that `RoundWeights` can round reads: its tensor and how, by node name."""
     return {
         label(linear.node): (str(linear.node.inputs[0] and linear.node.inputs[0].name), window)
-        for linear in place(model, scheme, keep).linears
+        for linear in place(model, scheme).linears
         if isinstance(window := _window(linear), Window)
     }
 
@@ -48,26 +46,23 @@ class RoundWeights(ir.passes.InPlacePass):
         error: the same of what was chosen.
     """
 
-    def __init__(
-        self, scheme: Scheme, moments: Mapping[str, Array], *, keep: Collection[str] = ()
-    ) -> None:
+    def __init__(self, scheme: Scheme, moments: Mapping[str, Array]) -> None:
         """Take what was measured.
 
         Args:
             scheme: a row of `exporter.passes.schemes.SCHEMES`.
             moments: second moments (groups, n, n) of `layers_to_measure`, or of some of them: the
                 others are left alone, and not reported.
-            keep: names of nodes that InsertQdq will leave in float.
         """
         self.report = PassReport("round_weights")
         self.nearest_error: dict[str, float] = {}
         self.error: dict[str, float] = {}
-        self._scheme, self._moments, self._keep = scheme, moments, frozenset(keep)
+        self._scheme, self._moments = scheme, moments
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Round layer by layer; each needs only its own moments."""
         self.report = PassReport("round_weights")
-        for linear in place(model, self._scheme, self._keep).linears:
+        for linear in place(model, self._scheme).linears:
             window, name = _window(linear), label(linear.node)
             if isinstance(window, str):
                 self.report.kept.append(Kept(name, window))

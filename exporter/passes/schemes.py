@@ -128,11 +128,6 @@ class Scheme:
         row = FORMATS[self.weight]
         return replace(row, largest=64) if self.reduce_range else row
 
-    @property
-    def weight_max(self) -> float:
-        """The largest quantized weight; the smallest is its negative."""
-        return self.weights.largest
-
 
 def numpy_dtype(name: FormatName) -> np.dtype[Any]:
     """The dtype of a format; FP8's is of `ml_dtypes`, which onnx brings."""

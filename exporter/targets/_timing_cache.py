@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
+from contextlib import suppress
 from pathlib import Path
+
+from calibration.whole_file import write_whole
 
 
 def cache_file(version: str, gpu: str, compute_capability: str | None) -> Path:
@@ -30,16 +32,6 @@ def load(file: Path) -> bytes:
 
 def save(file: Path, timings: bytes) -> None:
     """Write the timings whole or not at all; a cache that can't be kept is no failure."""
-    try:
+    with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
-    except OSError:
-        return
-    try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(timings)
-        os.replace(part, file)
-    except OSError:
-        pass
-    finally:
-        Path(part).unlink(missing_ok=True)
+        write_whole(file, timings)

@@ -145,7 +145,7 @@ def train(config: TrainConfig, progress: Progress = silent) -> dict[str, Any]:
         _start_from(keras, model, config.start_from)
         past = {"started_from": _history_of(config.start_from)}
     steps = math.ceil(len(kept) / config.batch_size)
-    _compile(keras, model, config, steps, classes)
+    _compile(keras, model, config, steps)
 
     state = Path(f"{config.output}.unfinished")
     history = train_state.resume(keras, model, state, config.as_json())
@@ -203,7 +203,7 @@ def _start_from(keras: Any, model: keras.Model, path: Path) -> None:
         raise WrongUse(f"{path} holds another network than {model.name}: {error}") from error
 
 
-def _compile(keras: Any, model: keras.Model, config: TrainConfig, steps: int, classes: int) -> None:
+def _compile(keras: Any, model: keras.Model, config: TrainConfig, steps: int) -> None:
     total = steps * config.epochs
     warmup = min(round(steps * config.warmup_epochs), total // 2)
     schedule = keras.optimizers.schedules.CosineDecay(

@@ -131,21 +131,40 @@ def test_the_sizes_in_the_documentation_are_measured() -> None:
     assert [line for line in expected if line not in shown] == []
 
 
+def test_a_record_is_csv() -> None:
+    last = "own.dist-info/RECORD"
+    text = f'"a,b.py",sha256=x,1\n"say ""c"".py",sha256=y,2\ngone.py,sha256=z,3\n{last},,\n'
+    kept = text.replace("gone.py,sha256=z,3\n", "")
+    assert wheels._record(text, {"a,b.py", 'say "c".py', last}, {}) == kept
+
+
 def test_what_wheels_need(tmp_path: Path) -> None:
     needs = (
         "click<9,>=8.5",
         "Typing_Extensions (>=4.10)",
         'keras[tf]>=3; extra == "keras"',
         'tomli; python_version < "3.11"',
+        'colorama; sys_platform == "win32"',
+        'flatbuffers>=2; python_version >= "3.12"',
+        'h5py; python_version >= "3.11" and extra == "keras"',
         "numpy",
     )
     made = wheel(tmp_path, "exporter", {}, needs)
-    always = {"click": "<9,>=8.5", "typing-extensions": ">=4.10", "numpy": ""}
+    always = {
+        "click": "<9,>=8.5",
+        "typing-extensions": ">=4.10",
+        "flatbuffers": ">=2",
+        "numpy": "",
+    }
     assert dict(wheels.requirements(made)) == always
-    assert dict(wheels.requirements(made, extras=True)) == {**always, "keras": ">=3"}
+    assert dict(wheels.requirements(made, extras=True)) == {
+        **always,
+        "keras": ">=3",
+        "h5py": "",
+    }
     with pytest.raises(ExporterError, match="needs click, which is neither in the kit nor on"):
         wheels.require_complete([made])
-    others = [wheel(tmp_path, name, {}) for name in ("click", "typing_extensions")]
+    others = [wheel(tmp_path, name, {}) for name in ("click", "typing_extensions", "flatbuffers")]
     wheels.require_complete([made, *others])
 
 

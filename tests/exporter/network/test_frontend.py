@@ -13,8 +13,8 @@ import pytest
 
 from exporter.errors import ConversionError
 from exporter.network import sources
-from exporter.passes.fold_batch_norm import count_batch_norms
 from tests.exporter import networks
+from tests.exporter.passes.graphs import count_batch_norms
 
 pytestmark = pytest.mark.tf
 
