@@ -230,7 +230,7 @@ def test_the_table_shows_intervals_as_they_are_and_short_names(
     assert "4.00x [4.00, 4.00]" in shown
     assert "0.9300" in shown
     assert [line for line in shown.splitlines() if "1.250" in line and " yes │" in line]
-    assert "far/away/[b]int8, batch 1: 0.5 mJ an image (RAPL core)" in shown
+    assert "far/away/[b]int8, batch 1: 0.5 mJ per image (RAPL core)" in shown
 
 
 def test_parts_on_a_device_and_energy_by_hand() -> None:

@@ -49,7 +49,7 @@ class TestInspect:
 
     def test_times(self) -> None:
         times = RECORDS / "mobilenet.qat.profile.json"
-        assert "0.4704 ms in all" in run("inspect", PLAIN, "--profile", times).stdout
+        assert "0.4704 ms in total" in run("inspect", PLAIN, "--profile", times).stdout
 
     def test_json_is_whole_even_when_the_gate_says_no(self) -> None:
         result = run("inspect", PLAIN, "--json", "--require", "int8")

@@ -198,7 +198,7 @@ class TestAdds:
         assert found.untold() == ["Add_2"]
         show_audit(found)
         shown = " ".join(capsys.readouterr().out.split())
-        assert "1 residual adds, 0 of them outside INT8, 1 not told" in shown
+        assert "1 residual adds, 0 of them outside INT8, 1 unknown" in shown
         (said,) = found.objections()
         assert said.startswith("Add_2: the record does not tell its types")
 
