@@ -215,5 +215,5 @@ def test_weights_in_a_file_that_no_hash_covers_are_refused(tmp_path: Path, where
         (folder / "model.onnx").write_bytes(external(where))
         (folder / "weights.bin").write_bytes(bytes(16))
         artifact.seal(folder, FIELDS)
-    with pytest.raises(ExporterError, match="takes 'w' from another file"):
+    with pytest.raises(ExporterError, match="stores 'w' in another file"):
         artifact.read(tmp_path / "a").file("model.onnx")

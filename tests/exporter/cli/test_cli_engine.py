@@ -188,7 +188,7 @@ class TestDoctor:
     def test_what_is_no_version_is_wrong_use(self, tmp_path: Path, given: tuple[str, str]) -> None:
         result = run("doctor", artefact(tmp_path / "a"), "--for", "t4", *given)
         assert result.exit_code == 2
-        assert "is no version" in result.stderr
+        assert "is not a version" in result.stderr
 
     @pytest.mark.parametrize("option", ["--for", "--tensorrt", "--driver"])
     def test_a_machine_without_an_engine_is_wrong_use(self, option: str) -> None:
