@@ -66,7 +66,7 @@ def test_unknown_model_lists_the_nearest(work: Path) -> None:
 def test_unknown_target_and_precision_are_refused(work: Path) -> None:
     assert_refused(run("export", "resnet18", "--to", "nope"), 2, "'onnx'", "'ort'")
     refused = run("export", "resnet18", "--to", "ort", "--precision", "fp16")
-    assert_refused(refused, 2, "does not do fp16", "fp32, int8")
+    assert_refused(refused, 2, "does not support fp16", "fp32, int8")
 
 
 def test_a_zoo_model_without_weights_says_how_to_get_them(work: Path) -> None:

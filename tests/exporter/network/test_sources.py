@@ -87,7 +87,7 @@ def test_a_batch_size_of_its_own_is_kept_or_refused(keras: ModuleType, tmp_path:
 
 
 def test_a_range_of_batches_is_refused_where_nothing_keeps_it(tmp_path: Path) -> None:
-    with pytest.raises(WrongUse, match="does not keep to a range"):
+    with pytest.raises(WrongUse, match="does not support a range"):
         export("resnet18", tmp_path, batch=Batch(1, 2, 4))
 
 

@@ -54,7 +54,7 @@ def test_type_stubs_are_not_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(trt, "MODULE", "only_stubs")
     missing = trt.lacking()
     assert missing is not None
-    assert "module tensorrt is not here" in missing.message
+    assert "module tensorrt is not installed" in missing.message
 
 
 def test_nvidias_parser_checks_what_is_handed_over(no_tensorrt: None, tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_fp8_is_not_built_for_a_gpu_without(
             pipeline.export(config)
         return
     for attempt in (lambda: finish(path), lambda: pipeline.export(config)):
-        with pytest.raises(Missing, match=r"Some GPU has compute capability 8\.6, and no FP8"):
+        with pytest.raises(Missing, match=r"Some GPU has no FP8: its compute capability is 8\.6"):
             attempt()
     assert artifact.read(path).passport["trt"]["compiled"] is False
     with pytest.raises(GateRefused, match="can't be compiled for this machine: Some GPU"):
@@ -284,7 +284,7 @@ def test_a_damaged_passport_is_an_error_of_ours(tmp_path: Path, damage: dict[str
 
 
 def test_compile_names_what_is_missing(no_tensorrt: None, tmp_path: Path) -> None:
-    with pytest.raises(Missing, match="module tensorrt is not here") as caught:
+    with pytest.raises(Missing, match="module tensorrt is not installed") as caught:
         finish(tiny.handed_over(tmp_path / "a"))
     assert "--system-site-packages" in str(caught.value.hint)
     assert caught.value.exit_code == 4
@@ -364,8 +364,8 @@ def test_the_cpus_scheme_is_refused_before_any_work(target: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("precision", "batch", "message"),
     [
-        ("fp32", Batch(1, 1, 1), "FP16 and INT8, and --precision is fp32"),
-        ("int8", Batch(1, 2, 4), "one batch size, and --batch is 1:2:4"),
+        ("fp32", Batch(1, 1, 1), "FP16 and INT8, but --precision is fp32"),
+        ("int8", Batch(1, 2, 4), "one batch size, but --batch is 1:2:4"),
     ],
 )
 def test_what_a_dla_does_not_do_is_refused(
