@@ -94,7 +94,7 @@ def test_what_failed_is_a_row_and_not_tried_again() -> None:
 
 def test_workers_that_fail_say_why(tmp_path: Path) -> None:
     gone = Job(Engine("gone", "artefact", tmp_path), tmp_path, 1, 1, (), 0.0, 0.0)
-    assert "is not an artefact" in time_apart(gone)["error"]
+    assert "is not an artifact" in time_apart(gone)["error"]
     broken = replace(gone, engine=Engine("gone", "artefact", tiny(tmp_path / "a").path))
     assert "ended with 1: " in time_apart(broken)["error"]  # its images are a folder
 

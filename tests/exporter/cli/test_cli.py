@@ -77,8 +77,8 @@ def test_a_zoo_model_without_weights_says_how_to_get_them(work: Path) -> None:
 def test_missing_files(work: Path) -> None:
     assert_refused(run("export", "gone.keras", "--to", "ort"), 2, "no such file: gone.keras")
     assert_refused(run("export", "some/folder", "--to", "ort"), 2, "no such file or folder")
-    assert_refused(run("inspect", "gone"), 2, "not an artefact")
-    assert_refused(run("evaluate", "gone", "--data", "fashion-mnist"), 2, "not an artefact")
+    assert_refused(run("inspect", "gone"), 2, "not an artifact")
+    assert_refused(run("evaluate", "gone", "--data", "fashion-mnist"), 2, "not an artifact")
 
 
 @pytest.mark.parametrize("batch", ["0", "x", "4:2:8", "1:2", "1:2:3:4"])
@@ -136,7 +136,7 @@ def test_preprocessing_is_never_guessed(plain: str, work: Path, tiny_data: str) 
 def test_a_lambda_layer_is_refused_unless_unsafe(keras: ModuleType, work: Path) -> None:
     networks.save(networks.with_lambda(keras), work / "code.keras")
     refused = run("export", "code.keras", "--to", "ort", "-o", "out")
-    assert_refused(refused, 2, "Lambda layer (twice)", "--unsafe")
+    assert_refused(refused, 2, "Lambda layers (twice)", "--unsafe")
     assert leftovers(work) == ["code.keras"]
     assert run("export", "code.keras", "--to", "ort", "-o", "out", "--unsafe").exit_code == 0
 
@@ -192,7 +192,7 @@ def test_output_in_use(plain: str, work: Path, tiny_data: str) -> None:
     (work / "mine").mkdir()
     (work / "mine" / "thesis.txt").write_text("precious")
     refused = run("export", plain, "--to", "ort", "-o", "mine", "--force")
-    assert_refused(refused, 2, "is not an artefact")
+    assert_refused(refused, 2, "is not an artifact")
     assert leftovers(work) == ["mine", "out", "plain.keras"]
     assert leftovers(work / "mine") == ["thesis.txt"]
 
