@@ -168,7 +168,7 @@ def test_bad_data_folders(plain: str, work: Path) -> None:
     assert_refused(export_plain(plain, "folder:empty"), 2, "no images in empty")
     (work / "bad" / "cat").mkdir(parents=True)
     (work / "bad" / "cat" / "1.png").write_bytes(b"no picture")
-    assert_refused(export_plain(plain, "folder:bad"), 2, "unreadable image bad/cat/1.png")
+    assert_refused(export_plain(plain, "folder:bad"), 2, "can't read image bad/cat/1.png")
     assert_refused(export_plain(plain, "nonsense"), 2, "fashion-mnist, folder:PATH or npz:PATH")
     assert leftovers(work) == ["bad", "empty", "plain.keras"]
 

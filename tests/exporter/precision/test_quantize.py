@@ -124,7 +124,7 @@ def test_a_network_of_a_users_is_not_measured_on_images_of_ours(
         preprocess="unit",
         **asked,
     )
-    with pytest.raises(WrongUse, match=r"which images .*plain.* is measured on is not said"):
+    with pytest.raises(WrongUse, match=r"plain.* needs training images to be measured on"):
         pipeline.export(config)
     assert not (tmp_path / "out").exists()
 

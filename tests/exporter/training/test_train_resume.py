@@ -208,5 +208,5 @@ class TestStartFrom:
         tiny_build("x", image_size=16, channels=1, classes=3).save(tmp_path / "past.keras")
         (tmp_path / "past.history.json").write_text('{"epochs": [')
         monkeypatch.setattr(train, "_run_epoch", lambda *_: pytest.fail("it trained"))
-        with pytest.raises(ExporterError, match=r"past\.history\.json is no readable history"):
+        with pytest.raises(ExporterError, match=r"past\.history\.json is not a readable history"):
             train.train(configure(tmp_path, tiny_data, start_from=tmp_path / "past.keras"))
