@@ -1,4 +1,4 @@
-"""The targets as one literal table; each is a file with ``compile`` and ``open``."""
+"""The targets as one literal table. Each target is a file with ``compile`` and ``open``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
     "open_artifact",
 ]
 
-# onnxruntime is in it because every graph is compared with Keras before it is accepted.
+# This includes onnxruntime because every graph is compared with Keras before it is accepted.
 _EXPORT = (
     ("keras",),
     ("tensorflow", "tensorflow-cpu"),
@@ -70,15 +70,15 @@ TARGETS: dict[str, Target] = {
         ),
         Target(
             "trt",
-            "TensorRT engines; without a GPU, a checked graph to finish on the target machine",
+            "TensorRT engines; without a GPU, a checked graph to compile on the target machine",
             ("fp32", "fp16", "int8", "fp8"),
             scheme="tensorrt",
-            needs="onnx",  # TensorRT itself only where the engine is built
+            needs="onnx",  # TensorRT itself is needed only to build the engine
             extras="cpu",
             distributions=_EXPORT,
             finish_distributions=(("onnx",), ("cuda-python",), ("tensorrt",)),
             finish_extras="target",
-            finish_besides="TensorRT: the system's, or pip install tensorrt",
+            finish_besides="TensorRT: from the system, or pip install tensorrt",
             needs_gpu=True,
             batch_range=True,
             rest="fp16",
@@ -93,7 +93,7 @@ TARGETS: dict[str, Target] = {
         ),
         Target(
             "trt-rtx",
-            "TensorRT-RTX plans, compiled ahead of time with no GPU",
+            "TensorRT-RTX plans, compiled ahead of time without a GPU",
             ("fp32", "fp16", "int8", "fp8"),
             scheme="tensorrt",
             needs="tensorrt_rtx",
@@ -110,7 +110,7 @@ TARGETS: dict[str, Target] = {
         ),
         Target(
             "ort-cuda",
-            "ONNX Runtime's CUDA provider; finished and run where the GPU is",
+            "ONNX Runtime's CUDA provider; compiled and run on the GPU machine",
             ("fp32", "fp16"),
             scheme="tensorrt",
             needs="onnxruntime",
@@ -123,7 +123,7 @@ TARGETS: dict[str, Target] = {
         ),
         Target(
             "ort-trt",
-            "ONNX Runtime's TensorRT provider; finished and run where the GPU is",
+            "ONNX Runtime's TensorRT provider; compiled and run on the GPU machine",
             ("fp32", "fp16", "int8"),
             scheme="tensorrt",
             needs="onnxruntime",
@@ -140,7 +140,7 @@ TARGETS: dict[str, Target] = {
         ),
         Target(
             "ort-trt-rtx",
-            "TensorRT-RTX in ONNX Runtime; finished and run where the GPU is",
+            "TensorRT-RTX in ONNX Runtime; compiled and run on the GPU machine",
             ("fp32", "fp16", "int8"),
             scheme="tensorrt",
             needs="onnxruntime",
@@ -163,10 +163,10 @@ TARGETS: dict[str, Target] = {
 
 
 def lookup(name: str) -> Target:
-    """Find a row by name.
+    """Find a target by name.
 
     Raises:
-        WrongUse: no such target; the message lists the nearest names.
+        WrongUse: there is no such target. The hint lists the nearest names.
     """
     if name not in TARGETS:
         raise unknown_name("target", name, TARGETS)
@@ -200,17 +200,17 @@ def check_request(config: ExportConfig) -> tuple[Target, ExportConfig]:
 
 
 def check_options(target: Target, options: BuildOptions) -> None:
-    """Refuse build options that would have no effect on a target.
+    """Refuse build options that have no effect on a target.
 
     Raises:
-        WrongUse: names the targets that take an option.
+        WrongUse: the target doesn't take an option. Names the targets that do.
     """
     for name in options.asked:
         if name not in target.honours:
             takers = [row.name for row in TARGETS.values() if name in row.honours]
             raise WrongUse(
                 f"target {target.name!r} does not take {name.replace('_', '-')}",
-                hint=f"these do: {', '.join(takers)}",
+                hint=f"these targets do: {', '.join(takers)}",
             )
 
 

@@ -24,4 +24,4 @@ def test_so_is_what_a_process_of_its_own_refused(capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit) as ended:
         command.run(lambda: worker.need("benchmarks.studies.layer_times:answer", job))
     assert ended.value.code == 1
-    assert "nowhere is not an artefact" in capsys.readouterr().err
+    assert "nowhere is not an artifact" in capsys.readouterr().err

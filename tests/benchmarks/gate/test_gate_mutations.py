@@ -246,7 +246,7 @@ def test_a_stale_calibration_is_refused_before_the_gate(world: Path) -> None:
     calibration.write_text(calibration.read_text() + "\n")
     refused = check(world, "swapped-file")
     assert refused.exit_code == 1
-    assert "calibration.json is not the file its passport describes" in refused.stderr
+    assert "calibration.json doesn't match the passport" in refused.stderr
     CAUGHT.append(("calibration file put in later", "refused by check: SHA-256 differs"))
 
 

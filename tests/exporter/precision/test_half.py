@@ -44,7 +44,7 @@ def test_who_gets_fp16() -> None:
     assert plain.types_half(config(precision="fp16"))
     assert not plain.types_half(config(precision="int8"))
     assert plain.types_half(config(precision="int8", rest="fp16"))
-    with pytest.raises(WrongUse, match="target 'ort' does not do fp16"):
+    with pytest.raises(WrongUse, match="target 'ort' does not support fp16"):
         ort.types_half(config(target="ort", precision="int8", rest="fp16"))
     with pytest.raises(WrongUse, match="leaves the rest of an INT8 graph in FP32"):
         plain.types_half(config(precision="int8", io="fp16"))

@@ -199,7 +199,9 @@ class TestFolders:
     ) -> None:
         self.save(tmp_path / "data" / "train" / "a" / "1.png", 9, "RGB")
         self.save(tmp_path / "data" / "test" / "a" / "1.png", 9)
-        with pytest.raises(WrongUse, match=r"training images have 3 channel\(s\), test images 1"):
+        with pytest.raises(
+            WrongUse, match=r"training images have 3 channel\(s\), but test images have 1"
+        ):
             train.train(configure(tmp_path, f"folder:{tmp_path / 'data'}", epochs=1))
 
 

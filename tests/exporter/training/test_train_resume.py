@@ -183,7 +183,7 @@ class TestStartFrom:
     ) -> None:
         other = tiny_build("x", image_size=16, channels=1, classes=9)
         other.save(tmp_path / "nine.keras")
-        with pytest.raises(WrongUse, match=r"nine\.keras holds another network"):
+        with pytest.raises(WrongUse, match=r"nine\.keras contains another network"):
             train.train(configure(tmp_path, tiny_data, start_from=tmp_path / "nine.keras"))
 
     @pytest.mark.parametrize("content", [b"not a zip", b"PK\x03\x04 cut off"])
@@ -208,5 +208,5 @@ class TestStartFrom:
         tiny_build("x", image_size=16, channels=1, classes=3).save(tmp_path / "past.keras")
         (tmp_path / "past.history.json").write_text('{"epochs": [')
         monkeypatch.setattr(train, "_run_epoch", lambda *_: pytest.fail("it trained"))
-        with pytest.raises(ExporterError, match=r"past\.history\.json is no readable history"):
+        with pytest.raises(ExporterError, match=r"past\.history\.json is not a readable history"):
             train.train(configure(tmp_path, tiny_data, start_from=tmp_path / "past.keras"))
