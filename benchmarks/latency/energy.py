@@ -87,9 +87,9 @@ def _start_tegrastats(output: IO[str]) -> subprocess.Popen[str] | None:
         return None
 
 
-def read_counters() -> dict[str, Counter]:
+def read_counters(root: Path = Path("/")) -> dict[str, Counter]:
     """Read every counting meter of this machine, by the name of what it covers."""
-    return {**read_rapl(), **read_nvml()}
+    return {**read_rapl(root), **read_nvml()}
 
 
 def spent(before: Mapping[str, Counter], after: Mapping[str, Counter]) -> dict[str, float]:
