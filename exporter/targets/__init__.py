@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from exporter.config import BuildOptions, ExportConfig
 from exporter.errors import WrongUse, unknown_name
-from exporter.targets.quantized import refuse_methods, scheme_of
 from exporter.targets.row import ENGINE_BATCH, Build, Compiled, Target, TargetModule
 
 if TYPE_CHECKING:
@@ -183,6 +182,8 @@ def check_request(config: ExportConfig) -> tuple[Target, ExportConfig]:
         WrongUse: the target can't do it, or two options contradict each other.
         Missing: this machine lacks what the request needs.
     """
+    from exporter.targets.quantized import refuse_methods, scheme_of
+
     target = lookup(config.target)
     target.check_precision(config.precision)
     target.check_cpu(config.precision)
