@@ -126,13 +126,14 @@ def run_passes(model: ir.Model, layout: Layout) -> list[PassReport]:
     from exporter.passes.fold_shapes import FoldShapes
     from exporter.passes.nchw_inputs import NchwInputs
     from exporter.passes.repeat_to_resize import RepeatToResize
+    from exporter.passes.sink_squeezes import SinkSqueezes
     from exporter.passes.sink_transposes import SinkTransposes
 
     common.IdentityEliminationPass()(model)
     constants, transposes, batch_norms = FoldConstants(), SinkTransposes(), FoldBatchNorm()
     constants(model)  # the scale and shift of batch norms become constants
     reports = [constants.report]
-    for rewrite in (FoldShapes(), RepeatToResize()):  # the second needs constant shapes
+    for rewrite in (FoldShapes(), RepeatToResize(), SinkSqueezes()):  # constant shapes first
         if rewrite(model).modified or rewrite.report.kept:
             reports.append(rewrite.report)
     if layout == "nchw":

@@ -223,23 +223,23 @@ def _has_input(node: ir.Node, index: int) -> bool:
 
 
 # fmt: off
-_UNARY_OPS = (
+UNARY_OPS = (
     "Abs", "Cast", "Ceil", "Celu", "Clip", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu",
     "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Mish", "Neg", "Not",
     "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Softplus", "Softsign", "Sqrt",
     "Tanh", "ThresholdedRelu",
 )
-_BROADCAST_OPS = ("Add", "Div", "Max", "Mean", "Min", "Mul", "Pow", "Sub", "Sum", "Where")
-_REDUCE_OPS = (
+BROADCAST_OPS = ("Add", "Div", "Max", "Mean", "Min", "Mul", "Pow", "Sub", "Sum", "Where")
+REDUCE_OPS = (
     "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum",
     "ReduceSumSquare",
 )
 # fmt: on
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(_UNARY_OPS, _unary),
-    **dict.fromkeys(_BROADCAST_OPS, _broadcast),
-    **dict.fromkeys(_REDUCE_OPS, _reduce),
+    **dict.fromkeys(UNARY_OPS, _unary),
+    **dict.fromkeys(BROADCAST_OPS, _broadcast),
+    **dict.fromkeys(REDUCE_OPS, _reduce),
     "PRelu": _prelu,
     "Concat": _concat,
     "Squeeze": _squeeze,
