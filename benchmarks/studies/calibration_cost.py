@@ -145,8 +145,8 @@ def _ours(folder: Path, images: int) -> Callable[[], object]:
         found = collect(
             graph, tensors, feeds, images=images, open_session=open_session, options=options
         )
-        made_of = {"graph": "", "data": "", "preprocessing": ""}
-        return calibrate(found.histograms, "entropy", images=images, **made_of)
+        ranges = found.histograms
+        return calibrate(ranges, "entropy", images=images, graph="", data="", preprocessing="")
 
     return run
 

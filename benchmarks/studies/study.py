@@ -114,10 +114,15 @@ threads = click.option("--threads", type=COUNT, default=usable_cores, help="Defa
 data = click.option("--data", default="fashion-mnist", help="As exporter takes it.")
 
 
-def folder(flag: str, default: str, what: str) -> Option:
-    """Make an option for a folder under ``build``."""
+batches = click.option(
+    "--batch", callback=listed(COUNT), default="1,32", help="Images a call, separated by commas."
+)
+
+
+def folder(flag: str, default: Path, what: str) -> Option:
+    """Make an option for a folder."""
     kind = click.Path(path_type=Path, file_okay=False)
-    return click.option(flag, type=kind, default=Path("build", default), help=what)
+    return click.option(flag, type=kind, default=default, help=what)
 
 
 def kept(
