@@ -1,9 +1,9 @@
 """What each way to recover INT8 accuracy gains: none, each alone, and all, on both schemes.
 
-The reference is the FP32 graph in onnxruntime. Label flips count images, of which few change; the
-signal-to-quantisation-noise ratio of the logits, in dB, tells methods apart on far fewer images.
-Scheme ``cpu`` runs as its engine does; ``tensorrt`` is a simulation, Q and DQ executed as
-written, not run on a GPU.
+The reference is the FP32 graph in onnxruntime. Few images change their label, so label flips tell
+little. The logits' signal-to-quantization-noise ratio, in dB, tells methods apart on far fewer
+images. Scheme ``cpu`` runs as its engine does. Scheme ``tensorrt`` is a simulation: Q and DQ are
+executed as written, and not run on a GPU.
 
 ``python -m benchmarks.studies.recovery resnet18``
 """
