@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.accuracy.measure import BATCH, score
+from benchmarks.accuracy.measure import BATCH, Images, Logits, score
+from benchmarks.accuracy.original import original_logits
 from benchmarks.latency import int8_tools
 from calibration.sensitivity import noise_ratio, sqnr_db
 from exporter.artifact import folder as artifact
@@ -26,6 +27,7 @@ from exporter.data import datasets
 from exporter.errors import ExporterError
 from exporter.machine.cpus import lacks_vnni
 from exporter.models.preprocessing import preprocess
+from exporter.progress import silent
 
 if TYPE_CHECKING:
     import onnx
@@ -35,7 +37,6 @@ HELD_OUT = 1000
 FP32 = "fp32"
 PREPARED = "prepared.npz"
 
-Logits = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
 _load = functools.cache(datasets.load)
@@ -54,36 +55,27 @@ def prepare(folder: str, model: str, images: int, calibration_images: int) -> di
         ``keras``: how the original scores.
     """
     from exporter import pipeline
-    from exporter.data.feeds import image_size, network_input
     from exporter.data.training_images import choose_images
     from exporter.network import sources
-    from exporter.network.runner import KerasRunner
 
     place = Path(folder)
     config = ExportConfig(model, target="onnx", output=place / FP32, data=DATA, force=True)
     place.mkdir(parents=True, exist_ok=True)
     exported = pipeline.export(config)
-    source = sources.load(model)
-    train, test = _load(DATA, "train"), _load(DATA, "test")
-    size = image_size(source, test)
+    tested = Images.load(sources.load(model), DATA, images, silent)
     # The exporter calibrates on the first of these, in this order.
-    chosen = choose_images(train, test, size, calibration_images + HELD_OUT)
-    output = source.outputs[0].name
-    with KerasRunner(source) as keras:
-        parts = [
-            keras.infer(network_input(source, pixels))[output]
-            for pixels, _ in datasets.batches(test, size, BATCH, images)
-        ]
-    logits, labels = np.concatenate(parts), test.labels[:images]
+    count = calibration_images + HELD_OUT
+    chosen = choose_images(_load(DATA, "train"), tested.data, tested.size, count)
+    logits = original_logits(tested, silent)
     np.savez(
         place / PREPARED,
         calibration=chosen[:calibration_images],
         held_out=chosen[calibration_images:],
         keras=logits,
-        labels=labels,
+        labels=tested.labels,
         source=exported.passport["source"]["sha256"],
     )
-    return {"keras": score("keras", logits, labels).as_json()}
+    return {"keras": score("keras", logits, tested.labels).as_json()}
 
 
 def network_inputs(

@@ -234,8 +234,8 @@ def run(runner: Runner, network: str, model: str, work: Path) -> list[dict[str, 
 @click.option("--models", help="Shipped zoo names, mobilenetv2, densenet121 or .keras files; all.")
 @click.option("--images", type=study.COUNT, default=10_000)
 @click.option("--calibration-images", type=study.COUNT, default=512)
-@study.folder("--work", WORK, "For graphs, logits and finished cells.")
-@study.folder("--untuned", UNTUNED, "For the networks that are trained for this.")
+@study.folder("--work", default=WORK, what="For graphs, logits and finished cells.")
+@study.folder("--untuned", default=UNTUNED, what="For the networks that are trained for this.")
 @click.option("--resume", is_flag=True, help="Keep the cells that this code finished earlier.")
 def main(
     log: Run,

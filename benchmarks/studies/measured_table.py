@@ -197,7 +197,7 @@ def _entry(cell: Cell, engine: str, peaks: Mapping[str, Any]) -> str:
 @click.option("--rounds", type=click.IntRange(min=5), default=5)
 @click.option("--seconds", default=0.5, help="Of each block.")
 @click.option("--against", callback=study.listed(click.STRING), default=BASELINE)
-@study.folder("--work", WORK, "Folder of artefacts and finished cells.")
+@study.folder("--work", default=WORK, what="Folder of artefacts and finished cells.")
 @click.option("--prepare", "prepare_only", is_flag=True, help="Export only, and time nothing.")
 @click.option("--fresh", is_flag=True, help="Time finished cells again.")
 @click.option("--kept", "kept_only", is_flag=True, help="Time nothing; show the finished cells.")

@@ -119,10 +119,10 @@ batches = click.option(
 )
 
 
-def folder(flag: str, default: Path, what: str) -> Option:
+def folder(*flags: str, default: Path, what: str) -> Option:
     """Make an option for a folder."""
     kind = click.Path(path_type=Path, file_okay=False)
-    return click.option(flag, type=kind, default=default, help=what)
+    return click.option(*flags, type=kind, default=default, help=what)
 
 
 def kept(

@@ -37,7 +37,7 @@ def test_figures_and_pictures_of_each(
     monkeypatch.setattr(ladders, "export", export)
     monkeypatch.setattr(drift, "climb", lambda *_, **__: made)
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(ladders.main, ["resnet18", "--output", "results"])
+    done = CliRunner().invoke(ladders.main, ["resnet18", "-o", "results"])
     assert done.exit_code == 0, done.output
     assert asked == [("resnet18", Path("build/ladders/resnet18-ort-int8"))]
     found = json.loads(Path("results/ladder_resnet18.json").read_text())
