@@ -262,9 +262,9 @@ def cells(rows: Sequence[Row]) -> Iterator[list[str]]:
         yield [*name, *sizes, *seconds, str(len(row["warnings"]))]
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(report: Row) -> str:
     """Return the README's table: a line a model, megabytes by precision. All must be built."""
-    names = precisions()
+    rows, names = report["results"], precisions()
     sizes = {(row["model"], row["precision"]): row["plan_bytes"] for row in rows}
     quantized = [name for name in names if name in QUANTIZED]
     shares = [f"{name.upper()} of FP32" for name in quantized]

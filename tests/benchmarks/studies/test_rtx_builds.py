@@ -77,7 +77,7 @@ def test_the_readmes_table() -> None:
         {"model": "net", "precision": precision, "plan_bytes": size, "cpu_seconds": 1.0}
         for precision, size in PLANS
     ]
-    assert rtx_builds.markdown(rows) == (
+    assert rtx_builds.markdown({"results": rows}) == (
         "| model | fp32, MB | fp16, MB | int8, MB | fp8, MB | INT8 of FP32 | FP8 of FP32 |\n"
         "|---|---|---|---|---|---|---|\n"
         "| `net` | 4.0 | 2.0 | 1.0 | 1.2 | 0.25 | 0.30 |\n"
