@@ -17,7 +17,8 @@ import importlib.util
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,38 +61,35 @@ def verdict(cells: Mapping[str, Cell], against: Mapping[str, Cell]) -> dict[str,
     Returns:
         ``fewest_flips`` (a tool), ``ours_is_best``, and the sentence to print.
     """
-    ours = OURS[0]
-    ran = [tool for tool in (ours, *RIVALS) if tool in cells]
-    flips = {tool: int(cells[tool]["against_keras"]["label_flips"]) for tool in ran}
-    if ours not in flips or len(flips) < 2:
+    flips = {tool: int(cells[tool]["against_keras"]["label_flips"]) for tool in cells}
+    rivals = [tool for tool in RIVALS if tool in cells]
+    if OURS[0] not in flips or not rivals:
         return {"fewest_flips": None, "ours_is_best": None, "text": "nothing to compare"}
-    best_rival = min((tool for tool in flips if tool != ours), key=flips.__getitem__)
-    wins = flips[ours] <= flips[best_rival]
-    tested = against[best_rival]
+    ours, rival = flips[OURS[0]], min(rivals, key=flips.__getitem__)
+    wins, tested = ours <= flips[rival], against[rival]
     low, high = tested["interval_points"]
     text = (
-        f"{'ours is best' if wins else 'ours is NOT best'}: {flips[ours]} label flips, "
-        f"{best_rival} {flips[best_rival]}; top-1 {tested['change_points']:+.2f} points "
+        f"{'ours is best' if wins else 'ours is NOT best'}: {ours} label flips, "
+        f"{rival} {flips[rival]}; top-1 {tested['change_points']:+.2f} points "
         f"({low:+.2f} to {high:+.2f}, p {tested['p_value']:.2g})"
     )
-    missing = [tool for tool in RIVALS if tool not in cells]
-    if missing:
+    if missing := [tool for tool in RIVALS if tool not in cells]:
         text += f"; not compared with {', '.join(missing)}"
-    return {"fewest_flips": ours if wins else best_rival, "ours_is_best": wins, "text": text}
+    return {"fewest_flips": OURS[0] if wins else rival, "ours_is_best": wins, "text": text}
 
 
-def compare_with_rivals(folder: Path, scheme: str, tools: Sequence[str]) -> dict[str, Cell]:
+def compare_with_rivals(folder: Path, scheme: str, tools: Collection[str]) -> dict[str, Cell]:
     """Test our default's top-1 against each rival's in pairs."""
-    labels = np.load(folder / PREPARED)["labels"]
-
-    def right(tool: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        found = np.load(folder / f"{scheme}-{tool}.npy").argmax(-1) == labels
-        return np.asarray(found, np.bool_)
-
     if OURS[0] not in tools:
         return {}
-    ours = right(OURS[0])
-    return {tool: paired(right(tool), ours).as_json() for tool in RIVALS if tool in tools}
+    labels = np.load(folder / PREPARED)["labels"]
+    right = {
+        tool: np.asarray(np.load(folder / f"{scheme}-{tool}.npy").argmax(-1) == labels, np.bool_)
+        for tool in (OURS[0], *RIVALS)
+        if tool in tools
+    }
+    ours = right.pop(OURS[0])
+    return {rival: paired(theirs, ours).as_json() for rival, theirs in right.items()}
 
 
 COLUMNS = (
@@ -110,44 +108,42 @@ def show(result: Mapping[str, Any]) -> None:
 
 def _columns(cell: Cell) -> list[str]:
     if "failed" in cell:
-        return [f"failed: {cell['failed'].splitlines()[-1][:60]}"]
+        return [f"failed: {cell['failed'].splitlines()[-1][:60]}", *[""] * (len(COLUMNS) - 2)]
     tested, fused = cell["paired"], cell["fusion"]
     low, high = tested["interval_points"]
-    row = [
+    fusion = ["-"] * 3
+    if fused is not None:
+        fusion = [f"{fused[f'qlinear_{op}']}/{fused[op]}" for op in ("convolutions", "adds")]
+        fusion.append(str(fused["q_and_dq_inside"]))
+    return [
         f"{cell['top1']:.4f}",
         f"{tested['change_points']:+.2f}",
         f"{low:+.2f} to {high:+.2f}",
         f"{tested['p_value']:.2g}",
         str(cell["against_keras"]["label_flips"]),
         f"{cell['sqnr_db']:.1f}",
-    ]
-    if fused is None:
-        return [*row, "-", "-", "-"]
-    return [
-        *row,
-        f"{fused['qlinear_convolutions']}/{fused['convolutions']}",
-        f"{fused['qlinear_adds']}/{fused['adds']}",
-        str(fused["q_and_dq_inside"]),
+        *fusion,
     ]
 
 
 # Processes and their records.
 
 
+@dataclass(frozen=True)
 class Runner:
     """Runs steps in processes of their own, unless there is a record that still holds.
 
-    Args:
+    Attributes:
         work: folder of all records.
         sizes: of the test set and of the calibration set.
         resume: keep the records of earlier runs.
         say: called with a line for every step.
     """
 
-    def __init__(
-        self, work: Path, sizes: tuple[int, int], resume: bool, say: Callable[[str], None]
-    ) -> None:
-        self._work, self._sizes, self._resume, self._say = work, sizes, resume, say
+    work: Path
+    sizes: tuple[int, int]
+    resume: bool
+    say: Callable[[str], None]
 
     def step(self, network: str, model: str, scheme: str, tool: str) -> Cell:
         """Run one step; ``scheme`` is empty for the step that prepares the network.
@@ -155,22 +151,21 @@ class Runner:
         Returns:
             Its record. If it failed, ``failed`` holds the end of its error output.
         """
-        name = " ".join(filter(None, (network, scheme, tool)))
+        folder, name = self.work / network, "-".join(filter(None, (scheme, tool)))
+        job = (
+            study.job(int8_cells.run_cell, folder, model, scheme, tool)
+            if scheme
+            else study.job(int8_cells.prepare, folder, model, *self.sizes)
+        )
 
         def run() -> Cell:
-            self._say(f"{name} ...")
-            folder = self._work / network
-            if tool == "prepare":
-                job = study.job(int8_cells.prepare, folder, model, *self._sizes)
-            else:
-                job = study.job(int8_cells.run_cell, folder, model, scheme, tool)
+            self.say(f"{network} {name} ...")
             cell = worker.ask(*job)
             return {"failed": cell["error"]} if "error" in cell else cell
 
-        path = self._work / network / f"{'-'.join(filter(None, (scheme, tool)))}.json"
-        made_for = {"sizes": list(self._sizes), "model": _identity(model), **_versions()}
-        record = study.kept(path, run, made_for, resume=self._resume)
-        self._say(f"{name}: {_summary(record)}")
+        made_for = {"sizes": list(self.sizes), "model": _identity(model), **_versions()}
+        record = study.kept(folder / f"{name}.json", run, made_for, resume=self.resume)
+        self.say(f"{network} {name}: {_summary(record)}")
         return record
 
 
@@ -211,7 +206,7 @@ def model_of(network: str, untuned: Path, say: Callable[[str], None]) -> str:
     return str(path)
 
 
-def run(runner: Runner, network: str, model: str, work: Path) -> list[dict[str, Any]]:
+def run(runner: Runner, network: str, model: str) -> list[dict[str, Any]]:
     """Run all cells of one network.
 
     Returns:
@@ -224,7 +219,7 @@ def run(runner: Runner, network: str, model: str, work: Path) -> list[dict[str, 
     for scheme in SCHEMES:
         cells = {tool: runner.step(network, model, scheme, tool) for tool in TOOLS}
         ran = {tool: cell for tool, cell in cells.items() if "failed" not in cell}
-        against = compare_with_rivals(work / network, scheme, list(ran))
+        against = compare_with_rivals(runner.work / network, scheme, ran)
         found = {"network": network, "scheme": scheme, "keras": prepared["keras"], "tools": cells}
         results.append({**found, "ours_against": against, "verdict": verdict(ran, against)})
     return results
@@ -261,7 +256,7 @@ def main(
     failed = []
     for name in names:
         network = Path(name).stem
-        results = run(runner, network, model_of(name, untuned, log.say), work)
+        results = run(runner, network, model_of(name, untuned, log.say))
         log.save(results=log.report["results"] + results)
         failed += [] if results else [network]
     for result in log.report["results"]:

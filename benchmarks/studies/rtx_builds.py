@@ -104,63 +104,43 @@ def build(converted: Converted, precision: Precision, images: str, folder: Path)
         converted: the graph.
         precision: of the plan.
         images: a data set to measure ranges on.
-        folder: empty; the plan goes there.
+        folder: empty; graph and plan go there.
 
     Returns:
         ``plan_bytes``, ``onnx_bytes``, ``build_seconds``, ``cpu_seconds`` of typing and building,
         ``warnings``, ``convolutions``. For INT8 and FP8, ``kept_float`` counts the layers without a
         kernel. For FP16, ``kept_fp32`` counts the nodes that it can't hold, and ``rounding`` is how
-        much its simulation changes the logits, as a share of the largest. Or only ``error``.
+        much its simulation changes the logits, as a share of the largest.
+
+    Raises:
+        ExporterError: the graph is refused.
     """
-    name = converted.source.name
-    config = ExportConfig(
-        name,
-        TARGET,
-        folder,
-        precision,
-        data=images,
-        batch=_BATCH,
-        check_images=1,
-        calibrator="minmax",
-        calibration_images=_IMAGES,
-    )
-    row: Row = {"model": name, "precision": precision}
-    started = time.process_time()
-    try:
-        found = _export(converted, config)
-    except ExporterError as error:
-        return {**row, "error": str(error)}
-    row |= {name: (folder / f).stat().st_size for name, f in _FILES.items()}
-    return {**row, "cpu_seconds": round(time.process_time() - started, 1), **found}
-
-
-_FILES = {"plan_bytes": ENGINE, "onnx_bytes": MODEL}
-
-
-def _export(converted: Converted, config: ExportConfig) -> Row:
-    """Write graph and plan; return the facts that a passport would have."""
     import onnx
     import onnx_ir as ir
 
-    from exporter.precision import typed as precision
+    from exporter.precision.typed import apply
 
+    calibration: Row = {"calibrator": "minmax", "calibration_images": _IMAGES}
+    asked: Row = {"data": images, "batch": _BATCH, "check_images": 1, **calibration}
+    config = ExportConfig(converted.source.name, TARGET, folder, precision, **asked)
+    started = time.process_time()
     target = targets.lookup(TARGET)
     graph = ir.from_proto(onnx.load_model_from_string(converted.graph))
     feeds, _ = check_feeds(config, converted.source, silent)
-    typed = precision.apply(graph, converted.source, config, target, feeds, silent)
-    (config.output / MODEL).write_bytes(typed.data or converted.graph)
-    build = targets.Build(config.batch, config.precision, config.build)
-    section = target.load().compile(config.output, build).section
-    kept = {"insert_qdq": 0, "to_fp16": 0}
-    for report in typed.reports:
-        kept[report.name] = kept.get(report.name, 0) + len(report.kept)
+    typed = apply(graph, converted.source, config, target, feeds, silent)
+    (folder / MODEL).write_bytes(typed.data or converted.graph)
+    section = target.load().compile(folder, targets.Build(_BATCH, precision, config.build)).section
+    kept = {report.name: len(report.kept) for report in typed.reports}
     against = typed.fields.get("fp16", {}).get("simulated_against_untyped", {})
     return {
+        "plan_bytes": (folder / ENGINE).stat().st_size,
+        "onnx_bytes": (folder / MODEL).stat().st_size,
+        "cpu_seconds": round(time.process_time() - started, 1),
         "build_seconds": section["build_seconds"],
         "warnings": section["warnings"],
         "convolutions": sum(node.op_type == "Conv" for node in graph.graph),
-        "kept_float": kept["insert_qdq"],
-        "kept_fp32": kept["to_fp16"],
+        "kept_float": kept.get("insert_qdq", 0),
+        "kept_fp32": kept.get("to_fp16", 0),
         "rounding": against.get("max_relative_error"),
     }
 
@@ -188,9 +168,13 @@ def build_all(models: Sequence[str], wanted: Sequence[Precision]) -> Iterator[Ro
         for model in models:
             converted = convert(load(model))
             for precision in wanted:
+                row: Row = {"model": model, "precision": precision}
                 with tempfile.TemporaryDirectory(prefix="rtx-builds-") as folder:
-                    row = build(converted, precision, images, Path(folder))
-                    yield {**row, "conversion_cpu_seconds": converted.cpu_seconds}
+                    try:
+                        row |= build(converted, precision, images, Path(folder))
+                    except ExporterError as error:
+                        row["error"] = str(error)
+                yield {**row, "conversion_cpu_seconds": converted.cpu_seconds}
             keras.backend.clear_session()
             gc.collect()
 
