@@ -120,18 +120,17 @@ def build(converted: Converted, precision: Precision, images: str, folder: Path)
 
     from exporter.precision.typed import apply
 
-    calibration: Row = {"calibrator": "minmax", "calibration_images": _IMAGES}
-    asked: Row = {"data": images, "batch": _BATCH, "check_images": 1, **calibration}
+    asked: Row = {"data": images, "batch": _BATCH, "check_images": 1}
+    asked |= {"calibrator": "minmax", "calibration_images": _IMAGES}
     config = ExportConfig(converted.source.name, TARGET, folder, precision, **asked)
-    started = time.process_time()
-    target = targets.lookup(TARGET)
+    started, target = time.process_time(), targets.lookup(TARGET)
     graph = ir.from_proto(onnx.load_model_from_string(converted.graph))
     feeds, _ = check_feeds(config, converted.source, silent)
     typed = apply(graph, converted.source, config, target, feeds, silent)
     (folder / MODEL).write_bytes(typed.data or converted.graph)
     section = target.load().compile(folder, targets.Build(_BATCH, precision, config.build)).section
     kept = {report.name: len(report.kept) for report in typed.reports}
-    against = typed.fields.get("fp16", {}).get("simulated_against_untyped", {})
+    halved = typed.fields.get("fp16", {}).get("simulated_against_untyped", {})
     return {
         "plan_bytes": (folder / ENGINE).stat().st_size,
         "onnx_bytes": (folder / MODEL).stat().st_size,
@@ -141,7 +140,7 @@ def build(converted: Converted, precision: Precision, images: str, folder: Path)
         "convolutions": sum(node.op_type == "Conv" for node in graph.graph),
         "kept_float": kept.get("insert_qdq", 0),
         "kept_fp32": kept.get("to_fp16", 0),
-        "rounding": against.get("max_relative_error"),
+        "rounding": halved.get("max_relative_error"),
     }
 
 
