@@ -152,11 +152,9 @@ class Runner:
             Its record. If it failed, ``failed`` holds the end of its error output.
         """
         folder, name = self.work / network, "-".join(filter(None, (scheme, tool)))
-        job = (
-            study.job(int8_cells.run_cell, folder, model, scheme, tool)
-            if scheme
-            else study.job(int8_cells.prepare, folder, model, *self.sizes)
-        )
+        job = study.job(int8_cells.prepare, folder, model, *self.sizes)
+        if scheme:
+            job = study.job(int8_cells.run_cell, folder, model, scheme, tool)
 
         def run() -> Cell:
             self.say(f"{network} {name} ...")
@@ -244,13 +242,9 @@ def main(
     """Compare what INT8 loses by our calibration, quantize_static and NNCF."""
     if importlib.util.find_spec("nncf") is None:
         log.say(f"NNCF is not installed, its cells will fail: {pip_line('compare')}")
-    log.start(
-        versions=_versions(),
-        images=images,
-        calibration_images=calibration_images,
-        chosen_by=f"label flips on {int8_cells.HELD_OUT} held-out training images, then SQNR",
-        results=[],
-    )
+    chosen_by = f"label flips on {int8_cells.HELD_OUT} held-out training images, then SQNR"
+    asked = {"images": images, "calibration_images": calibration_images, "chosen_by": chosen_by}
+    log.start(versions=_versions(), **asked, results=[])
     runner = Runner(work, (images, calibration_images), resume, log.say)
     names = models.split(",") if models else default_models()
     failed = []

@@ -20,7 +20,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -168,21 +168,12 @@ class Share:
 
     def __add__(self, other: Share) -> Share:
         """Add two up, under the first one's name."""
-        return Share(
-            self.what,
-            self.nodes + other.nodes,
-            self.ms + other.ms,
-            self.ideal_ms + other.ideal_ms,
-            self.weight_bytes + other.weight_bytes,
-        )
+        pairs = zip(astuple(self)[1:], astuple(other)[1:], strict=True)
+        return Share(self.what, *(mine + theirs for mine, theirs in pairs))
 
 
 def shares(
-    found: Mapping[str, Any],
-    linears: Mapping[str, Linear],
-    batch: int,
-    peak: float,
-    weight_size: int,
+    found: Mapping[str, Any], linears: Mapping[str, Linear], batch: int, peak: float, size: int
 ) -> list[Share]:
     """Add up nodes of the same shape or op. The one with the most to win comes first.
 
@@ -191,13 +182,13 @@ def shares(
         linears: of :func:`benchmarks.drift.linear_layers.linear_layers`.
         batch: images a call.
         peak: multiply-adds a second.
-        weight_size: bytes a weight.
+        size: of a weight, in bytes.
     """
     sums: dict[str, Share] = {}
     for node in found["nodes"]:
         linear = linears.get(node["linear"] or "", Linear(0, 0, node["op"], ()))
         ideal_ms = linear.multiply_adds * batch / peak * 1000
-        one = Share(linear.what, 1, node["ms"], ideal_ms, linear.weights * weight_size)
+        one = Share(linear.what, 1, node["ms"], ideal_ms, linear.weights * size)
         sums[one.what] = sums.get(one.what, Share(one.what)) + one
     rest = found["call_ms"] - sum(share.ms for share in sums.values())
     rows = [share for share in sums.values() if share.ms > 0]

@@ -73,9 +73,13 @@ def command(name: str, output: str | None = None) -> Callable[[Callable[..., Non
         name: the study's module.
         output: the result file's usual name; None if the study chooses it, or writes none.
     """
-    where = f"JSON file; default: benchmarks/results/{output}." if output else "JSON file."
-    default = output and RESULTS / output
-    kind = click.Path(path_type=Path, dir_okay=False)
+    option = click.option(
+        *("-o", "--output"),
+        type=click.Path(path_type=Path, dir_okay=False),
+        default=output and RESULTS / output,
+        show_default=f"benchmarks/results/{output}" if output else False,
+        help="JSON file.",
+    )
 
     def decorate(main: Callable[..., None]) -> click.Command:
         @functools.wraps(main)
@@ -87,9 +91,6 @@ def command(name: str, output: str | None = None) -> Callable[[Callable[..., Non
                 if run.saved:
                     console.say(f"all figures: {run.output}", markup=False)
 
-        option = click.option(
-            "-o", "--output", type=kind, default=default, show_default=False, help=where
-        )
         return click.command(context_settings={"show_default": True})(option(start))
 
     return decorate
