@@ -191,7 +191,7 @@ class TestFolders:
         file = tmp_path / "data" / "a" / "cut.png"
         self.save(file, 9)
         file.write_bytes(file.read_bytes()[:60])
-        with pytest.raises(ExporterError, match=r"^unreadable image .*cut\.png"):
+        with pytest.raises(ExporterError, match=r"^can't read image .*cut\.png"):
             train.train(configure(tmp_path, f"folder:{tmp_path / 'data'}", epochs=1))
 
     def test_test_images_of_other_channels_are_refused_before_training(

@@ -105,7 +105,7 @@ class TestResume:
     def test_another_configuration_is_refused_by_name(self, tmp_path: Path, tiny_data: str) -> None:
         run_interrupted(configure(tmp_path, tiny_data))
         other = configure(tmp_path, tiny_data, learning_rate=0.01, flip=False)
-        with pytest.raises(WrongUse, match="another learning_rate, flip\n") as caught:
+        with pytest.raises(WrongUse, match="different options: learning_rate, flip\n") as caught:
             train.train(other)
         assert "delete" in str(caught.value.hint)
         train.train(configure(tmp_path, tiny_data))
