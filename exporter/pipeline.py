@@ -120,6 +120,7 @@ def run_passes(model: ir.Model, layout: Layout) -> list[PassReport]:
     """Apply the passes in order; each needs the work of those before it."""
     from onnx_ir.passes import common
 
+    from exporter.passes.drop_identities import DropIdentities
     from exporter.passes.fold_batch_norm import FoldBatchNorm
     from exporter.passes.fold_constants import FoldConstants
     from exporter.passes.fold_pad import FoldPad
@@ -129,7 +130,7 @@ def run_passes(model: ir.Model, layout: Layout) -> list[PassReport]:
     from exporter.passes.sink_squeezes import SinkSqueezes
     from exporter.passes.sink_transposes import SinkTransposes
 
-    common.IdentityEliminationPass()(model)
+    DropIdentities()(model)
     constants, transposes, batch_norms = FoldConstants(), SinkTransposes(), FoldBatchNorm()
     constants(model)  # the scale and shift of batch norms become constants
     reports = [constants.report]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
-from exporter.config import BuildOptions
+from exporter.config import BuildOptions, Calibrator
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -42,7 +42,7 @@ preprocess_option = click.option(
 )
 calibrator_option = click.option(
     "--calibrator",
-    type=click.Choice(["entropy", "mse", "percentile", "minmax"]),
+    type=click.Choice(get_args(Calibrator)),
     default="mse",
     show_default=True,
     help="INT8, FP8: how to choose the ranges. entropy works for INT8 only.",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -221,6 +221,8 @@ def _keras_source(
     def call(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(keras.tree.flatten(model(pack(inputs), training=False)))
 
+    inputs = _ports("input", _described(model.inputs, [t.name for t in model.inputs]))
+    taken = [port.name for port in inputs]
     nested = [layer.name for layer in model._flatten_layers(include_self=False)]
     operations = [operation.name for operation in getattr(model, "operations", [])]
     return Source(
@@ -230,8 +232,8 @@ def _keras_source(
         sha256=sha256,
         call=call,
         pack=pack,
-        inputs=_ports("input", _described(model.inputs, [t.name for t in model.inputs])),
-        outputs=_ports("logits", _described(model.outputs, _output_names(model))),
+        inputs=inputs,
+        outputs=_ports("logits", _described(model.outputs, _output_names(model), taken)),
         model=model,
         layers=tuple(dict.fromkeys([*nested, *operations])),
         preprocessing=preprocessing,
@@ -245,13 +247,16 @@ def _output_names(model: Any) -> list[str]:
     return list(names or [tensor._keras_history.operation.name for tensor in model.outputs])
 
 
-def _described(tensors: list[Any], names: list[str]) -> dict[str, tuple[Any, str]]:
-    """Return shape and type by name. A duplicate name gets the next free number."""
+def _described(
+    tensors: list[Any], names: list[str], taken: Sequence[str] = ()
+) -> dict[str, tuple[Any, str]]:
+    """Return shape and type by name. A name that is used already gets the next free number."""
     found: dict[str, tuple[Any, str]] = {}
     for name, tensor in zip(names, tensors, strict=True):
         numbered = (f"{name}_{number}" for number in itertools.count(1))
-        unique = next(n for n in numbered if n not in names and n not in found)
-        found[unique if name in found else name] = (tensor.shape, str(tensor.dtype))
+        unique = next(n for n in numbered if not {n} & {*names, *taken, *found})
+        used = name in found or name in taken
+        found[unique if used else name] = (tensor.shape, str(tensor.dtype))
     return found
 
 

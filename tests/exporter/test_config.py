@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from exporter.config import BuildOptions, Calibration, ExportConfig, Int8
+from calibration.observers import CALIBRATORS
+from exporter.config import BuildOptions, Calibration, Calibrator, ExportConfig, Int8
 from exporter.errors import WrongUse
 
 INT8: dict[str, Any] = {
@@ -60,6 +61,10 @@ def test_a_request_can_not_be_changed_or_misspelled() -> None:
         ExportConfig(**INT8, max_dropp=1.0)
     with pytest.raises(AttributeError, match="max_dropp"):
         given.max_dropp  # noqa: B018
+
+
+def test_every_calibrator_can_be_asked_for() -> None:
+    assert get_args(Calibrator) == tuple(CALIBRATORS)
 
 
 @pytest.mark.parametrize(
