@@ -1,7 +1,7 @@
 """The wheels of a GPU test kit: fetched for another Python than this one, and made smaller.
 
-The kit is for a bare machine that has a GPU, CUDA 13 and the packages in :data:`PRESENT`, and no
-network. :data:`WANTED` is what it lacks.
+The kit is for a bare machine that has a GPU, CUDA 13, the packages in :data:`PRESENT` and no
+network. :data:`WANTED` lists the packages that it lacks.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Wanted:
 
     Attributes:
         name: what it installs, as the index spells it.
-        leave_out: patterns of files in it that no run on that machine opens.
+        leave_out: patterns of its files that no run on that machine opens.
         gpu_code: whether its libraries hold machine code for many GPUs.
-        source: whether the index has only its sources, which are a few Python files.
+        source: whether the index has only its sources, a few Python files.
     """
 
     name: str
@@ -58,12 +58,12 @@ class Wanted:
     source: bool = False
 
 
-# Ordered: each is held to the versions that the ones before it ask for, ours first.
+# In this order: each must fit the version bounds of the ones before it, ours first.
 WANTED = (
     Wanted(
         "onnxruntime-gpu",
         leave_out=(
-            # for programs in C++; Python's module holds the same code itself
+            # for programs in C++; the Python module contains the same code
             "onnxruntime/capi/libonnxruntime.so*",
             # for the `tensorrt` libraries, which that machine doesn't have
             "onnxruntime/capi/libonnxruntime_providers_tensorrt.so",
@@ -88,7 +88,7 @@ WANTED = (
     Wanted("ml-dtypes"),
     Wanted("namex"),
     Wanted("optree"),
-    # ours; the machine may have older ones than we need
+    # what our package needs; the machine may have older versions
     Wanted("onnx-ir"),
     Wanted("click"),
     Wanted("jinja2"),
@@ -100,8 +100,8 @@ WANTED = (
     Wanted("pygments"),
     Wanted("typing-extensions"),
 )
-# What the machine brings, beside CUDA: JAX or PyTorch are built against its numpy, and sympy
-# comes with PyTorch.
+# What the machine has besides CUDA. JAX and PyTorch are built against its numpy, and sympy comes
+# with PyTorch.
 PRESENT = ("numpy", "onnx", "protobuf", "sympy")
 
 
@@ -113,7 +113,7 @@ def fetch(folder: Path, progress: Progress = silent, wanted: Sequence[Wanted] = 
 
     Raises:
         Missing: this is no checkout, or pip can't find a wheel for that machine.
-        ExporterError: a wheel needs one that is neither in the kit nor on the machine.
+        ExporterError: a wheel needs another that is neither in the kit nor on the machine.
     """
     if not (ROOT / "pyproject.toml").is_file():
         raise Missing(
@@ -139,7 +139,7 @@ def fetch(folder: Path, progress: Progress = silent, wanted: Sequence[Wanted] = 
 
 def _fetch(row: Wanted, bound: str, folder: Path) -> None:
     wanted = row.name + bound
-    if row.source:  # Python only, so what this Python builds serves any
+    if row.source:  # pure Python, so any Python can use what this one builds
         _pip("wheel", "--no-deps", f"--wheel-dir={folder}", wanted, what=row.name)
         return
     abis = (f"cp{PYTHON.replace('.', '')}", "abi3", "none")
@@ -162,7 +162,7 @@ def _pip(*arguments: str, what: str) -> None:
 
 
 def require_complete(wheels: Sequence[Path]) -> None:
-    """Make sure that all that these wheels need is among them or on the machine.
+    """Check that everything these wheels need is among them or on the machine.
 
     Raises:
         ExporterError: something is in neither place.
@@ -196,12 +196,12 @@ def requirements(wheel: Path, *, extras: bool = False) -> Iterator[tuple[str, st
 
 
 def slim(wheel: Path, target: Path, gpus: Sequence[Gpu], row: Wanted) -> None:
-    """Write a wheel without what the run doesn't need; its RECORD says so.
+    """Write a wheel without what the run doesn't need, and with a RECORD that fits.
 
     Args:
-        wheel: as the index has it.
+        wheel: from the index.
         target: the new file.
-        gpus: whose machine code stays; none: that of all.
+        gpus: their machine code stays; empty: all of it stays.
         row: what to leave out. Licenses and notices always stay.
 
     Raises:
@@ -242,7 +242,7 @@ def _left_out(name: str, patterns: Sequence[str]) -> bool:
 
 
 def _record(text: str, names: set[str], changed: dict[str, bytes]) -> str:
-    """Rewrite a RECORD: lines of files that are left out go, hashes of changed ones are new.
+    """Rewrite a RECORD: drop the lines of files that are left out, update changed hashes.
 
     Its form: https://packaging.python.org/en/latest/specifications/recording-installed-packages/
     """

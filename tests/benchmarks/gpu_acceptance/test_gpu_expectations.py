@@ -104,7 +104,7 @@ UNKNOWN = [
     (["fusion"], {"audit": UNTOLD}, "the record lacks its types"),
     (["fusion"], {"audit": HIDDEN}, "1 of 53 convolutions are not in the record, 1 compiled"),
     (["speed, batch 1", "speed, batch 8"], {"unstable": ("the clock fell",)}, "clock fell"),
-    (["speed, batch 1"], {"speedup": {1: Ratio("fp16", 1.0, 0.97, 1.03)}}, "holds 1"),
+    (["speed, batch 1"], {"speedup": {1: Ratio("fp16", 1.0, 0.97, 1.03)}}, "contains 1"),
     (["speed, batch 1"], {"speedup": {}, "no_speedup": {1: "INT8 failed"}}, "INT8 failed"),
     (["speed"], {"speedup": {}}, "no latency"),
 ]

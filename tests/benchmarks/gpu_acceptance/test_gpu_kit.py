@@ -92,7 +92,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def test_pieces_have_three_digits(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(bytes(1000))
-    with pytest.raises(WrongUse, match="1000 bytes are 1000 pieces of 1, and 999 is the most"):
+    with pytest.raises(WrongUse, match="1000 bytes would be 1000 pieces of 1, but 999 is the most"):
         pieces.cut(tmp_path / "file", tmp_path, 1)
 
 
@@ -202,11 +202,11 @@ def test_our_own_wheel_needs_the_sources(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--run", "a"), "--pack goes without --prepare and --run"),
-        (("--prepare", "a"), "--pack goes without --prepare and --run"),
+        (("--run", "a"), "--pack can't be used with --prepare or --run"),
+        (("--prepare", "a"), "--pack can't be used with --prepare or --run"),
         (("--gpu", "all", "--gpu", "9.0"), "contradict"),
         (("--gpu", "sm_90"), "no compute capability"),
-        (("--prepared", "a", "--images", "5"), "--prepared has it made"),
+        (("--prepared", "a", "--images", "5"), "--prepared is prepared already"),
     ],
 )
 def test_wrong_use(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
@@ -219,4 +219,4 @@ def test_wrong_use(tmp_path: Path, arguments: tuple[str, ...], said: str) -> Non
 def test_what_is_for_packing_alone(option: tuple[str, str]) -> None:
     done = CliRunner().invoke(command.main, option)
     assert isinstance(done.exception, WrongUse)
-    assert "are for --pack" in str(done.exception)
+    assert "need --pack" in str(done.exception)
