@@ -197,7 +197,7 @@ _FP8 = Scheme(
     opset=19,
     rest="fp16",
     refuses={
-        "entropy": "its divergence is of evenly spaced levels, and FP8's are not",
+        "entropy": "it assumes evenly spaced levels, and FP8's are not",
         "equalize": "it evens out ranges for evenly spaced levels, and FP8 is as precise in any "
         "range",
     },
