@@ -180,7 +180,7 @@ def test_what_is_refused(ranges, keep, message):
 
 def test_given_weight_scales_must_fit():
     graph = ir.from_proto(net(f"y = {CONV} (x, w1)"))
-    with pytest.raises(WrongUse, match="aren't 4 positive numbers"):
+    with pytest.raises(WrongUse, match="must be 4 positive numbers"):
         InsertQdq(TENSORRT, {"x": (0, 1)}, scales={"y": [1.0, 2.0, 0.0, 1.0]})(graph)
 
 
