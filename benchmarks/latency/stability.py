@@ -1,6 +1,6 @@
-"""Decide whether a latency measurement can be trusted, and if not, say why.
+"""Decide whether a latency measurement can be trusted, and give the reasons if not.
 
-:data:`LIMITS` has the limits; the measured values come from
+:data:`LIMITS` has the limits. The measured values come from
 :mod:`benchmarks.latency.machine_watch` and from the blocks themselves.
 """
 
@@ -23,11 +23,11 @@ class Limits:
         others: share of the pinned cores that other processes may take during a block.
         stolen: share that the hypervisor may take.
         clock: how far the clock may fall below the median of all blocks.
-        spread: between an engine's block costs, interquartile range by median.
-        drift: over the whole run, by Theil and Sen's slope of the baseline.
-        p_value: below which Kendall's test calls that slope a trend.
+        spread: interquartile range of an engine's block costs, divided by their median.
+        drift: change over the whole run, from the baseline's Theil-Sen slope.
+        p_value: Kendall's test calls that slope a trend if its p-value is below this.
         before: share of the pinned cores that was busy before the start.
-        gpu_before: share of the time that the GPU was.
+        gpu_before: share of the time that the GPU was busy before the start.
     """
 
     others: float = 0.05
@@ -50,16 +50,16 @@ def reasons(
     busy_before: float | None,
     gpu_busy_before: float | None = None,
 ) -> tuple[str, ...]:
-    """Say why a measurement can't be trusted.
+    """Return the reasons why a measurement can't be trusted.
 
     Args:
-        rows: of all engines and batch sizes.
+        rows: rows of all engines and batch sizes.
         baseline: the engine that is checked for drift.
         scenario: defines the cost of a block.
-        busy_before: share of the pinned cores before the start; the load average would count
-            an earlier measurement too. None where the machine does not tell.
-        gpu_busy_before: share of the time that the GPU was busy before the start; None where
-            nothing on it is timed, or nothing tells.
+        busy_before: share of the pinned cores that was busy before the start. The load average
+            would count an earlier measurement too. None if the machine does not report it.
+        gpu_busy_before: share of the time that the GPU was busy before the start; None if nothing
+            is timed on a GPU or the share is unknown.
     """
     measured = [row for row in rows if row.blocks]
     found = [*_before(busy_before)]
@@ -84,7 +84,7 @@ def _beside(blocks: Sequence[Block]) -> Iterable[str]:
     yield from _worst(blocks, "the hypervisor took", lambda b: b.load.stolen, LIMITS.stolen)
     held = [b.load.throttled_s for b in blocks if b.load.throttled_s]
     if held:
-        yield f"a CPU quota held {len(held)} of {len(blocks)} blocks back, {sum(held):.2f} s in all"
+        yield f"a CPU quota held back {len(held)} of {len(blocks)} blocks, {sum(held):.2f} s in all"
     hot = sum(b.load.throttle_events or 0 for b in blocks)
     if hot:
         yield f"cores slowed down for heat {hot} times"
@@ -144,10 +144,10 @@ def _drifting(row: Row, scenario: Scenario) -> Iterable[str]:
 
 
 def drift(costs: Sequence[float]) -> float:
-    """Return how far values move from first to last, by the median of all slopes, relative.
+    """Return the relative change from first to last value, by the median of all slopes.
 
-    The slope is Theil and Sen's (Sen 1968, Journal of the American Statistical Association 63,
-    1379-1389), which no single slow round can bend.
+    This is the Theil-Sen slope (Sen 1968, Journal of the American Statistical Association 63,
+    1379-1389). A single slow round hardly changes it.
     """
     if len(costs) < 2:
         return 0.0
@@ -159,12 +159,12 @@ def drift(costs: Sequence[float]) -> float:
 def trend_p_value(values: Sequence[float]) -> float:
     """Return the two-sided p-value of Kendall's test of no trend, exact for values without ties.
 
-    Every order is equally likely then, so it counts the permutations that have at most as many
-    discordant pairs (Kendall 1938, Biometrika 30, 81-93).
+    Without a trend, every order is equally likely. So we count the permutations that have at most
+    as many discordant pairs (Kendall 1938, Biometrika 30, 81-93).
     """
     pairs = list(itertools.combinations(values, 2))
     fewest = min(sum(b < a for a, b in pairs), sum(b > a for a, b in pairs))
-    counts = [1]  # of permutations by discordant pairs, one value more at a time
+    counts = [1]  # permutations by discordant pairs, adding one value at a time
     for places in range(1, len(values) + 1):
         counts = [
             sum(counts[max(0, k - places + 1) : k + 1]) for k in range(len(counts) + places - 1)

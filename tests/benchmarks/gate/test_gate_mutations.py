@@ -237,7 +237,7 @@ def test_a_stale_calibration_is_refused_before_the_gate(world: Path) -> None:
     stale = world / "base" / "calibration.json"
     refused = export(world, "stale", "--calibration", stale, model="bad")
     assert refused.exit_code == 2
-    assert "this calibration is for something else: its graph is" in refused.stderr
+    assert "the calibration doesn't match this network: its graph is" in refused.stderr
     assert not (world / "stale").exists()
     CAUGHT.append(("stale calibration file", "refused by export: " + refused.stderr[-150:-60]))
 

@@ -118,7 +118,7 @@ def test_the_layers_output_gains_what_the_moments_say(body, scheme):
     ("body", "reason"),
     [
         (f"c = {CONV} (x, w1) y = {CONV} (c, w1)", "weights shared"),
-        ("y = ConvTranspose (x, t)", "its output is no sum over windows"),
+        ("y = ConvTranspose (x, t)", "its output isn't a sum over windows"),
         ('y = Conv <auto_pad = "SAME_UPPER"> (x, w1)', "auto_pad"),
     ],
 )
