@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from calibration.whole_file import write_whole
+
 
 def header(benchmark: str) -> dict[str, Any]:
     """Return what makes a number traceable: benchmark, date, command, machine, versions.
@@ -64,10 +66,6 @@ def processor(machine: Mapping[str, Any]) -> str:
 
 
 def write(report: dict[str, Any], output: Path) -> None:
-    """Write a report as JSON, atomically, into an existing folder."""
-    part = output.with_name(f"{output.name}.part")
-    try:
-        part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        part.replace(output)
-    finally:
-        part.unlink(missing_ok=True)
+    """Write a report as JSON, atomically. The folder is made if it is missing."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(output, json.dumps(report, indent=1) + "\n")

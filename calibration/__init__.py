@@ -1,4 +1,4 @@
 """Activation ranges and quantization parameters.
 
-Knows graphs and arrays, not Keras, data sets or targets.
+This package knows graphs and arrays, but not Keras, data sets or targets.
 """

@@ -1,4 +1,4 @@
-"""Means of activations by channel: what an engine's systematic error is measured with."""
+"""Measure the mean of activations by channel, to find an engine's systematic error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ChannelMeans:
-    """One tensor on some images.
+    """The channel means of one tensor on some images.
 
     Attributes:
         means: float64 (images, channels), over all other axes.
@@ -35,20 +35,20 @@ def channel_means(
     *,
     open_session: OpenSession,
 ) -> dict[str, ChannelMeans]:
-    """Average tensors over all axes but those of the images and of their channels.
+    """Average tensors over all axes except the image axis and the channel axis.
 
     Sums are float64, so it does not matter how the images are cut into batches. Memory holds one
     batch of the tensors, and a number for each image and channel.
 
     Args:
-        model: left as it is.
-        axes: the channels' axis by tensor; not the first, which is the images'.
+        model: not changed.
+        axes: the channel axis by tensor. It can't be the first axis, which counts images.
         batches: feeds by input name, images along the first axis.
         open_session: makes a session of a serialized graph.
 
     Raises:
-        NoData: no batch came.
-        NotFinite: a mean is NaN or infinite; names the tensor.
+        NoData: there was no batch.
+        NotFinite: a mean is NaN or infinite. The message names the tensor.
     """
     means: dict[str, list[Floats]] = {name: [] for name in axes}
     powers: dict[str, list[Floats]] = {name: [] for name in axes}
@@ -58,7 +58,9 @@ def channel_means(
             means[name].append(array.reshape(*array.shape[:2], -1).mean(axis=2, dtype=np.float64))
             powers[name].append(image_powers(values[name]))
             if not np.isfinite(means[name][-1]).all():
-                raise NotFinite(f"tensor {name!r} is not finite on the calibration images")
+                raise NotFinite(
+                    f"tensor {name!r} has NaN or infinite values on the calibration images"
+                )
     return {
         name: ChannelMeans(np.concatenate(means[name]), np.concatenate(powers[name]))
         for name in axes
@@ -68,8 +70,8 @@ def channel_means(
 def mean_error(expected: ChannelMeans, got: ChannelMeans) -> Floats:
     """Return what to add to each channel, float64 (channels,): the mean of expected - got.
 
-    It minimizes the squared error of the images' means, each relative to the image's power in
-    what was expected, so that a few images of large activations don't decide for all.
+    It minimizes the squared error of the image means. Each error is relative to the image's power
+    in `expected`, so that a few images with large activations don't decide for all.
     """
     weights = alike(expected.powers)
     error: Floats = weights @ (expected.means - got.means) / weights.sum()

@@ -1,8 +1,8 @@
-"""One pass of the calibration images through the network, a histogram for each tapped tensor.
+"""Run the calibration images through the network once, and fill a histogram per tapped tensor.
 
 Memory holds two batches of activations and the histograms, however many images there are.
-Histograms depend on the images alone; the record of convergence depends on their order as well,
-as it must, but neither on how they are cut into batches.
+The histograms depend on the images alone. The record of convergence also depends on their order.
+Neither depends on how the images are cut into batches.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from calibration.observers import CALIBRATORS, Histogram, find_range
 from calibration.tap import Feeds, Model, OpenSession, Session, tapped
 
 STAGE = "calibrating"
-FIRST_SNAPSHOT = 16  # images; then every doubling
-STEADY = 2  # doublings in a row that must change little before ``tolerance`` stops the pass
+FIRST_SNAPSHOT = 16  # images; the next snapshots follow at each doubling
+STEADY = 2  # the pass stops early after so many doublings in a row within ``tolerance``
 
 
 class Progress(Protocol):
@@ -40,11 +40,11 @@ def silent(stage: str, done: int, total: int, note: str = "") -> None:
 
 @dataclass(frozen=True)
 class Options:
-    """How a pass goes.
+    """Options of a pass.
 
     Attributes:
-        method: the calibrator that convergence is judged by; the histograms serve all.
-        kind: of the ranges that convergence is judged by, likewise.
+        method: the calibrator that judges convergence. The histograms serve all calibrators.
+        kind: the kind of ranges that convergence is judged by. The histograms serve all kinds.
         tolerance: stop once no tensor's amax has changed by more than this share in each of two
             doublings of the images; None: use all images.
         workers: threads that count while the session computes the next batch.
@@ -58,14 +58,14 @@ class Options:
 
 @dataclass(frozen=True)
 class Collected:
-    """What a pass found.
+    """The results of a pass.
 
     Attributes:
-        histograms: by tensor, in the order asked for.
+        histograms: by tensor, in the order of the request.
         images: how many were used.
         stopped_early: whether ``tolerance`` ended the pass.
         convergence: snapshots at 16 images and each doubling, and at the end.
-        warnings: a line each; nothing was printed.
+        warnings: one line each. They have not been printed.
     """
 
     histograms: dict[str, Histogram]
@@ -90,25 +90,25 @@ def collect(
     """Measure the named activations on calibration images.
 
     Args:
-        model: the graph to quantize; left as it is.
+        model: the graph to quantize; not changed.
         tensors: names of graph inputs or computed tensors, with the batch as their first axis.
         batches: feeds by input name, the images along each array's first axis, preprocessed as
             for inference. Read no further than needed.
-        images: how many to use; of the last batch only as many as are missing are counted.
-        open_session: makes a session of a serialized graph (``onnxruntime.InferenceSession``
-            itself will do), so that this package needs no runtime. Called once. A session whose
-            threads don't spin leaves more of the processor to the counting.
+        images: how many to use. Extra images in the last batch are not counted.
+        open_session: makes a session from a serialized graph (pass
+            ``onnxruntime.InferenceSession`` itself), so that this package needs no runtime.
+            Called once. If the session's threads don't spin, counting gets more CPU time.
         options: method, early stop, threads.
-        labels: of the images in the order they come, shape (at least ``images``,); the class
-            balance of those used is then judged.
+        labels: labels of the images in the same order, shape (at least ``images``,). If given,
+            the class balance of the used images is checked.
         classes: how many classes there are; None: one more than the greatest label.
         progress: called after each batch.
 
     Raises:
-        NoData: no batch came, or the batches held fewer than ``images``.
-        NotFinite: an activation is NaN or infinite; names the tensor and the image.
-        WrongRequest: an unknown tensor or method, no images asked for, too few labels, or
-            batches whose arrays disagree on how many images there are.
+        NoData: there was no batch, or the batches held fewer than ``images``.
+        NotFinite: an activation is NaN or infinite. The message names the tensor and the image.
+        WrongRequest: an unknown tensor or method, ``images`` under 1, too few labels, or the
+            arrays of a batch differ in their number of images.
         CalibrationError: a tensor's first axis is not the batch.
     """
     options = options or Options()
@@ -137,7 +137,7 @@ def collect(
 
 
 class _Pass:
-    """The state of a pass: histograms that worker threads fill, and what they said so far."""
+    """The state of a pass: histograms that worker threads fill, and the snapshots so far."""
 
     def __init__(
         self, histograms: dict[str, Histogram], options: Options, pool: ThreadPoolExecutor
@@ -150,7 +150,7 @@ class _Pass:
         self._steady = 0
 
     def add(self, values: Feeds, size: int) -> None:
-        """Hand a batch to the workers once they have done the last, cut where snapshots fall."""
+        """Hand a batch to the workers once the last one is done, cut where a snapshot is due."""
         start = 0
         while start < size and not self.stopped:
             end = min(size, start + _to_next_snapshot(self.images))
@@ -165,13 +165,13 @@ class _Pass:
                 self._snapshot()
 
     def finish(self) -> None:
-        """Wait for the workers and record where the scales ended."""
+        """Wait for the workers and record the final scales."""
         self._wait()
         if not self.snapshots or self.snapshots[-1].images < self.images:
             self._snapshot()
 
     def note(self) -> str:
-        """Say how much the last doubling changed the scales."""
+        """Return how much the last doubling changed the scales, as text for the progress line."""
         if len(self.snapshots) < 2:
             return ""
         return f"scales moved {self.snapshots[-1].change(self.snapshots[-2]):.1%}"
@@ -209,9 +209,9 @@ def _observe(histogram: Histogram, name: str, values: npt.NDArray[Any], first: i
     except NotFinite as error:
         image = first + error.index // (values.size // len(values))
         raise NotFinite(
-            f"tensor {name!r} is not finite on calibration image {image}",
+            f"tensor {name!r} has a NaN or infinite value on calibration image {image}",
             index=image,
-            hint="check that image and its preprocessing; else the network itself overflows",
+            hint="check that image and its preprocessing; if both are right, the network overflows",
         ) from error
 
 
@@ -226,10 +226,10 @@ def _counted(batches: Iterator[Feeds], images: int) -> Iterator[tuple[Feeds, int
         if done == images:
             return
     if not done:
-        raise NoData("no calibration images", hint="calibrate on real training images")
+        raise NoData("there are no calibration images", hint="calibrate on real training images")
     raise NoData(
-        f"the calibration images ran out after {done} of {images}",
-        hint=f"ask for {done} images at most, or give more data",
+        f"the data has {done} calibration images, and {images} are needed",
+        hint=f"ask for at most {done} images, or give more data",
     )
 
 
@@ -237,12 +237,15 @@ def _batch_size(feeds: Feeds) -> int:
     sizes = {len(array) if array.ndim else 0 for array in feeds.values()}
     if len(sizes) != 1 or 0 in sizes:
         shapes = ", ".join(f"{name}: {array.shape}" for name, array in feeds.items())
-        raise WrongRequest(f"a batch needs images along each first axis; got {shapes or 'none'}")
+        raise WrongRequest(
+            "all arrays of a batch need the same number of images along their first axis; "
+            f"got {shapes or 'no arrays'}"
+        )
     return sizes.pop()
 
 
 def _infer(session: Session, names: Sequence[str], feeds: Feeds) -> Feeds:
-    if not names:  # graph inputs alone: asking a runtime for no output means all of them
+    if not names:  # graph inputs alone: a runtime takes an empty list for "all outputs"
         return {}
     return dict(zip(names, map(np.asarray, session.run(names, feeds)), strict=True))
 
@@ -253,7 +256,7 @@ def _refuse_other_axes(tensors: Sequence[str], values: Feeds, size: int) -> None
         if shape[:1] != (size,) or 0 in shape:
             raise CalibrationError(
                 f"tensor {name!r} has shape {shape} for {size} images",
-                hint="only activations with the batch as first axis can be calibrated",
+                hint="only an activation with the batch as its first axis can be calibrated",
             )
 
 
@@ -261,12 +264,12 @@ def _refuse_nonsense(
     images: int, options: Options, labels: npt.NDArray[np.integer[Any]] | None
 ) -> None:
     if images < 1:
-        raise WrongRequest(f"calibration needs at least one image, not {images}")
+        raise WrongRequest(f"calibration needs at least one image, but got {images}")
     if options.method not in CALIBRATORS:
         known = ", ".join(CALIBRATORS)
         raise WrongRequest(f"unknown calibrator {options.method!r}", hint=f"known: {known}")
     if labels is not None and len(labels) < images:
-        raise WrongRequest(f"{len(labels)} labels for {images} calibration images")
+        raise WrongRequest(f"there are only {len(labels)} labels for {images} calibration images")
 
 
 def _balance_warnings(

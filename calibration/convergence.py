@@ -1,4 +1,4 @@
-"""How a calibration's scales settled: what the method would have chosen after so many images."""
+"""Record how the scales settle: the ranges a method would choose after so many images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What the method would have chosen after so many images: symmetric amax by tensor."""
+    """The symmetric amax by tensor that the method would have chosen after so many images."""
 
     images: int
     amax: dict[str, float]
@@ -22,7 +22,7 @@ class Snapshot:
         return self.most_changed(earlier)[0]
 
     def most_changed(self, earlier: Snapshot) -> tuple[float, str]:
-        """Return that change, 0 to 1, and the tensor that it is of."""
+        """Return the greatest relative change, 0 to 1, and the name of its tensor."""
         tiny = float(np.finfo(np.float32).tiny)
         return max(
             (abs(now - earlier.amax[name]) / max(now, earlier.amax[name], tiny), name)
@@ -31,7 +31,7 @@ class Snapshot:
 
 
 def summary(snapshots: Sequence[Snapshot]) -> list[dict[str, Any]]:
-    """Return a row for each snapshot but the first: what changed most since the one before."""
+    """Return a row for each snapshot after the first: the greatest change since the last one."""
     rows = []
     for earlier, snapshot in itertools.pairwise(snapshots):
         change, tensor = snapshot.most_changed(earlier)
@@ -49,21 +49,21 @@ def to_json(snapshots: Sequence[Snapshot]) -> dict[str, Any]:
 
 
 def from_json(content: dict[str, Any]) -> tuple[Snapshot, ...]:
-    """Read what :func:`to_json` made.
+    """Read the result of :func:`to_json`.
 
     Raises:
         KeyError: a part is missing.
-        TypeError: a part is of another type.
-        ValueError: counts don't ascend, or a tensor has not one finite amax for each.
+        TypeError: a part has the wrong type.
+        ValueError: counts don't ascend, or a tensor lacks a finite amax for one of them.
     """
     images, amax = list(content["images"]), dict(content["amax"])
     whole = all(type(count) is int and count > 0 for count in images)
     if not whole or images != sorted(set(images)):
-        raise ValueError("the images of the convergence are no ascending counts")
+        raise ValueError("the image counts of the convergence don't ascend")
     for name, values in amax.items():
         numbers = np.asarray(values, np.float64)
         if numbers.shape != (len(images),) or not (np.isfinite(numbers) & (numbers >= 0)).all():
-            raise ValueError(f"the convergence of {name!r} is not one finite amax a snapshot")
+            raise ValueError(f"the convergence of {name!r} lacks one finite amax per snapshot")
     return tuple(
         Snapshot(count, {name: float(values[i]) for name, values in amax.items()})
         for i, count in enumerate(images)

@@ -1,4 +1,4 @@
-r"""The range whose quantized histogram diverges least from the real one (KL divergence).
+r"""Choose the range with the least KL divergence of its quantized histogram from the real one.
 
 Szymon Migacz, "8-bit inference with TensorRT", GTC 2017, S7310. For each candidate of i bins:
 P is the histogram's first i bins, everything beyond added to the last one; Q is the same i bins
@@ -11,20 +11,20 @@ sums S over c non-empty bins each, that divergence is
     KL = 1/N [ sum_{j<i-1} n_j ln n_j + (p + o) ln(p + o)
                - sum_k S_k ln(S_k / c_k) - o ln(S_last / c_last) ] - ln N + ln M
 
-which cumulative sums give at the cost of one term a group instead of one a bin.
+Cumulative sums give it at the cost of one term per group instead of one per bin.
 
 The first bin takes its neighbor's count, as NVIDIA's own calibrator does (TensorRT Model
-Optimizer, ``calib/histogram.py``): zero is exact at every scale, so the half of a ReLU's output
-that is zero says nothing about the range, yet as probability it would drown what does.
+Optimizer, ``calib/histogram.py``). Zero is exact at every scale, so the half of a ReLU's output
+that is zero says nothing about the range. Counted as probability, it would drown the rest.
 
-Signed and unsigned INT8 are both clipped where ``LEVELS`` groups say, as onnxruntime does
-(``quantization/calibrate.py``, ``get_entropy_threshold``) and as TensorRT's published range
-selection knows no other (MLPerf Inference, NVIDIA's ``calibration.md``: 127 groups). MXNet and
-NVIDIA's PyTorch toolkit double the groups for unsigned data; that clips *harder*, though a finer
-grid has less to gain from clipping: KL weighs the mass it moves, not how far, so finer groups
-lower what it sees of rounding and nothing of what it sees of clipping. A constant background,
-which a convolution turns into one value a channel, then decides alone: on ResNet-18's first ReLU
-255 groups cut at a quarter of the maximum, 128 at half.
+Signed and unsigned INT8 are both clipped with ``LEVELS`` groups. onnxruntime does the same
+(``quantization/calibrate.py``, ``get_entropy_threshold``), and TensorRT's published range
+selection describes no other way (MLPerf Inference, NVIDIA's ``calibration.md``: 127 groups).
+MXNet and NVIDIA's PyTorch toolkit double the groups for unsigned data. That clips *harder*,
+though a finer grid has less to gain from clipping: KL weighs the mass it moves, not how far it
+moves it, so finer groups lower the cost of rounding but not that of clipping. A constant
+background, which a convolution turns into one value per channel, then decides alone: on
+ResNet-18's first ReLU, 255 groups cut at a quarter of the maximum, and 128 at half.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ import numpy.typing as npt
 from calibration.histogram import Counts, Floats
 
 LEVELS = 128  # on one side of zero
-MOST_BINS = 4096  # so more than 2048 are in use, which is NVIDIA's number
+MOST_BINS = 4096  # so more than 2048 are in use, and NVIDIA uses 2048
 STRIDE = 8  # bins from one candidate to the next: 0.2 to 0.4% of the greatest magnitude
 SAME = 1e-12  # nats; divergences closer than this differ by rounding
 
@@ -44,9 +44,9 @@ def entropy_amax(counts: Counts, width: float, amax: float, levels: int) -> floa
     """Return the magnitude to clip at.
 
     Args:
-        counts: of |x| by bin from zero on, the last not zero.
-        width: of a bin.
-        amax: the greatest |x|, which the result does not exceed.
+        counts: counts of |x| by bin, starting at zero. The last one is not zero.
+        width: width of a bin.
+        amax: the greatest |x|. The result does not exceed it.
         levels: groups to quantize to.
     """
     while counts.size > MOST_BINS:
@@ -63,10 +63,10 @@ def entropy_amax(counts: Counts, width: float, amax: float, levels: int) -> floa
 
 
 def divergences(counts: Counts, ends: npt.NDArray[np.int64], levels: int) -> Floats:
-    """KL divergence in nats of each candidate in ``ends``, infinite where Q lacks a bin of P.
+    """Return each candidate's KL divergence in nats, infinite where Q lacks a bin of P.
 
     Args:
-        counts: of shape (bins,).
+        counts: shape (bins,).
         ends: candidates, each a number of bins from ``levels`` to ``bins``.
         levels: groups to quantize to.
     """

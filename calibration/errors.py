@@ -1,53 +1,53 @@
-"""What calibration can refuse, and the shape that every error on purpose of this project has.
+"""Errors of the calibration, and the base class of all errors that this project raises.
 
-The shape is here because imports go one way: ``exporter.errors`` builds on it.
+The base class is here because imports go one way: ``exporter.errors`` builds on it.
 """
 
 from __future__ import annotations
 
 
 class Refusal(Exception):
-    """What a user is shown instead of a trace: a message, how to fix it, and an exit code.
+    """An error that is shown to the user without a trace: message, hint and exit code.
 
     Attributes:
         message: what went wrong.
-        hint: how to fix it; None where nobody knows.
-        exit_code: what the command line ends with (see README).
+        hint: how to fix it; None if no fix is known.
+        exit_code: exit code of the command line (see README).
     """
 
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        """Keep what went wrong and, on lines of its own, how to fix it."""
+        """Store the message and the hint."""
         super().__init__(message)
         self.message = message
         self.hint = hint
 
     def __str__(self) -> str:
-        """Return the message and the hint."""
+        """Return the message, then the hint on a line of its own."""
         return self.message if self.hint is None else f"{self.message}\n{self.hint}"
 
 
 class CalibrationError(Refusal):
-    """Calibration failed. Base of all errors raised on purpose by this package."""
+    """Calibration failed. Base class of all errors that this package raises."""
 
 
 class WrongRequest(CalibrationError):
-    """The request itself is at fault: an unknown tensor or method, a bad value."""
+    """The request is wrong: an unknown tensor or method, or a bad value."""
 
     exit_code = 2
 
 
 class NoData(CalibrationError):
-    """No calibration images, or fewer than asked for."""
+    """There are no calibration images, or fewer than requested."""
 
     exit_code = 4
 
 
 class NotFinite(CalibrationError):
-    """NaN or an infinity where a range was to be measured.
+    """A value is NaN or infinite, so no range can be measured.
 
-    ``index`` is the flat (C order) position in the array that was observed.
+    ``index`` is the flat (C order) position in the observed array.
     """
 
     def __init__(self, message: str, *, index: int = 0, hint: str | None = None) -> None:
@@ -56,13 +56,13 @@ class NotFinite(CalibrationError):
 
 
 class OverlapsEvaluation(CalibrationError):
-    """Calibration images are also in the evaluation set, so its accuracy would flatter."""
+    """Calibration images are also in the evaluation set, so its accuracy would be too high."""
 
     exit_code = 2
 
 
 class DamagedParams(CalibrationError):
-    """A calibration file can't be read: not ours, cut short, edited, or from a newer version."""
+    """A calibration file can't be read: it isn't ours, or is cut short, edited, or too new."""
 
 
 class WrongParams(CalibrationError):

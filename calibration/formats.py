@@ -1,7 +1,7 @@
 """The number formats that quantization rounds to, as rows of one table.
 
-A quantized value is ``clip(round(x / scale))``. What ``round`` means is the distance between
-neighboring numbers, which is 1 everywhere for integers and grows with the magnitude for a
+A quantized value is ``clip(round(x / scale))``. ``round`` depends on the distance between
+neighboring numbers. It is 1 everywhere for integers, and grows with the magnitude for a
 floating-point format.
 """
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 FormatName = Literal["int8", "uint8", "float8_e4m3fn"]
 Kind = Literal["symmetric", "affine", "e4m3"]
-"""What a range is chosen for. ``symmetric``: signed INT8 about zero. ``affine``: UINT8 with a zero
+"""The scheme of a range. ``symmetric``: signed INT8 about zero. ``affine``: UINT8 with a zero
 point. ``e4m3``: FP8 about zero."""
 
 E4M3_LARGEST = 448.0
@@ -28,16 +28,16 @@ HALF_SMALLEST_NORMAL = 2.0**-14
 
 @dataclass(frozen=True)
 class Format:
-    """One format.
+    """One number format.
 
     Attributes:
-        name: as numpy, with ``ml_dtypes``, names its dtype.
-        kind: of the ranges that are chosen for it.
-        largest: the greatest number; numbers beyond are clipped to it.
-        step: distance of neighboring numbers around each of an array's values.
-        least_scale: a scale below this is raised to it as long as that loses no precision: a
+        name: numpy's name of the dtype (with ``ml_dtypes``).
+        kind: the kind of range that it takes.
+        largest: the greatest number; larger values are clipped to it.
+        step: returns the distance between neighboring numbers at each value of an array.
+        least_scale: a smaller scale is raised to this, as long as that loses no precision. A
             floating-point format keeps its relative precision for smaller numbers, and this is
-            the least scale that FP16 holds exactly enough. 0: never raised.
+            the smallest scale that FP16 holds precisely enough. 0: never raised.
     """
 
     name: FormatName
@@ -53,9 +53,9 @@ class Format:
         return np.asarray(np.clip(np.rint(wide / step) * step, -self.largest, self.largest))
 
     def other(self, values: npt.NDArray[Any]) -> Floats:
-        """Return the neighbor on the other side of each value than :meth:`round` gives.
+        """Return the neighbor of each value that :meth:`round` does not choose.
 
-        Where a value is itself a number of the format, both are that number.
+        If a value is itself a number of the format, both return that number.
         """
         wide = np.asarray(values, np.float64)
         step = self.step(wide)
@@ -82,7 +82,7 @@ def _e4m3_step(values: npt.NDArray[Any]) -> Floats:
 FORMATS: dict[FormatName, Format] = {
     row.name: row
     for row in (
-        Format("int8", "symmetric", 127, _whole),  # -128 is left out, as TensorRT asks
+        Format("int8", "symmetric", 127, _whole),  # without -128, as TensorRT requires
         Format("uint8", "affine", 255, _whole),
         Format("float8_e4m3fn", "e4m3", E4M3_LARGEST, _e4m3_step, HALF_SMALLEST_NORMAL),
     )

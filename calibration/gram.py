@@ -1,12 +1,12 @@
-"""Second moments of what a linear layer reads: all that its output error depends on.
+"""Measure the second moments of a linear layer's input: its output error depends on them alone.
 
 A layer gives W x for each window x of its input, so changing its weights by dW costs
 
     sum over x of ||dW x||^2 = tr(dW G dW^T),  G = sum of x x^T
 
-and once G is known no image is needed any more. G has the size of the weights' input side,
-however many images there are. Windows are taken relative to their image's root mean square, for
-all images to count alike (`calibration.power`).
+Once G is known, the images are no longer needed. G is as wide as one filter of the weights,
+however many images there are. Each window is divided by its image's root mean square, so that
+all images count alike (`calibration.power`).
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ Rows = npt.NDArray[np.float32]
 
 STAGE = "second moments"
 POSITIONS = 64
-"""Windows drawn of each image: neighbours overlap, and say little that is new."""
+"""Windows drawn from each image. Neighboring windows overlap, so more would add little."""
 _SEED = 0
 
 
 @dataclass(frozen=True)
 class Window:
-    """Which elements of its input one output of a layer is made of.
+    """The input elements that one output of a layer is computed from.
 
     Attributes:
         features: how many elements, in each group.
         kernel: size along each spatial axis; empty for a dense layer, which reads a whole row.
-        strides: of the positions, by spatial axis.
-        dilations: of the elements, by spatial axis.
+        strides: distance of window positions, by spatial axis.
+        dilations: distance of elements in a window, by spatial axis.
         pads: zeros before each spatial axis, then those after each.
-        groups: channels are cut into so many parts, each with its own weights.
+        groups: number of channel groups, each with its own weights.
     """
 
     features: int
@@ -56,12 +56,14 @@ class Window:
 
 
 def windows(x: npt.NDArray[np.floating], window: Window, first_image: int = 0) -> Rows:
-    """Cut at most `POSITIONS` windows out of each image, drawn by a seed and the image's number.
+    """Cut at most `POSITIONS` windows out of each image.
+
+    A fixed seed and the image's number choose the positions.
 
     Args:
         x: (images, channels, *spatial), or (..., features) for a dense layer.
-        window: the layer's.
-        first_image: number of the first image, so that batches of any size draw the same.
+        window: the layer's window.
+        first_image: number of the first image, so that batches of any size draw the same windows.
 
     Returns:
         float32 (groups, windows, channels / groups * kernel), in the order of ONNX's weights.
@@ -109,38 +111,38 @@ def second_moments(
     Memory holds the results, a batch of activations, and its windows; see `floats_of`.
 
     Args:
-        model: float graph; left as it is.
-        layers: for each layer's name the tensor it reads, and how.
+        model: float graph; not changed.
+        layers: for each layer's name, the tensor it reads and its window.
         batches: feeds by input name, images along the first axis.
         images: how many there are in all, for the progress.
-        open_session: makes a session of a serialized graph.
+        open_session: makes a session from a serialized graph.
         progress: called after each batch.
 
     Returns:
-        float64 (groups, n, n) by layer, n = channels / groups * kernel: the mean over windows of
-        images with a mean square of 1.
+        float64 (groups, n, n) by layer, n = channels / groups * kernel: the mean over windows,
+        with each image scaled to a mean square of 1.
 
     Raises:
-        NoData: no batch came.
-        NotFinite: a layer's moments are not; names the tensor.
+        NoData: there was no batch.
+        NotFinite: a layer's moments are not finite. The message names the tensor.
     """
     sums: dict[str, Matrix] = {}
     counts = dict.fromkeys(layers, 0)
     tensors = list(dict.fromkeys(tensor for tensor, _ in layers.values()))
     for done, size, values in stream(model, tensors, batches, open_session):
         for name, (tensor, window) in layers.items():
-            with np.errstate(over="ignore", invalid="ignore"):  # told below
+            with np.errstate(over="ignore", invalid="ignore"):  # checked below
                 rows = windows(_relative(values[tensor]), window, done)
                 sums[name] = sums.get(name, 0) + (rows.swapaxes(1, 2) @ rows).astype(np.float64)
             counts[name] += rows.shape[1]
         progress(STAGE, done + size, images)
     for name, total in sums.items():
         if not np.isfinite(total).all():
-            raise NotFinite(f"tensor {layers[name][0]!r} is not finite")
+            raise NotFinite(f"tensor {layers[name][0]!r} has NaN, infinite or too large values")
     return {name: total / counts[name] for name, total in sums.items()}
 
 
 def _relative(x: npt.NDArray[np.floating]) -> Rows:
-    """Divide each image by its root mean square; one of zeros stays."""
+    """Divide each image by its root mean square; leave an image of zeros unchanged."""
     weights = np.sqrt(alike(image_powers(x)))
     return np.asarray(x * weights.reshape(-1, *(1,) * (x.ndim - 1)), np.float32)

@@ -1,13 +1,14 @@
-"""One histogram for every calibration method: constant memory, one pass, no order.
+"""One histogram for all calibration methods: constant memory, one pass, in any order.
 
 Bins are ``2**exponent`` wide and aligned at zero: a value x belongs to bin ``trunc(x / width)``,
 and the widest value seen decides the width. When one falls outside, bins merge in pairs and the
 width doubles. ``trunc(trunc(v) / 2) == trunc(v / 2)`` and a division by a power of two is exact,
-so merging gives the very counts that the wider bins would have counted: the state depends on the
-multiset of values alone, not on the order or on how they were cut into batches.
+so merging gives exactly the counts of the wider bins. The state depends only on which values
+were seen, not on their order or on how they were cut into batches.
 
-Values are counted apart by the octave of their image's root mean square (`calibration.power`): a
-method may then let all images count alike. That too depends on the images alone.
+Values are counted separately by the octave of their image's root mean square
+(`calibration.power`), so that a method can weight all images alike. The octaves, too, depend on
+the images alone.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Floats = npt.NDArray[np.float64]
 BINS = 8192
 """Bins on each side of zero. The widest value lies in the upper half of them."""
 
-CHUNK = 131072  # values: a few thousand bins are cleared and added for each, whatever its size
+CHUNK = 131072  # values; each chunk clears and adds a few thousand bins, whatever its size
 _SIGN = 0x80000000  # of float32 bits; non-negative floats order as their bits do
 NARROWEST = -126  # 2**126, the factor for this width, is still a normal float32
 
@@ -43,9 +44,9 @@ class Octave:
     Attributes:
         counts: int64 of shape (2 * BINS,). ``counts[BINS + i]`` counts the values whose
             ``trunc(value / width)`` is i; i = 0 spans (-width, width).
-        images: how many.
-        weights: sum of 4**octave / power over them, each in (1/4, 1], in units of 2**-20; 1 for an
-            image of zeros, which no range gets wrong.
+        images: how many images there are.
+        weights: sum over the images of 4**octave / power, each in (1/4, 1], in units of 2**-20.
+            An image of zeros counts 1, since every range represents it exactly.
     """
 
     counts: Counts = field(default_factory=lambda: np.zeros(2 * BINS, np.int64))
@@ -58,8 +59,8 @@ class Histogram:
 
     Attributes:
         octaves: counts and images, by floor(log2) of the image's root mean square.
-        exponent: log2 of the bin width. Values under ``2**-126`` in a tensor that has no
-            larger ones all count as zero.
+        exponent: log2 of the bin width. If a tensor has no values above ``2**-126``, all its
+            values count as zero.
         count: how many values were observed.
     """
 
@@ -71,16 +72,16 @@ class Histogram:
         self._high = -math.inf
 
     def observe(self, values: npt.NDArray[Any]) -> None:
-        """Count the values of an array; anything but float32 is cast to it.
+        """Count the values of an array; other dtypes are cast to float32.
 
         Args:
             values: (images, ...); an array of one axis or none is one image.
 
         Raises:
-            NotFinite: a value is NaN or infinite, or is not finite as float32. The histogram
-                is then of no further use.
+            NotFinite: a value is NaN or infinite, or is not finite as float32. Don't use the
+                histogram after that.
         """
-        with np.errstate(over="ignore"):  # an overflow becomes an infinity, refused below
+        with np.errstate(over="ignore"):  # an overflow becomes an infinity, an error below
             array = np.ascontiguousarray(values, np.float32)
         if not array.size:
             return
@@ -88,7 +89,7 @@ class Histogram:
         powers = image_powers(images)
         if not np.isfinite(powers).all():
             index = int(np.argmin(np.isfinite(images.reshape(-1))))
-            raise NotFinite(f"value {index} is not finite", index=index)
+            raise NotFinite(f"value {index} is NaN or infinite", index=index)
         of_images = np.where(powers > 0, np.frexp(np.sqrt(powers))[1] - 1, NARROWEST)
         scratch = np.empty(min(CHUNK, array.size), np.int16)
         for number in np.unique(of_images):
@@ -119,9 +120,9 @@ class Histogram:
         self.count += chunk.size
 
     def _extent(self, chunk: npt.NDArray[np.float32]) -> tuple[float, float]:
-        """Return (low, high); one pass over what a ReLU left instead of two.
+        """Return (low, high); a ReLU's output takes one pass instead of two.
 
-        There the low end may be given as zero though it is more, once zero was seen.
+        If no value is negative and zero was seen before, low is zero even if the chunk has none.
         """
         bits = chunk.view(np.uint32).max()
         if bits < _SIGN:
@@ -147,12 +148,12 @@ class Histogram:
         return total
 
     def relative_weights(self) -> tuple[Floats, Floats]:
-        """Return by which factors squared errors become relative, and how many images they are of.
+        """Return the weights that make squared errors relative, and the images of each octave.
 
         Returns:
             float64 (octaves, 2 * BINS): a row times the squared error of each bin is the mean
-            square error by the power, averaged over the images of that octave. And float64
-            (octaves,): their number.
+            square error divided by the power, averaged over the images of that octave. And
+            float64 (octaves,): the number of images.
         """
         self._need_data()
         rows, images = [], []
@@ -172,7 +173,7 @@ class Histogram:
     def low(self) -> float:
         """The least value, exact."""
         self._need_data()
-        return self._low + 0.0  # -0.0 and 0.0 compare equal, so which was kept is chance
+        return self._low + 0.0  # min() may keep -0.0 or 0.0, since they compare equal
 
     @property
     def high(self) -> float:
@@ -187,7 +188,7 @@ class Histogram:
 
     @property
     def mean(self) -> float:
-        """The mean to within one bin width: bins count as their middle, the zero bin as zero."""
+        """The mean, within one bin width: each bin counts as its middle, the zero bin as zero."""
         self._need_data()
         counts = self.counts
         used = np.flatnonzero(counts)
@@ -206,7 +207,7 @@ class Histogram:
         return lower / 2 + upper / 2
 
     def magnitudes(self) -> Counts:
-        """Return counts of ``trunc(|x| / width)``, cut after the last that is not zero.
+        """Return counts of ``trunc(|x| / width)``, cut after the last nonzero count.
 
         Its length is more than BINS / 2 and at most BINS, unless all values are under 2**-126.
         """
@@ -226,11 +227,11 @@ class Histogram:
 
     def _need_data(self) -> None:
         if not self.count:
-            raise NoData("nothing was observed, so there is no range")
+            raise NoData("the histogram is empty, so there is no range")
 
 
 def _merged(counts: Counts) -> Counts:
-    """Counts in bins of twice the width."""
+    """Return the counts in bins of twice the width."""
     merged = np.zeros_like(counts)
     merged[BINS : BINS + BINS // 2] = counts[BINS:].reshape(-1, 2).sum(axis=1)
     negative = counts[BINS:0:-1].copy()  # by magnitude

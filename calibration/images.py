@@ -1,4 +1,4 @@
-"""What the calibration images must be: not those of the evaluation, and of every class."""
+"""Check the calibration images: no evaluation images, and enough of every class."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from calibration.errors import NoData, OverlapsEvaluation, WrongRequest
 
-SHOWN = 5  # indices that an error lists
-POOR = 0.5  # of an even share
+SHOWN = 5  # indices that a message lists
+POOR = 0.5  # of an even share; a class with fewer images is poorly covered
 
 
 def image_hash(image: npt.NDArray[Any]) -> bytes:
@@ -26,10 +26,10 @@ def overlap(
 ) -> list[int]:
     """Return which calibration images are, byte for byte, also evaluation images.
 
-    Compare images of the same stage: both as stored, or both preprocessed alike.
+    Compare images of the same stage: both as stored, or both with the same preprocessing.
 
     Args:
-        calibration_images: one array an image, or one array with images along its first axis.
+        calibration_images: one array per image, or one array with images along its first axis.
         evaluation_images: the same; read once, 16 bytes kept of each.
 
     Returns:
@@ -42,39 +42,39 @@ def overlap(
 def refuse_overlap(
     calibration_images: Iterable[npt.NDArray[Any]], evaluation_images: Iterable[npt.NDArray[Any]]
 ) -> None:
-    """Refuse to calibrate on what is evaluated on.
+    """Refuse to calibrate on evaluation images.
 
     Raises:
-        OverlapsEvaluation: some images are in both; names the first of them.
+        OverlapsEvaluation: some images are in both sets. The message lists the first of them.
     """
     shared = overlap(calibration_images, evaluation_images)
     if shared:
         first = ", ".join(map(str, shared[:SHOWN])) + (", ..." if len(shared) > SHOWN else "")
         raise OverlapsEvaluation(
             f"{len(shared)} calibration images are also evaluation images: {first}",
-            hint="calibrate on training images, without those that the evaluation repeats",
+            hint="calibrate on training images that are not in the evaluation set",
         )
 
 
 def class_balance(labels: npt.ArrayLike, classes: int) -> str | None:
-    """Say in one line what is poor about the classes of the calibration images, if anything is.
+    """Return a one-line warning if some classes have too few calibration images, or None.
 
-    A class is poorly covered under half of its even share.
+    A class has too few images if it has less than half of an even share.
 
     Args:
         labels: integers of shape (images,), 0 to ``classes`` - 1.
         classes: how many there are.
 
     Raises:
-        NoData: no labels.
-        WrongRequest: a label that is not a class.
+        NoData: there are no labels.
+        WrongRequest: a label is not a class.
     """
     array = np.asarray(labels)
     if not array.size:
-        raise NoData("no labels, so no class balance")
+        raise NoData("there are no labels, so the class balance can't be checked")
     if array.min() < 0 or array.max() >= classes:
         raise WrongRequest(
-            f"labels go from {array.min()} to {array.max()}, classes to {classes - 1}"
+            f"labels go from {array.min()} to {array.max()}, but classes from 0 to {classes - 1}"
         )
     counts = np.bincount(array, minlength=classes)
     poor = np.flatnonzero(counts < POOR * array.size / classes)

@@ -1,12 +1,12 @@
-"""The range with the least squared quantization error, over a histogram's bins.
+"""Choose the range with the least squared quantization error over a histogram's bins.
 
-Clipping trades the error of a few large values against a finer step for all others; Sung et al.
+Clipping trades the error of a few large values against a finer step for all others. Sung et al.
 2015 (arXiv 1511.06488) choose by L2 error, as NVIDIA's "mse" calibrator does (Wu et al. 2020,
-arXiv 2004.09602, section 3.2). Theirs sums over all values. Here the images' relative errors
-(see `calibration.power`) are averaged as a geometric mean, which is the mean of their SQNRs in dB:
-a label changes with its own image's error. In a sum, a few images whose activations are larger
-than others' would never be clipped, and all others pay with their step. Where images are alike in
-power all three are the same. Each bin counts as its middle, the zero bin as zero.
+arXiv 2004.09602, section 3.2). They sum over all values. This module averages the images'
+relative errors (see `calibration.power`) as a geometric mean, which is the mean of their SQNRs in
+dB, because the label of an image depends on that image's own error. A sum would never clip a few
+images with larger activations, and all others would pay with a coarser step. If all images have
+the same power, all three are the same. Each bin counts as its middle, the zero bin as zero.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from calibration.scales import affine_scale_zero_point, symmetric_scale
 
 OCTAVES = 6  # the narrowest candidate is 1/64 of the widest value
 PER_OCTAVE = 24  # 3% apart
-FINER = 8  # then this many on each side of the best
+FINER = 8  # then this many more candidates on each side of the best
 ROUNDS = 2
 FLOOR = 1e-4
-"""Relative error, 40 dB, under which less gains little: 8 bits seldom reach it."""
+"""Relative error of 40 dB. Errors below it hardly matter, and 8 bits seldom reach it."""
 
 
 def mse_amax(histogram: Histogram, number: Format) -> float:
@@ -41,7 +41,7 @@ def mse_amax(histogram: Histogram, number: Format) -> float:
 def mse_range(histogram: Histogram) -> tuple[float, float]:
     """Return (low, high) to clip at for the unsigned affine scheme.
 
-    Both ends are first clipped at one magnitude, then each in turn while the other stays.
+    First both ends are clipped at one magnitude. Then each end is searched with the other fixed.
     """
     values, mean_error = _objective(histogram)
     least, greatest = min(histogram.low, 0.0), max(histogram.high, 0.0)
@@ -62,9 +62,9 @@ def mse_range(histogram: Histogram) -> tuple[float, float]:
 
 
 def _objective(histogram: Histogram) -> tuple[Floats, Callable[[Floats], float]]:
-    """Return what the bins stand for, and what becomes of the images when they become other values.
+    """Return the bins' values, and the function that gives the error after they are rounded.
 
-    The latter is the mean over images of log(relative error), each no less than `FLOOR`'s.
+    That error is the mean over images of log(`FLOOR` + relative error).
     """
     weights, images = histogram.relative_weights()
     used = np.flatnonzero(weights.any(axis=0))
@@ -78,7 +78,7 @@ def _objective(histogram: Histogram) -> tuple[Floats, Callable[[Floats], float]]
 
 
 def _search(error: Callable[[float], float], widest: float) -> float:
-    """Return the end in (0, widest] of least error; the widest among equals."""
+    """Return the end in (0, widest] with the least error; the widest among equals."""
     exponents = np.arange(OCTAVES * PER_OCTAVE + 1) / PER_OCTAVE
     best = min(exponents, key=lambda e: error(widest * 2.0**-e))
     near = best + np.arange(-FINER, FINER + 1) / (FINER * PER_OCTAVE)

@@ -1,4 +1,4 @@
-"""Which range to quantize: four methods over one histogram, chosen after the pass.
+"""Choose the range to quantize: four methods over one histogram, chosen after the pass.
 
 Wu et al. 2020 (arXiv 2004.09602, section 3.2) describe and compare all four.
 """
@@ -24,7 +24,7 @@ _SIGNED: dict[Kind, Format] = {row.kind: row for row in FORMATS.values() if row.
 
 @dataclass(frozen=True)
 class Range:
-    """Values from ``low`` to ``high`` are represented, others clipped; zero is always inside."""
+    """A range of values: those outside are clipped, and zero is always inside."""
 
     low: float
     high: float
@@ -37,22 +37,23 @@ class Range:
 
 @dataclass(frozen=True)
 class Request:
-    """What a method needs beside the histogram."""
+    """The arguments of a method besides the histogram."""
 
     kind: Kind
     percentile: float = DEFAULT_PERCENTILE
 
 
 def minmax(histogram: Histogram, request: Request) -> Range:
-    """Return all that was seen: nothing clipped, every outlier paid for in step size."""
+    """Return the range of all values: nothing is clipped, and outliers coarsen the step."""
     return _shaped(histogram, request.kind, histogram.amax)
 
 
 def percentile(histogram: Histogram, request: Request) -> Range:
-    """Return the range that holds a given share of the values, exact zeros among them.
+    """Return the range that holds a given share of the values, including exact zeros.
 
-    Symmetric, and affine on one-signed data: that percentile of the magnitude. Affine on both
-    signs: half of the rest is cut on each side. Within one bin width of the sorted data's.
+    For a symmetric range, and for an affine one on data of one sign, this is that percentile of
+    the magnitude. For an affine range on data of both signs, half of the rest is cut on each
+    side. The result is within one bin width of the percentile of the sorted data.
     """
     share = request.percentile / 100
     if request.kind in _SIGNED or _one_sided(histogram):
@@ -70,7 +71,7 @@ def percentile(histogram: Histogram, request: Request) -> Range:
 def entropy(histogram: Histogram, request: Request) -> Range:
     """Return the range of least KL divergence (Migacz, GTC 2017; see ``calibration.entropy``).
 
-    The published method knows magnitudes only, so both kinds are clipped at the same one.
+    The published method works on magnitudes only, so both kinds are clipped at the same one.
     """
     counts, amax = histogram.magnitudes(), histogram.amax
     return _shaped(histogram, request.kind, entropy_amax(counts, histogram.width, amax, LEVELS))
@@ -90,9 +91,9 @@ CALIBRATORS: dict[str, Callable[[Histogram, Request], Range]] = {
     "minmax": minmax,
 }
 UNFIT: dict[tuple[str, Kind], str] = {
-    ("entropy", "e4m3"): "its divergence is of evenly spaced levels, and FP8's are not",
+    ("entropy", "e4m3"): "it assumes evenly spaced levels, and FP8's are not",
 }
-"""Methods that do not choose ranges of a kind, and why."""
+"""Methods that can't choose ranges of a kind, and why."""
 
 
 def find_range(
@@ -105,15 +106,15 @@ def find_range(
     """Return the range that a method chooses for a tensor.
 
     Args:
-        histogram: of the tensor's values.
+        histogram: the histogram of the tensor's values.
         method: a name in ``CALIBRATORS``.
         kind: the scheme the range is for; all but an affine one have ``low == -high``.
-        percentile: share of values to keep, in percent; the percentile method's alone.
+        percentile: share of values to keep, in percent; only the percentile method uses it.
 
     Raises:
         NoData: the histogram is empty.
-        WrongRequest: no such method, one that is not for this kind, or a percentile that is not
-            in (0, 100].
+        WrongRequest: there is no such method, it can't choose ranges of this kind, or the
+            percentile is not in (0, 100].
     """
     if method not in CALIBRATORS:
         near = difflib.get_close_matches(method, CALIBRATORS, n=1)
@@ -122,12 +123,12 @@ def find_range(
     if (why := UNFIT.get((method, kind))) is not None:
         raise WrongRequest(f"calibrator {method!r} can't choose ranges for {kind}: {why}")
     if not 0 < percentile <= 100:
-        raise WrongRequest(f"a percentile is more than 0 and at most 100, not {percentile}")
+        raise WrongRequest(f"a percentile must be over 0 and at most 100, not {percentile}")
     return CALIBRATORS[method](histogram, Request(kind, percentile))
 
 
 def _shaped(histogram: Histogram, kind: Kind, amax: float) -> Range:
-    """Clip at one magnitude: about zero if signed, else no wider than the data and zero."""
+    """Clip at one magnitude: about zero if signed, otherwise no wider than the data and zero."""
     if kind in _SIGNED:
         return Range(-amax + 0.0, amax)
     return Range(min(max(histogram.low, -amax), 0.0), max(min(histogram.high, amax), 0.0))
@@ -138,7 +139,7 @@ def _one_sided(histogram: Histogram) -> bool:
 
 
 def _quantile(counts: Counts, lower: Floats, upper: Floats, share: float) -> float:
-    """Return the value of rank ``ceil(share * n)``, values taken as even within their bin."""
+    """Return the value of rank ``ceil(share * n)``, assuming values lie evenly in their bin."""
     cumulative = np.cumsum(counts)
     rank = max(1, math.ceil(share * int(cumulative[-1])))
     bin_ = int(np.searchsorted(cumulative, rank))

@@ -1,11 +1,9 @@
-"""A calibration as a file: what every tensor's range is, and what it was measured on."""
+"""A calibration as a file: every tensor's range, and the data it was measured on."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -19,6 +17,7 @@ from calibration.errors import CalibrationError, DamagedParams, WrongParams
 from calibration.formats import E4M3_LARGEST, Kind
 from calibration.observers import DEFAULT_PERCENTILE, Histogram, find_range
 from calibration.scales import affine_scale_zero_point, symmetric_scale
+from calibration.whole_file import write_whole
 
 FORMAT = 1
 
@@ -29,11 +28,11 @@ class TensorParams:
 
     Attributes:
         amax: the symmetric scheme represents [-amax, amax].
-        low: the affine scheme's range starts here, at most 0,
-        high: and ends here, at least 0.
-        minimum: exact, of all values.
-        maximum: exact, of all values.
-        mean: to within the histogram's bin width.
+        low: start of the affine scheme's range, at most 0.
+        high: end of the affine scheme's range, at least 0.
+        minimum: exact minimum of all values.
+        maximum: exact maximum of all values.
+        mean: mean of all values, within the histogram's bin width.
         count: number of values.
         clipped: share of values outside [-amax, amax], 0 to 1.
         clipped_affine: share of values outside [low, high], 0 to 1.
@@ -71,7 +70,7 @@ class TensorParams:
         return scale
 
     def range_for(self, kind: Kind) -> tuple[float, float] | None:
-        """Return (low, high) to represent; None where there is no range of that kind."""
+        """Return (low, high) to represent; None if there is no range of that kind."""
         if kind == "affine":
             return self.low, self.high
         amax = self.amax if kind == "symmetric" else self.amax_e4m3
@@ -83,15 +82,15 @@ class Params:
     """A whole calibration.
 
     Attributes:
-        tensors: by name.
+        tensors: parameters by tensor name.
         method: the calibrator's name.
-        percentile: that method's share of values to keep, in percent; others ignore it.
-        images: how many it was measured on.
-        graph: hash of the graph that was tapped, as the caller makes it.
+        percentile: share of values to keep, in percent; only the percentile method uses it.
+        images: how many images it was measured on.
+        graph: hash of the tapped graph, as the caller makes it.
         data: hash of the calibration images.
-        preprocessing: hash or name of how they were made ready.
-        stopped_early: whether the pass ended before the images did, as nothing changed any more.
-        convergence: what would have been chosen at 16 images and each doubling, and at the end.
+        preprocessing: hash or name of their preprocessing.
+        stopped_early: whether the pass stopped before the last image because the ranges settled.
+        convergence: the ranges at 16 images, at each doubling, and at the end.
     """
 
     tensors: dict[str, TensorParams]
@@ -105,19 +104,17 @@ class Params:
     convergence: tuple[Snapshot, ...] = ()
 
     def check(self, *, graph: str, preprocessing: str) -> None:
-        """Refuse to serve another graph or preprocessing than it was measured on.
+        """Check that it was measured on this graph and with this preprocessing.
 
         Raises:
-            WrongParams: says which of the two differ, and both values.
+            WrongParams: one of the two differs. The message names it and both values.
         """
         pairs = {"graph": (self.graph, graph), "preprocessing": (self.preprocessing, preprocessing)}
-        differ = [
-            f"{what} is {old}, here {new}" for what, (old, new) in pairs.items() if old != new
-        ]
+        differ = [f"{what} is {old}, not {new}" for what, (old, new) in pairs.items() if old != new]
         if differ:
             raise WrongParams(
-                f"this calibration is for something else: its {'; its '.join(differ)}",
-                hint="calibrate again, or take the graph and preprocessing it was made for",
+                f"the calibration doesn't match this network: its {'; its '.join(differ)}",
+                hint="calibrate again, or use the graph and preprocessing that it was made for",
             )
 
     def ranges(self, kind: Kind) -> dict[str, tuple[float, float]]:
@@ -131,22 +128,14 @@ class Params:
         if len(known) < len(found):
             raise WrongParams(
                 "this calibration was made for INT8 and has no ranges for FP8",
-                hint="calibrate again, with --precision fp8",
+                hint="calibrate again with --precision fp8",
             )
         return known
 
     def save(self, path: Path) -> None:
-        """Write the calibration as JSON, whole or not at all."""
+        """Write the calibration as JSON; if that fails, leave no partial file."""
         text = json.dumps(self._to_json(), indent=2, allow_nan=False) + "\n"
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
+        write_whole(path, text)
 
     def _to_json(self) -> dict[str, Any]:
         head = {field.name: getattr(self, field.name) for field in fields(self)[1:]}
@@ -168,7 +157,7 @@ def calibrate(
     stopped_early: bool = False,
     snapshots: Sequence[Snapshot] = (),
 ) -> Params:
-    """Choose every tensor's range for both schemes of INT8 and, where asked for, for FP8.
+    """Choose every tensor's range for both schemes of INT8 and, if requested, for FP8.
 
     Args:
         histograms: by tensor, as ``collect`` returns them.
@@ -177,14 +166,14 @@ def calibrate(
         graph: hash of the graph.
         data: hash of the images.
         preprocessing: hash or name of the preprocessing.
-        kind: "e4m3" for a range for FP8 too.
+        kind: "e4m3" adds a range for FP8.
         percentile: see ``find_range``.
-        stopped_early: as ``collect`` found.
+        stopped_early: whether ``collect`` stopped early.
         snapshots: the convergence that ``collect`` recorded.
 
     Raises:
         NoData: a histogram is empty.
-        WrongRequest: an unknown method or a bad percentile.
+        WrongRequest: the method is unknown or the percentile is bad.
     """
     tensors = {
         name: _tensor_params(histogram, method, percentile, fp8=kind == "e4m3")
@@ -207,21 +196,21 @@ def load(path: Path) -> Params:
     """Read a calibration.
 
     Raises:
-        CalibrationError: there is no such file.
-        DamagedParams: it can't be trusted: not JSON, a field missing or of the wrong type, a
-            scale that does not follow from its range, or a format newer than this program.
+        CalibrationError: the file can't be opened.
+        DamagedParams: the file is not JSON, a field is missing or has the wrong type, a scale
+            doesn't match its range, or the format is newer than this program.
     """
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise CalibrationError(f"can't read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"not JSON: {error}") from error
+        raise _damaged(path, f"it is not JSON: {error}") from error
     _check_format(path, content)
     try:
         return _from_json(content)
     except KeyError as error:
-        raise _damaged(path, f"no {error.args[0]!r}") from error
+        raise _damaged(path, f"it has no {error.args[0]!r}") from error
     except (CalibrationError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise _damaged(path, str(error)) from error
 
@@ -264,10 +253,10 @@ def _scales(one: TensorParams) -> dict[str, float | int]:
 def _check_format(path: Path, content: Any) -> None:
     number = content.get("format") if isinstance(content, dict) else None
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        raise _damaged(path, "no format number")
+        raise _damaged(path, "it has no format number")
     if number > FORMAT:
         raise DamagedParams(
-            f"{path} has format {number}; this program reads up to {FORMAT}",
+            f"{path} has format {number}, but this program reads only up to format {FORMAT}",
             hint="update this program, or calibrate again",
         )
 
@@ -294,7 +283,7 @@ def _tensor_from_json(name: str, one: dict[str, Any]) -> TensorParams:
     tensor = TensorParams(**numbers, count=_whole(one, "count"))
     for key, derived in _scales(tensor).items():
         if _number(one, key) != derived:
-            raise ValueError(f"the {key} of {name!r} does not follow from its range")
+            raise ValueError(f"the {key} of {name!r} doesn't match its range")
     return tensor
 
 
@@ -308,14 +297,14 @@ def _number(content: dict[str, Any], key: str) -> float:
 def _percent(content: dict[str, Any], key: str) -> float:
     value = _number(content, key)
     if not 0 < value <= 100:
-        raise ValueError(f"{key!r} is not a share in percent")
+        raise ValueError(f"{key!r} is not a percentage over 0 and up to 100")
     return value
 
 
 def _whole(content: dict[str, Any], key: str) -> int:
     value = content[key]
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**63:
-        raise ValueError(f"{key!r} is not a count")
+        raise ValueError(f"{key!r} is not a positive whole number")
     return value
 
 
@@ -334,4 +323,4 @@ def _text(content: dict[str, Any], key: str) -> str:
 
 
 def _damaged(path: Path, why: str) -> DamagedParams:
-    return DamagedParams(f"{path} is no usable calibration: {why}", hint="calibrate again")
+    return DamagedParams(f"{path} is not a usable calibration: {why}", hint="calibrate again")

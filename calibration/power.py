@@ -1,9 +1,9 @@
-"""How large a tensor is in each image: what the image's errors are measured by.
+"""Measure a tensor's power in each image, so that errors can be relative to it.
 
-In a network without a norm at its end one image in thirty may have activations thirty times the
-others' (measured on a trained ResNeXt). Squared errors summed over images are then that image's
-alone, and what lowers them harms all others. An error relative to the image's own power counts
-every image alike, as the label does, which no factor on all logits changes.
+If a network has no norm at its end, one image in thirty may have activations thirty times as
+large as the others (measured on a trained ResNeXt). That image alone then makes up the squared
+error summed over images, and a range that lowers it harms all others. Errors relative to the
+image's own power count every image alike. So does the label: scaling all logits doesn't change it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Powers = npt.NDArray[np.float64]
 
 
 def image_powers(values: npt.NDArray[Any]) -> Powers:
-    """Return each image's mean square, float64 (images,), of an array (images, ...)."""
+    """Return the mean square of each image of an array (images, ...), as float64 (images,)."""
     flat = np.ascontiguousarray(values).reshape(len(values), -1)
     return np.asarray(
         np.einsum("ij,ij->i", flat, flat, dtype=np.float64, casting="safe") / flat.shape[1],
@@ -28,8 +28,7 @@ def image_powers(values: npt.NDArray[Any]) -> Powers:
 def alike(powers: Powers) -> Powers:
     """Return weights (images,) that make errors of images relative: 1 / power.
 
-    An image without power has no say, for nothing is relative to it; where none has any, all
-    count the same.
+    An image with power 0 gets weight 0. If all images have power 0, all get weight 1.
     """
     if not powers.any():
         return np.ones_like(powers)

@@ -1,18 +1,19 @@
-"""Round weights for the layer's output, not each for itself.
+"""Round weights so that the layer's output changes least, not each weight by itself.
 
-Rounding to the nearest number is not what changes a layer's output least: errors of weights
+Rounding each weight to the nearest number is not the best for a layer's output: errors of weights
 that read correlated inputs can cancel (Nagel et al. 2020, "Up or Down? Adaptive Rounding",
-arXiv 2004.10568). Of each weight's two neighboring numbers, integers or E4M3's, this chooses one
-so as to minimize
+arXiv 2004.10568). Each weight has two neighboring numbers, integers or E4M3's. This module
+chooses one of them so as to minimize
 
     (q - w)^T G (q - w),  G the second moments of the layer's input (calibration.gram)
 
 for each output channel. That is the paper's local objective before its relaxation, equation 13,
-a quadratic binary problem. AdaRound relaxes it to sigmoids, which gradient descent hardens;
-here it is descended as it is, one weight at a time, as G fits in memory and the exact change of
-the objective by one flip is known. It can't get worse than nearest rounding, has no learning
-rate or annealing to tune, and ends where no single flip helps, or after three sweeps: few help by
-then, and twenty sweeps brought the shipped networks' logits no nearer in three times the time.
+a quadratic binary problem. AdaRound relaxes it to sigmoids, which gradient descent hardens. Here
+coordinate descent solves it directly, one weight at a time, because G fits in memory and the
+exact change of the objective by one flip is known. The result is never worse than nearest
+rounding, and there is no learning rate or annealing to tune. The descent ends when no single flip
+helps, or after three sweeps. Few flips help by then: twenty sweeps took three times as long and
+brought the shipped networks' logits no nearer.
 """
 
 from __future__ import annotations
@@ -27,21 +28,21 @@ from calibration.formats import Format
 Matrix = npt.NDArray[np.float64]
 
 DAMPING = 0.01
-"""Share of G's mean diagonal that is added to it: the images are a sample, and near-singular
-directions of G, along which it sees no error, have error on others (Frantar et al. 2022, "GPTQ",
-arXiv 2210.17323, section 3.3, for the same reason)."""
+"""Share of G's mean diagonal that is added to the diagonal. The images are only a sample: along
+near-singular directions G shows no error, but other images have one. GPTQ does the same for the
+same reason (Frantar et al. 2022, arXiv 2210.17323, section 3.3)."""
 SWEEPS = 3
 _BLOCK = 128  # columns
 
 
 @dataclass(frozen=True)
 class Rounded:
-    """Quantized weights, and what choosing them gained.
+    """Quantized weights, and their error compared with nearest rounding.
 
     Attributes:
-        integers: numbers of the format, integers or E4M3's; float64, of the weights' shape.
+        integers: numbers of the format, integers or E4M3's; float64, in the weights' shape.
         nearest_error: the objective of nearest rounding, summed over channels.
-        error: that of `integers`.
+        error: the objective of `integers`, summed over channels.
     """
 
     integers: Matrix
@@ -50,19 +51,19 @@ class Rounded:
 
 
 def round_rows(scaled: Matrix, moments: Matrix, number: Format, *, sweeps: int = SWEEPS) -> Rounded:
-    """Choose which of its two neighbors each weight of one group of channels becomes.
+    """Choose one of the two neighbors for each weight of one group of channels.
 
     Args:
         scaled: weight / scale, (channels, n).
-        moments: of what the channels read, (n, n), symmetric.
+        moments: second moments of the channels' input, (n, n), symmetric.
         number: the format; a weight beyond its largest number is clipped. The largest weight of
-            a channel is rounded to nearest, whatever that costs.
-        sweeps: over all weights, at most.
+            a channel is always rounded to nearest.
+        sweeps: maximum number of passes over all weights.
     """
     gram = moments + np.eye(len(moments)) * (DAMPING * moments.trace() / len(moments))
     chosen, other = number.round(scaled), number.other(scaled)
-    # A channel's scale is that of its largest weight. A float32 scale leaves that weight just
-    # beside the grid; were it to step down, the scale would follow, and no weight be on the grid.
+    # A channel's largest weight sets its scale. Since the scale is float32, that weight is slightly
+    # off the grid. If it were rounded down, the scale would shrink and all weights leave the grid.
     magnitudes = np.abs(scaled)
     sets_scale = magnitudes == magnitudes.max(axis=1, keepdims=True)
     other[sets_scale] = chosen[sets_scale]
@@ -75,11 +76,11 @@ def round_rows(scaled: Matrix, moments: Matrix, number: Format, *, sweeps: int =
 
 
 def _sweep(chosen: Matrix, other: Matrix, slope: Matrix, gram: Matrix) -> int:
-    """Visit each weight once, flip it where that lowers the objective; returns the flips.
+    """Visit each weight once, flip it if that lowers the objective, and return the flips.
 
-    A flip changes the slope at all weights. Those outside the block of columns that is being
-    visited hear of it when the block is done, all its flips in one product: the same descent,
-    at the speed of matrix products.
+    A flip changes the slope at all weights. Slopes outside the current block of columns are
+    updated when the block is done, with all its flips in one product. The descent is the same,
+    but runs at the speed of matrix products.
     """
     flips = 0
     for start in range(0, len(gram), _BLOCK):
@@ -95,13 +96,13 @@ def _sweep(chosen: Matrix, other: Matrix, slope: Matrix, gram: Matrix) -> int:
 
 
 def _visit(possible: Matrix, slope: Matrix, gram: Matrix) -> Matrix:
-    """The steps to take in one block, column by column, of those possible; 0 where none helps."""
-    slopes = slope.T.copy()  # a row a column of weights, to be read and written in one piece
+    """Return the steps to take in one block, column by column; 0 where a step doesn't help."""
+    slopes = slope.T.copy()  # one row per column of weights, so that each is contiguous
     taken: Matrix = np.zeros(slopes.shape)
     for column, curvature in enumerate(gram.diagonal()):
         step = possible[:, column]
         change = step * (2 * slopes[column] + step * curvature)
-        helps = change < -1e-12 * curvature  # not for rounding's sake
+        helps = change < -1e-12 * curvature  # more than a rounding error
         if helps.any():
             taken[column] = np.where(helps, step, 0)
             slopes[column + 1 :] += gram[column, column + 1 :, None] * taken[column]

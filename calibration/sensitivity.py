@@ -1,6 +1,7 @@
-"""What quantizing each layer alone costs, and the cheapest layers to spare for a budget to hold.
+"""Measure what quantizing each layer alone costs, and choose layers to keep in float.
 
-Knows arrays and callables only: who runs a graph with some layers in integers passes that in.
+This module knows arrays and callables only. The caller passes in a function that runs the graph
+with some layers quantized.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What the logits lose when one layer alone is quantized.
+    """The error in the logits when one layer alone is quantized.
 
     Attributes:
-        name: of the layer.
-        noise: energy of the logits' error by that of the logits, 0 (none) to infinity.
-        flips: images whose largest logit moved.
-        macs: multiply-adds an image, the price of leaving the layer in float.
+        name: the layer's name.
+        noise: energy of the logits' error divided by that of the logits, 0 (none) to infinity.
+        flips: images where another logit became the largest.
+        macs: multiply-adds per image, the price of leaving the layer in float.
     """
 
     name: str
@@ -46,12 +47,12 @@ class LayerCost:
 
     @property
     def sqnr_db(self) -> float:
-        """Signal to quantization noise of the logits in dB; infinite where nothing changed."""
+        """Signal-to-quantization-noise ratio of the logits in dB; infinite if nothing changed."""
         return sqnr_db(self.noise)
 
 
 def sqnr_db(noise: float) -> float:
-    """Return 10 log10(signal / noise) of a noise-to-signal ratio of energies."""
+    """Return 10 log10(signal / noise) for a noise-to-signal ratio of energies."""
     return -10 * math.log10(noise) if noise else math.inf
 
 
@@ -60,15 +61,15 @@ def noise_ratio(reference: Logits, candidate: Logits) -> float:
 
     Args:
         reference: logits of the float graph, (images, classes).
-        candidate: of the graph to judge, the same shape.
+        candidate: logits of the graph to judge, in the same shape.
 
     Raises:
-        CalibrationError: the reference is not finite, or zero throughout.
+        CalibrationError: the reference is not finite, or all zero.
     """
     expected, got = reference.astype(np.float64), candidate.astype(np.float64)
     signal = float(np.square(expected).sum())
     if not (np.isfinite(signal) and signal > 0):
-        raise CalibrationError("the float graph's logits are all zero, or not finite")
+        raise CalibrationError("the float graph's logits are all zero, or some are NaN or infinite")
     noise = float(np.square(expected - got).sum())
     return noise / signal if np.isfinite(noise) else float("inf")
 
@@ -79,12 +80,12 @@ def rank(
     quantize_alone: Callable[[str], Logits],
     progress: Progress,
 ) -> list[LayerCost]:
-    """Quantize every layer by itself; the costliest comes first.
+    """Quantize every layer by itself, and return the costs, highest first.
 
     Args:
-        macs: multiply-adds an image of each layer, by its name.
+        macs: multiply-adds per image by layer name.
         reference: logits of the float graph, (images, classes).
-        quantize_alone: the logits on the same images with this one layer quantized.
+        quantize_alone: returns the logits on the same images with this one layer quantized.
         progress: called after each layer.
     """
     best, costs = reference.argmax(-1), []
@@ -99,12 +100,12 @@ def rank(
 
 @dataclass(frozen=True)
 class Choice:
-    """Which layers to leave in float.
+    """The layers to leave in float.
 
     Attributes:
-        keep: their names, costliest in accuracy first.
-        lost: images lost with them; negative where the quantized graph has more right.
-        lost_without: for each of `keep`, what was lost when it went back to integers.
+        keep: their names, those that cost the most accuracy first.
+        lost: images lost with them; negative if the quantized graph gets more right.
+        lost_without: for each layer in `keep`, the images lost when it too is quantized.
         trials: how many graphs were measured.
     """
 
@@ -117,21 +118,22 @@ class Choice:
 def choose(costs: Iterable[LayerCost], allowed: int, lost: Lost) -> Choice:
     """Find the fewest, cheapest layers to leave in float so that at most `allowed` images are lost.
 
-    Noise of different layers adds up, nearly, so two orders are tried: by noise, which needs the
-    fewest layers, and by noise per multiply-add, which spends the least time. In each, a binary
-    search finds how many from the front are needed; the cheaper set is taken. Then each layer is
-    tried in integers again, the one with the most multiply-adds first, and goes back where the
-    budget still holds. So no layer of the result could be left out by itself; that no other set
-    is cheaper is not proven, for that takes 2^layers trials. Never all layers are left in float.
+    The noise of different layers nearly adds up, so two orders are tried: by noise, which needs
+    the fewest layers, and by noise per multiply-add, which costs the least time. In each order, a
+    binary search finds how many layers from the front are needed, and the cheaper set is taken.
+    Then each of its layers is quantized again, the one with the most multiply-adds first, and
+    stays quantized if the budget still holds. So each layer of the result is needed. Another set
+    may still be cheaper: to rule that out would take 2^layers trials. At least one layer is always
+    quantized.
 
     Args:
-        costs: of every layer that could be left in float.
-        allowed: images.
-        lost: images lost with these layers in float; called once for each set.
+        costs: costs of every layer that could be left in float.
+        allowed: maximum number of images to lose.
+        lost: returns the images lost with these layers in float; called once per set.
 
     Returns:
-        The choice. Where ``lost > allowed`` no set that was tried holds, and it is the one that
-        came closest.
+        The choice. If no tried set holds the budget, it is the one that came closest, and its
+        ``lost`` is over ``allowed``.
     """
     layers = {cost.name: cost for cost in sorted(costs, key=lambda cost: -cost.noise)}
     seen: dict[frozenset[str], int] = {}
@@ -164,7 +166,7 @@ def choose(costs: Iterable[LayerCost], allowed: int, lost: Lost) -> Choice:
 
 
 def _front(order: list[str], allowed: int, measure: Callable[[Collection[str]], int]) -> list[str]:
-    """Return the shortest front of the order that holds, as far as binary search can tell."""
+    """Return the shortest front of the order that holds the budget, found by binary search."""
     if measure([]) <= allowed:
         return []
     low, high = 0, len(order)

@@ -1,7 +1,7 @@
-"""Makes named tensors inside a graph readable: they become its outputs.
+"""Turn named tensors inside a graph into its outputs, so that they can be read.
 
 A runtime may not optimize a graph output away, so full optimization stays safe: a fusion that
-would swallow a tapped tensor does not fire, all others do.
+would remove a tapped tensor does not fire, and all others do.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from calibration.errors import NoData, WrongRequest
 
 
 class Session(Protocol):
-    """What ``onnxruntime.InferenceSession`` and onnx's ``ReferenceEvaluator`` both offer."""
+    """The interface that onnxruntime's ``InferenceSession`` and ``ReferenceEvaluator`` share."""
 
     def run(self, output_names: Any, input_feed: Any, /) -> Sequence[Any]:
         """Return the named outputs of one batch, in that order."""
@@ -31,16 +31,16 @@ Model = bytes | onnx.ModelProto | ir.Model
 
 
 def tapped(model: Model, tensors: Sequence[str]) -> tuple[bytes, list[str]]:
-    """Return the graph with the tensors as its only outputs, and the names to ask it for.
+    """Return the graph with the tensors as its only outputs, and the output names.
 
-    The names leave out graph inputs, which their feeder has already.
+    The names leave out graph inputs, since the caller already has their values.
 
     Args:
-        model: left as it is.
+        model: not changed.
         tensors: names of graph inputs or of node outputs in the main graph.
 
     Raises:
-        WrongRequest: no tensors, one named twice, or a name the graph does not compute.
+        WrongRequest: there are no tensors, one is named twice, or the graph does not compute one.
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(_to_proto(model))
@@ -61,16 +61,16 @@ def tapped(model: Model, tensors: Sequence[str]) -> tuple[bytes, list[str]]:
 def stream(
     model: Model, tensors: Sequence[str], batches: Iterable[Feeds], open_session: OpenSession
 ) -> Iterator[tuple[int, int, Feeds]]:
-    """Yield, batch by batch, (images before, images in it, the tensors by name).
+    """Yield for each batch (images before it, images in it, tensors by name).
 
     Args:
-        model: left as it is.
+        model: not changed.
         tensors: names of graph inputs or computed tensors.
         batches: feeds by input name, images along the first axis; all are used.
-        open_session: makes a session of a serialized graph; called once.
+        open_session: makes a session from a serialized graph; called once.
 
     Raises:
-        NoData: no batch came.
+        NoData: there was no batch.
         WrongRequest: as `tapped`.
     """
     graph, names = tapped(model, tensors)
@@ -78,12 +78,12 @@ def stream(
     done = 0
     for feeds in batches:
         size = len(next(iter(feeds.values())))
-        # Asking a runtime for no output means all of them.
+        # A runtime takes an empty list for "all outputs".
         got = session.run(names, feeds) if names else []
         yield done, size, feeds | dict(zip(names, map(np.asarray, got), strict=True))
         done += size
     if not done:
-        raise NoData("no calibration images", hint="calibrate on real training images")
+        raise NoData("there are no calibration images", hint="calibrate on real training images")
 
 
 def _to_proto(model: Model) -> onnx.ModelProto:
@@ -94,9 +94,9 @@ def _to_proto(model: Model) -> onnx.ModelProto:
 
 def _refuse_unknown(tensors: Sequence[str], known: set[str]) -> None:
     if not tensors:
-        raise WrongRequest("no tensors to calibrate")
+        raise WrongRequest("there are no tensors to calibrate")
     if len(set(tensors)) < len(tensors):
-        raise WrongRequest("a tensor to calibrate is named twice")
+        raise WrongRequest("a tensor is listed twice")
     for name in tensors:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3)

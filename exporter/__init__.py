@@ -1,4 +1,4 @@
-"""From a trained Keras network to an engine, with proof of what it lost and gained.
+"""Convert a trained Keras network to an engine, and measure what it lost and gained.
 
 >>> from pathlib import Path
 >>> import exporter
@@ -30,7 +30,7 @@ __all__ = [
 
 
 def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
-    """Take a network to an artifact; see :func:`exporter.pipeline.export`."""
+    """Export a network to an artifact. See :func:`exporter.pipeline.export`."""
     from exporter import pipeline
 
     return pipeline.export(config, progress)

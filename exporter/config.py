@@ -1,30 +1,31 @@
-"""What the user asked for, validated once at the edge and never changed after."""
+"""What the user asked for: validated once at the edge, and never changed after that."""
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from exporter.errors import WrongUse, unknown_name
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 QUANTIZED: tuple[Precision, ...] = ("int8", "fp8")
-"""Precisions that are written as Q/DQ, by a scheme and from a calibration."""
+"""Precisions that need a calibration and put Q/DQ into the graph."""
 Layout = Literal["nhwc", "nchw"]
 FloatType = Literal["fp32", "fp16"]
 SchemeName = Literal["tensorrt", "cpu", "fp8"]
 Calibrator = Literal["entropy", "mse", "percentile", "minmax"]
 RecoveryName = Literal["equalize", "rounding", "bias"]
-# Which precision a scheme of Q/DQ belongs to.
+# The precision that each scheme of Q/DQ belongs to.
 PRECISION_OF: dict[SchemeName, Precision] = {"tensorrt": "int8", "cpu": "int8", "fp8": "fp8"}
 WeightBits = Literal[7, 8]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Batch sizes an artifact accepts: one fixed size, or a range with its usual value."""
+    """The batch sizes that an artifact accepts: one fixed size, or a range with its usual value."""
 
     minimum: int = 1
     usual: int = 1
@@ -35,7 +36,7 @@ class Batch:
         """Read ``N`` (fixed) or ``MIN:OPT:MAX``.
 
         Raises:
-            WrongUse: not of this form, or not 1 <= MIN <= OPT <= MAX.
+            WrongUse: the text has another form, or 1 <= MIN <= OPT <= MAX does not hold.
         """
         try:
             numbers = [int(part) for part in text.split(":")]
@@ -49,21 +50,22 @@ class Batch:
 
     @property
     def fixed(self) -> int | None:
-        """The one size, or None where the batch is open."""
+        """The one size, or None if the batch is open."""
         return self.minimum if self.minimum == self.maximum else None
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How an engine is built; None, False and () leave it to the builder.
+    """How to build an engine. None, False and () leave the choice to the builder.
 
     Attributes:
-        workspace_mib: scratch memory a layer may use at most, in MiB.
-        opt_level: builder optimization level, 0 (quick build) to 5 (longest search).
-        hardware_compatible: one engine for every GPU from Ampere on.
-        version_compatible: an engine for later TensorRT releases of the same major version.
-        dla_core: build for this DLA core; what can't run there runs on the GPU.
-        compute_capabilities: GPUs to compile for with none here, such as ``8.6``.
+        workspace_mib: the most scratch memory that a layer may use, in MiB.
+        opt_level: the builder's optimization level, from 0 (quick build) to 5 (longest search).
+        hardware_compatible: build one engine for every GPU from Ampere on.
+        version_compatible: build an engine that later TensorRT releases of the same major version
+            can load too.
+        dla_core: build for this DLA core. Layers that can't run there run on the GPU.
+        compute_capabilities: the GPUs to compile for, such as ``8.6``, when none is here.
         tf32: let FP32 products round their factors to TF32, which has 10 bits of mantissa.
         allow_fallback: let nodes that a provider declines run on the CPU.
     """
@@ -78,7 +80,7 @@ class BuildOptions:
     allow_fallback: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse values that no builder takes."""
+        """Refuse values that no builder accepts."""
         if self.workspace_mib is not None and self.workspace_mib < 1:
             raise WrongUse(f"workspace must be at least 1 MiB, not {self.workspace_mib}")
         if self.opt_level is not None and not 0 <= self.opt_level <= 5:
@@ -91,17 +93,17 @@ class BuildOptions:
 
     @property
     def asked(self) -> tuple[str, ...]:
-        """Names of the fields that say something."""
+        """The names of the fields that the user set."""
         return tuple(
             field.name for field in fields(self) if getattr(self, field.name) != field.default
         )
 
     def over(self, other: BuildOptions) -> BuildOptions:
-        """Return the other options, with those that these say something of in their place."""
+        """Return ``other``, with the fields that are set here in place of its own."""
         return replace(other, **{name: getattr(self, name) for name in self.asked})
 
     def as_json(self) -> dict[str, Any]:
-        """Return what is asked for as JSON values."""
+        """Return the fields that the user set, as JSON values."""
         values = {name: getattr(self, name) for name in self.asked}
         return {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
 
@@ -113,39 +115,127 @@ class BuildOptions:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """Where the ranges of INT8 and FP8 come from.
+
+    Attributes:
+        calibrator: the method that chooses a range from what was observed.
+        images: how many training images to measure on. ``auto`` goes on until no range changes
+            any more. FP16 measures on as many.
+        file: a ``calibration.json`` to use instead of measuring.
+    """
+
+    calibrator: Calibrator = "mse"
+    images: int | Literal["auto"] = 512
+    file: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a count that can't be."""
+        if self.images != "auto" and (isinstance(self.images, str) or self.images < 1):
+            raise WrongUse(f"calibration-images must be auto or at least 1, not {self.images}")
+
+
+@dataclass(frozen=True)
+class Int8:
+    """How to quantize to INT8 or FP8.
+
+    Attributes:
+        scheme: where Q/DQ go. None takes the target's own. FP8 has one scheme only.
+        weight_bits: 7 or 8, for INT8. 7 is for CPUs without VNNI, under scheme ``cpu`` only. None
+            takes what this machine's CPU can sum without saturating.
+        recovery: the methods that win accuracy back, of
+            :data:`exporter.precision.recovery.METHODS`, which is also their order. None takes the
+            ones that pay (:func:`exporter.precision.recovery.chosen`), and () none.
+        max_drop: the most points of top-1 to lose against the float graph, on held-out training
+            images. Layers stay in float until this holds. None sets no budget.
+        held_out_images: how many training images to hold out for ``max_drop``.
+        rest: the type of everything that stays in floating point. None takes the scheme's or the
+            target's own.
+    """
+
+    scheme: SchemeName | None = None
+    weight_bits: WeightBits | None = None
+    recovery: tuple[RecoveryName, ...] | None = None
+    max_drop: float | None = None
+    held_out_images: int = 2000
+    rest: FloatType | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense for any precision."""
+        if self.scheme is not None and self.scheme not in PRECISION_OF:
+            raise unknown_name("scheme", self.scheme, PRECISION_OF)
+        if self.weight_bits not in (None, 7, 8):
+            raise WrongUse(f"weight-bits must be 7 or 8, not {self.weight_bits}")
+        for name in self.recovery or ():
+            if name not in get_args(RecoveryName):
+                raise unknown_name("recovery", name, ("auto", "none", *get_args(RecoveryName)))
+        if self.max_drop is not None and not 0 <= self.max_drop <= 100:  # NaN is neither
+            raise WrongUse(f"max-drop is points of top-1, 0 to 100, not {self.max_drop}")
+        if self.held_out_images < 1:
+            raise WrongUse(f"held-out-images must be at least 1, not {self.held_out_images}")
+
+
+_GROUPS = {"calibration": Calibration, "int8": Int8, "build": BuildOptions}
+_FLAT = {
+    "calibrator": ("calibration", "calibrator"),
+    "calibration_images": ("calibration", "images"),
+    **{field.name: ("int8", field.name) for field in fields(Int8)},
+    **{field.name: ("build", field.name) for field in fields(BuildOptions)},
+}
+Config = TypeVar("Config")
+
+
+def _accepting_flat(config: type[Config]) -> type[Config]:
+    """Let a constructor also take the fields of its groups, as in ``ExportConfig(max_drop=0.2)``.
+
+    A flat field wins over the same field of a group. A path as ``calibration`` is its file.
+    """
+    init = config.__init__
+
+    @functools.wraps(init)
+    def accept(self: Config, *args: Any, **options: Any) -> None:
+        given: dict[str, dict[str, Any]] = {name: {} for name in _GROUPS}
+        for name in _FLAT.keys() & options.keys():
+            group, field = _FLAT[name]
+            given[group][field] = options.pop(name)
+        if not isinstance(options.get("calibration", Calibration()), Calibration):
+            given["calibration"]["file"] = options.pop("calibration")
+        for group, values in given.items():
+            if values:
+                options[group] = replace(options.get(group, _GROUPS[group]()), **values)
+        init(self, *args, **options)
+
+    config.__init__ = accept  # type: ignore[assignment,method-assign]
+    return config
+
+
+@_accepting_flat
+@dataclass(frozen=True)
 class ExportConfig:
     """One export.
 
+    The constructor takes the fields of ``calibration``, ``int8`` and ``build`` by themselves too:
+    ``ExportConfig("resnet18", "ort", path, precision="int8", max_drop=0.2)``. There,
+    ``calibration_images`` is ``calibration.images``, and a path as ``calibration`` is its file.
+
     Attributes:
-        model: zoo name, ``.keras`` file or SavedModel folder.
+        model: a zoo name, a ``.keras`` file or a SavedModel folder.
         target: a key of :data:`exporter.targets.TARGETS`.
-        output: the artifact's folder; must not exist unless ``force``.
-        precision: of the arithmetic.
-        weights: for a zoo model: a file, or ``random``; None for the shipped checkpoint.
-        data: test images to compare with Keras on, and training images to measure on; None means
-            Fashion-MNIST, of a network that is not the zoo's own only to compare, where it fits.
-        batch: accepted batch sizes; open by default.
+        output: the artifact's folder. It must not exist unless ``force`` is set.
+        precision: the precision of the arithmetic.
+        weights: for a zoo model, a file or ``random``. None takes the shipped checkpoint.
+        data: the data set. We compare with Keras on its test images, and measure on its training
+            images. None takes Fashion-MNIST: for a zoo network with our weights, and, if it fits,
+            to compare any other network.
+        batch: the batch sizes to accept. By default any.
         layout: of a four-dimensional input.
-        preprocess: for a model that does not carry its preprocessing.
-        check_images: how many images the graph must agree with Keras on to be accepted.
-        scheme: of INT8; None for the target's own. FP8 has one of its own.
-        weight_bits: of INT8's weights; 7, under scheme ``cpu`` alone, for CPUs without VNNI. None
-            for what this machine's CPU sums without saturating.
-        calibrator: how ranges of INT8 and FP8 are chosen.
-        calibration_images: how many training images they are measured on; ``auto``: until no
-            range changes any more.
-        calibration: a ``calibration.json`` to use instead of measuring.
-        recovery: of accuracy, for INT8 and FP8, by :data:`exporter.precision.recovery.METHODS`;
-            run in that
-            order. None for what pays (:func:`exporter.precision.recovery.chosen`), () for nothing.
-        max_drop: for INT8 and FP8: most points of top-1 to lose against the float graph, on
-            held-out training images; layers stay in float until it holds. None: no budget.
-        held_out_images: how many those are.
-        rest: type of what INT8 and FP8 leave in floating point; None for the scheme's or the
-            target's own.
-        io: type of the graph's inputs and outputs; FP16 only where the graph has FP16.
-        build: how an engine is built, for targets that build one.
-        unsafe: run code in the model file (Lambda layers).
+        preprocess: the preprocessing, for a model that does not carry its own.
+        check_images: how many images the graph must agree with Keras on.
+        io: the type of the graph's inputs and outputs. FP16 needs a graph that has FP16.
+        calibration: where the ranges of INT8 and FP8 come from.
+        int8: how to quantize to INT8 or FP8.
+        build: how to build an engine, for targets that build one.
+        unsafe: run the code in the model file (Lambda layers).
         force: replace an existing artifact.
     """
 
@@ -159,49 +249,43 @@ class ExportConfig:
     layout: Layout = "nhwc"
     preprocess: str | None = None
     check_images: int = 64
-    scheme: SchemeName | None = None
-    weight_bits: WeightBits | None = None
-    calibrator: Calibrator = "mse"
-    calibration_images: int | Literal["auto"] = 512
-    calibration: Path | None = None
-    recovery: tuple[RecoveryName, ...] | None = None
-    max_drop: float | None = None
-    held_out_images: int = 2000
-    rest: FloatType | None = None
     io: FloatType = "fp32"
+    calibration: Calibration = Calibration()
+    int8: Int8 = Int8()
     build: BuildOptions = BuildOptions()
     unsafe: bool = False
     force: bool = False
+
+    if not TYPE_CHECKING:  # typed code reads the groups
+
+        def __getattr__(self, name: str) -> Any:
+            """Return a flat field from its group."""
+            if name not in _FLAT:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            group, field = _FLAT[name]
+            return getattr(getattr(self, group), field)
 
     def __post_init__(self) -> None:
         """Refuse values that no target could serve."""
         if self.check_images < 1:
             raise WrongUse(f"check-images must be at least 1, not {self.check_images}")
-        count = self.calibration_images
-        if count != "auto" and (isinstance(count, str) or count < 1):
-            raise WrongUse(f"calibration-images must be auto or at least 1, not {count}")
-        if self.max_drop is not None:
-            self._check_max_drop(self.max_drop)
-        if self.held_out_images < 1:
-            raise WrongUse(f"held-out-images must be at least 1, not {self.held_out_images}")
         for option, given in (
-            ("calibration", self.calibration),
-            ("recovery", self.recovery),
-            ("rest", self.rest),
+            ("max-drop", self.int8.max_drop is not None),
+            ("calibration", self.calibration.file),
+            ("recovery", self.int8.recovery),
+            ("rest", self.int8.rest),
         ):
             if given and not self.is_quantized:
                 raise WrongUse(
                     f"--{option} is for INT8 and FP8, and --precision is {self.precision}"
                 )
-        self._check_scheme()
-        if self.weight_bits not in (None, 7, 8):
-            raise WrongUse(f"weight-bits must be 7 or 8, not {self.weight_bits}")
-        if self.precision != "int8" and self.weight_bits:
+        scheme = self.int8.scheme
+        if scheme is not None and PRECISION_OF[scheme] != self.precision:
+            owner = PRECISION_OF[scheme].upper()
+            raise WrongUse(f"--scheme {scheme} is for {owner}, and --precision is {self.precision}")
+        if self.precision != "int8" and self.int8.weight_bits:
             raise WrongUse(f"--weight-bits is for INT8, and --precision is {self.precision}")
-        for name in self.recovery or ():
-            if name not in get_args(RecoveryName):
-                raise unknown_name("recovery", name, ("auto", "none", *get_args(RecoveryName)))
-        float32 = self.precision == "fp32" or self.rest == "fp32"
+        float32 = self.precision == "fp32" or self.int8.rest == "fp32"
         if self.io == "fp16" and float32:
             asked = "--precision fp32" if self.precision == "fp32" else "--rest fp32"
             raise WrongUse(f"--io fp16 and {asked} contradict each other")
@@ -210,21 +294,3 @@ class ExportConfig:
     def is_quantized(self) -> bool:
         """Whether the graph gets Q/DQ."""
         return self.precision in QUANTIZED
-
-    def _check_scheme(self) -> None:
-        if self.scheme is None:
-            return
-        if self.scheme not in PRECISION_OF:
-            raise unknown_name("scheme", self.scheme, PRECISION_OF)
-        owner = PRECISION_OF[self.scheme]
-        if owner != self.precision:
-            raise WrongUse(
-                f"--scheme {self.scheme} is for {owner.upper()}, and --precision is "
-                f"{self.precision}"
-            )
-
-    def _check_max_drop(self, points: float) -> None:
-        if not self.is_quantized:
-            raise WrongUse(f"--max-drop is for INT8 and FP8, and --precision is {self.precision}")
-        if not 0 <= points <= 100:  # NaN is neither
-            raise WrongUse(f"max-drop is points of top-1, 0 to 100, not {points}")

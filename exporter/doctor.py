@@ -1,8 +1,7 @@
-"""What this machine is and which export targets work on it.
+"""Find out what this machine is and which export targets work on it.
 
-Looks without touching: versions come from package metadata and nothing heavy is
-imported, so it answers on a machine where half of the libraries are broken. It only
-returns data; the command line renders it.
+Versions come from package metadata and nothing heavy is imported, so this works even if half of
+the libraries are broken. This module only returns data; the command line displays it.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ from exporter.targets import TARGETS, Target
 
 @dataclass(frozen=True)
 class Ability:
-    """Whether something works here; ``why_not`` and ``install`` are None where it does.
+    """Whether something works here. If it does, ``why_not`` and ``install`` are None.
 
-    ``install`` is also None where no installation would help.
+    ``install`` is also None if no installation would help.
     """
 
     usable: bool
@@ -41,13 +40,13 @@ class Ability:
 
 @dataclass(frozen=True)
 class TargetStatus:
-    """What of a target works here: each half may without the other.
+    """Which steps of a target work here. Each may work without the other.
 
     Attributes:
-        target: its name.
-        exports: ``exporter export`` to it.
-        compiles: ``exporter compile`` of what was exported elsewhere; None where there is
-            nothing to compile.
+        target: name of the target.
+        exports: whether ``exporter export`` to it works.
+        compiles: whether ``exporter compile`` works for artifacts exported elsewhere; None if
+            the target has nothing to compile.
     """
 
     target: str
@@ -57,10 +56,10 @@ class TargetStatus:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All that :func:`diagnose` found.
+    """Everything that :func:`diagnose` found.
 
-    ``versions`` holds every name of :data:`exporter.machine.versions.DISTRIBUTIONS`, None where not
-    installed.
+    ``versions`` has every name of :data:`exporter.machine.versions.DISTRIBUTIONS`; the version is
+    None if the package isn't installed.
     """
 
     python: str
@@ -72,7 +71,7 @@ class Diagnosis:
     targets: tuple[TargetStatus, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as JSON values; instruction sets that can't be known are "unknown"."""
+        """Return JSON values. If the instruction sets can't be known, they are "unknown"."""
         values = dataclasses.asdict(self)
         if self.cpu.instruction_sets is None:
             values["cpu"]["instruction_sets"] = "unknown"
@@ -80,7 +79,7 @@ class Diagnosis:
 
 
 def diagnose() -> Diagnosis:
-    """Look at this machine. Takes a fraction of a second and imports nothing heavy."""
+    """Examine this machine. This takes a fraction of a second and imports nothing heavy."""
     versions = installed_versions()
     gpu = find_gpus()
     return Diagnosis(
@@ -95,7 +94,7 @@ def diagnose() -> Diagnosis:
 
 
 def target_status(row: Target, versions: Mapping[str, str | None], gpu: Gpus) -> TargetStatus:
-    """Compare what a target needs with what is here."""
+    """Compare what a target needs with what this machine has."""
     exports = _ability(row.distributions, row.install, versions)
     if not row.finish_distributions:
         return TargetStatus(row.name, exports, None)
@@ -128,23 +127,26 @@ def engine_fit(
     tensorrt: str | None = None,
     driver: str | None = None,
 ) -> Fit:
-    """Judge where an artifact's engine loads; its hash is checked, and nothing is deserialized.
+    """Judge whether an artifact's engine loads. Checks its hash, and deserializes nothing.
 
     Args:
         artifact: compiled for TensorRT or TensorRT-RTX.
-        machine: a name of :data:`exporter.engines.machines.MACHINES`; None for this machine.
-        tensorrt: the version that is there, where neither table nor machine should decide.
-        driver: likewise.
+        machine: a name from :data:`exporter.engines.machines.MACHINES`; None for this machine.
+        tensorrt: TensorRT version on that machine; overrides the known one.
+        driver: NVIDIA driver on that machine; overrides the known one.
 
     Raises:
-        WrongUse: an unknown machine, no version, or an artifact for another target.
+        WrongUse: unknown machine, malformed version, or artifact for another target.
         GateRefused: the engine is not compiled yet, and the machine's GPU lacks its precision.
         Missing: the engine is not compiled yet.
         ExporterError: the engine or its record is damaged.
     """
     for option, version in (("--tensorrt", tensorrt), ("--driver", driver)):
         if version is not None and not re.fullmatch(r"\d+(\.\d+)*", version):
-            raise WrongUse(f"{option} {version!r} is no version", hint="such as 10.13.3 or 580.65")
+            raise WrongUse(
+                f"{option} {version!r} is not a version",
+                hint="give numbers, such as 10.13.3 or 580.65",
+            )
     if engine_record.FIELD not in artifact.passport and artifact.target.startswith("trt"):
         row = this_machine("tensorrt") if machine is None else lookup(machine)
         require_precision(artifact.passport["precision"], row)

@@ -1,7 +1,7 @@
-"""Every error a user can meet, with the exit code it ends in.
+"""Every error that a user can meet, with its exit code.
 
 The codes are a contract (see README): 0 done, 1 the work failed, 2 wrong use,
-3 a gate said no, 4 something needed is missing here.
+3 a check failed, 4 something needed is missing here.
 """
 
 from __future__ import annotations
@@ -13,37 +13,37 @@ from calibration.errors import Refusal
 
 
 class ExporterError(Refusal):
-    """The work failed. Base of all errors raised on purpose by this package."""
+    """The work failed. Base class of all errors that this package raises on purpose."""
 
 
 class WrongUse(ExporterError):
-    """The request itself is at fault: an unknown name, a conflict, a bad value."""
+    """The request itself is wrong: an unknown name, a conflict or a bad value."""
 
     exit_code = 2
 
 
 class GateRefused(ExporterError):
-    """The work was done and a check that was asked for said no."""
+    """The work was done, but a check that the user requested failed."""
 
     exit_code = 3
 
 
 class Missing(ExporterError):
-    """A library, a device or data is not here; the hint says how to get it."""
+    """A library, a device or data is missing. The hint says how to get it."""
 
     exit_code = 4
 
 
 class ConversionError(ExporterError):
-    """The network can't be expressed in ONNX as asked; names the layer at fault."""
+    """The network can't be expressed in ONNX as requested. The message names the layer."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> WrongUse:
-    """Build the error for a misspelt name, nearest names first.
+    """Build the error for an unknown name, with the nearest names as a hint.
 
     Args:
-        kind: what the name stands for, as it reads in a sentence ("model").
-        name: what was asked for.
+        kind: what the name stands for, as a word for the message ("model").
+        name: the unknown name.
         known: all valid names.
     """
     names = list(known)

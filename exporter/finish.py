@@ -1,4 +1,4 @@
-"""The second step of ``--to trt``: build the engine of an artifact on the machine it is for."""
+"""The second step of ``--to trt``: build an artifact's engine on the target machine."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def finish(
     force: bool = False,
     progress: Progress = silent,
 ) -> Artifact:
-    """Compile an artifact in place: its folder is replaced whole, or left as it was.
+    """Compile an artifact in place. Its folder is replaced completely, or left as it was.
 
-    Needs neither Keras nor the data nor onnxruntime.
+    This doesn't need Keras, the data or onnxruntime.
 
     Args:
         path: the artifact's folder.
-        options: of the builder, beside those it was exported with, or in place of the same.
-        force: build again what is built.
-        progress: told of the builder's work.
+        options: builder options. They override those that the artifact was exported with.
+        force: rebuild an engine that is already built.
+        progress: called with the builder's progress.
 
     Raises:
-        WrongUse: its target has no engine, it is compiled, or the target refuses an option.
-        Missing: TensorRT or a GPU is not here.
-        ExporterError: a file is not the one its passport describes.
+        WrongUse: the target has no engine or refuses an option, or the engine is already built.
+        Missing: TensorRT or a GPU is missing.
+        ExporterError: a file doesn't match the passport.
     """
     found = artifact.read(path)
     target = targets.lookup(found.target)
@@ -43,7 +43,7 @@ def finish(
     if not isinstance(section, dict) or "compiled" not in section:
         raise WrongUse(f"{path} is for {found.target!r}, which has nothing to compile")
     if section["compiled"] and not force:
-        raise WrongUse(f"{path} is compiled already", hint="--force builds it again")
+        raise WrongUse(f"{path} is already compiled", hint="use --force to build it again")
     precision = found.passport["precision"]
     batch, recorded = _recorded(found, section)
     batch, options = target.bounded(batch), (options or BuildOptions()).over(recorded)
@@ -52,7 +52,8 @@ def finish(
     target.check_build(options, precision, batch)
     build = targets.Build(batch, precision, options, progress, here=True)
     compiler = target.load()
-    with artifact.writing(path.resolve(), force=True) as folder:  # `exporter compile .` too
+    # Resolved, so that `exporter compile .` works too.
+    with artifact.writing(path.resolve(), force=True) as folder:
         for name in (MODEL, CALIBRATION, SENSITIVITY):
             if name in found.passport["files"]:
                 shutil.copyfile(found.file(name), folder / name)
@@ -66,7 +67,7 @@ def _recorded(found: Artifact, section: dict[str, Any]) -> tuple[Batch, BuildOpt
     """Return the batch sizes and build options that an artifact was exported with.
 
     Raises:
-        ExporterError: they are not such as an export writes.
+        ExporterError: the passport's values for them are damaged.
     """
     sizes = found.passport["batch"]
     try:
@@ -79,7 +80,7 @@ def _recorded(found: Artifact, section: dict[str, Any]) -> tuple[Batch, BuildOpt
 
 
 def _kept(found: Artifact) -> dict[str, Any]:
-    """Return what still holds; measurements were of the engine that is replaced."""
+    """Return the fields that stay valid. Measurements belong to the engine that is replaced."""
     return {name: value for name, value in found.passport.items() if name != "measured"}
 
 

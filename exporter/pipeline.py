@@ -1,4 +1,4 @@
-"""The way through, top to bottom: network, graph, passes, proof, target, artifact."""
+"""The main path, top to bottom: network, graph, passes, proof, precision, target, artifact."""
 
 from __future__ import annotations
 
@@ -34,24 +34,12 @@ def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
     """Take a network to an artifact, or fail and leave nothing behind.
 
     Raises:
-        WrongUse: the request can't be met as it is.
+        WrongUse: we can't do the request as it stands.
         ConversionError: an op does not convert, or the graph is not the same network.
-        GateRefused: INT8 or FP8 loses more than ``max_drop`` allows.
-        Missing: the target's library is not installed.
+        GateRefused: INT8 or FP8 loses more than ``int8.max_drop`` allows.
+        Missing: the library of the target is not installed.
     """
-    target = targets.lookup(config.target)
-    target.check_precision(config.precision)
-    target.check_cpu(config.precision)
-    target.check_gpu(config.precision)
-    target.check_batch(config.batch)
-    target.check_scheme(config.scheme)
-    if config.is_quantized:
-        refuse_methods(config, scheme_of(config, target.scheme))
-    target.check_weight_bits(config)
-    target.types_half(config)  # a conflict is refused before any work
-    config = replace(config, batch=target.bounded(config.batch))
-    targets.check_options(target, config.build)
-    target.check_build(config.build, config.precision, config.batch)
+    target, config = targets.check_request(config)
     compiler = target.load()
     artifact.check_free(config.output, force=config.force)
 
@@ -59,17 +47,11 @@ def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
         progress("export", done, _STEPS, what)
 
     step(0, "load the network")
-    source = sources.load(
-        config.model,
-        weights=config.weights,
-        preprocessing=config.preprocess,
-        unsafe=config.unsafe,
-    )
-    feeds, compared_on = check_feeds(config, source, progress)
+    source, feeds, compared_on = _load(config, progress)
 
     from exporter.artifact import passport
     from exporter.network import frontend
-    from exporter.precision import typed as precision
+    from exporter.precision import apply as precision
 
     step(1, "convert to ONNX")
     model = frontend.to_onnx(source, config.batch.fixed)
@@ -96,55 +78,70 @@ def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
 
 
 def measure_sensitivity(config: ExportConfig, progress: Progress = silent) -> Sensitivity:
-    """Rank the layers by what INT8 or FP8 costs in each alone; writes nothing.
+    """Rank the layers by the loss when only that layer is INT8 or FP8. Writes nothing.
 
-    Measured on ``held_out_images``.
+    Measured on ``int8.held_out_images``.
 
     Raises:
         As :func:`export`.
     """
     scheme = scheme_of(config, targets.lookup(config.target).scheme)
     refuse_methods(config, scheme)
+    source, feeds, _ = _load(config, progress)
+
+    from exporter.data.held_out import hold_out
+    from exporter.network import frontend
+    from exporter.precision import sensitivity
+    from exporter.precision.measure import measure
+    from exporter.precision.quantize import scheme_with_bits
+
+    model = frontend.to_onnx(source, config.batch.fixed)
+    run_passes(model, config.layout)
+    prove_equal(source, serialize.checked_bytes(model), feeds, config.layout)
+    measured = measure(model, source, config, scheme_with_bits(scheme.name, config), progress)
+    images, notes = hold_out(source, config, measured.params, progress)
+    result = sensitivity.measure(measured.trials, images, progress)
+    return replace(result, warnings=(*measured.warnings, *notes))
+
+
+def _load(config: ExportConfig, progress: Progress) -> tuple[Source, list[Feeds], str]:
+    """Load the network; return it with inputs to compare it on, and their name."""
     source = sources.load(
         config.model,
         weights=config.weights,
         preprocessing=config.preprocess,
         unsafe=config.unsafe,
     )
-    feeds, _ = check_feeds(config, source, progress)
-
-    from exporter.data.held_out import hold_out
-    from exporter.network import frontend
-    from exporter.precision import quantize, sensitivity
-
-    model = frontend.to_onnx(source, config.batch.fixed)
-    run_passes(model, config.layout)
-    prove_equal(source, serialize.checked_bytes(model), feeds, config.layout)
-    ready = quantize.calibrated(model, source, config, scheme.name, progress)
-    images, notes = hold_out(source, config, ready.params, progress)
-    result = sensitivity.measure(ready.trials, images, progress)
-    return replace(result, warnings=(*ready.warnings, *notes))
+    feeds, compared_on = check_feeds(config, source, progress)
+    return source, feeds, compared_on
 
 
 def run_passes(model: ir.Model, layout: Layout) -> list[PassReport]:
-    """Apply the passes in their order; each needs what the ones before it did."""
+    """Apply the passes in order; each needs the work of those before it."""
     from onnx_ir.passes import common
 
+    from exporter.passes.drop_identities import DropIdentities
     from exporter.passes.fold_batch_norm import FoldBatchNorm
     from exporter.passes.fold_constants import FoldConstants
     from exporter.passes.fold_pad import FoldPad
+    from exporter.passes.fold_shapes import FoldShapes
     from exporter.passes.nchw_inputs import NchwInputs
+    from exporter.passes.repeat_to_resize import RepeatToResize
+    from exporter.passes.sink_squeezes import SinkSqueezes
     from exporter.passes.sink_transposes import SinkTransposes
 
-    common.IdentityEliminationPass()(model)
+    DropIdentities()(model)
     constants, transposes, batch_norms = FoldConstants(), SinkTransposes(), FoldBatchNorm()
-    constants(model)  # batch norm's scale and shift become constants
+    constants(model)  # the scale and shift of batch norms become constants
     reports = [constants.report]
+    for rewrite in (FoldShapes(), RepeatToResize(), SinkSqueezes()):  # constant shapes first
+        if rewrite(model).modified or rewrite.report.kept:
+            reports.append(rewrite.report)
     if layout == "nchw":
         inputs = NchwInputs()
         inputs(model)
         reports.append(inputs.report)
-    transposes(model)  # nothing stands between a convolution and its batch norm any more
+    transposes(model)  # now nothing stands between a convolution and its batch norm
     pads = FoldPad()
     pads(model)
     batch_norms(model)
@@ -160,10 +157,10 @@ def run_passes(model: ir.Model, layout: Layout) -> list[PassReport]:
 
 
 def prove_equal(source: Source, data: bytes, batches: list[Feeds], layout: Layout) -> Agreement:
-    """Run the graph and the original on the same batches; return the output that is worst.
+    """Run the graph and the original on the same batches; return the worst output's agreement.
 
     Raises:
-        ConversionError: they differ by more than rounding explains.
+        ConversionError: they differ by more than rounding can explain.
     """
     from exporter.network.runner import KerasRunner
     from exporter.targets.ort import OrtRunner

@@ -1,4 +1,4 @@
-"""How long work reports how far it is, without knowing who shows it."""
+"""How long-running work reports its progress, without knowing who displays it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Called as work goes on; the command line draws bars from it, tests ignore it."""
+    """Called while work goes on. The command line draws bars from it; tests ignore it."""
 
     def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
         """Report one step.
 
         Args:
-            stage: what is being done; one bar a stage.
-            done: units finished; ``done == total`` ends the stage.
-            total: units in all.
-            note: a few words shown behind the bar, such as the loss.
+            stage: name of the stage; each stage gets one bar.
+            done: number of finished units; ``done == total`` ends the stage.
+            total: total number of units.
+            note: a few words shown after the bar, such as the loss.
         """
 
 

@@ -1,4 +1,4 @@
-"""Reading strangers' files: ``.keras`` archives, ONNX graphs and JSON, before others open them."""
+"""Check untrusted files (``.keras`` archives, ONNX graphs, JSON) before other code opens them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import onnx
 
 _MEMBER_BYTES = 64 * 2**20
-"""Of a JSON member of an archive: one of a thousand layers has some megabytes."""
+"""Maximum size of a JSON member of an archive. A network of a thousand layers needs a few MB."""
 
-# All that a damaged, encrypted or hostile archive makes zipfile and json raise.
+# Everything that zipfile and json may raise on a damaged, encrypted or hostile archive.
 _DAMAGE = (
     OSError,
     EOFError,
@@ -32,12 +32,12 @@ _DAMAGE = (
 
 
 def read_json(path: Path, member: str, *, required: bool) -> dict[str, Any]:
-    """Read one JSON object of an archive.
+    """Read one JSON object from an archive.
 
     Args:
         path: a ``.keras`` file.
-        member: of the archive.
-        required: whether its absence is damage; else it reads as empty.
+        member: name of the archive member.
+        required: whether a missing member is an error. If not, it reads as an empty object.
 
     Raises:
         ExporterError: the file or the member is damaged.
@@ -46,7 +46,7 @@ def read_json(path: Path, member: str, *, required: bool) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             if not required and member not in archive.namelist():
                 return {}
-            with archive.open(member) as file:  # what the directory says of its size is its word
+            with archive.open(member) as file:  # the size in the archive's directory may be false
                 content = file.read(_MEMBER_BYTES + 1)
             if len(content) > _MEMBER_BYTES:
                 raise ValueError(f"{member} is larger than {_MEMBER_BYTES >> 20} MiB")
@@ -54,21 +54,21 @@ def read_json(path: Path, member: str, *, required: bool) -> dict[str, Any]:
     except _DAMAGE as error:
         raise ExporterError(f"{path} is not a readable .keras file: {error}") from error
     if not isinstance(value, dict):
-        raise ExporterError(f"{path} is not a readable .keras file: {member} is no JSON object")
+        raise ExporterError(f"{path} is not a readable .keras file: {member} is not a JSON object")
     return value
 
 
 def read_json_file(path: Path, what: str, *, most_bytes: int) -> Any:
-    """Read a JSON file that anybody may have written.
+    """Read an untrusted JSON file.
 
     Args:
-        path: a regular file; anything else might never end.
-        what: what it should be, as it reads in a sentence ("a layer-info file").
-        most_bytes: size above which it is refused unread.
+        path: must be a regular file, as reading anything else might never end.
+        what: what the file should be, as words for the message ("a layer-info file").
+        most_bytes: maximum size; a larger file is not parsed.
 
     Raises:
-        WrongUse: no such file, or it is no file.
-        ExporterError: it is too large or no JSON.
+        WrongUse: the path doesn't exist or isn't a regular file.
+        ExporterError: the file is too large or isn't JSON.
     """
     if not path.is_file():
         raise WrongUse(f"no such file: {path}", hint=f"it should be {what}")
@@ -77,7 +77,7 @@ def read_json_file(path: Path, what: str, *, most_bytes: int) -> Any:
             content = file.read(most_bytes + 1)
         if len(content) > most_bytes:
             raise ExporterError(
-                f"{path} is larger than {most_bytes / 1e6:.0f} MB, so it is not read",
+                f"{path} is larger than the limit of {most_bytes / 1e6:.0f} MB",
                 hint=f"it should be {what}",
             )
         return json.loads(content)
@@ -88,10 +88,12 @@ def read_json_file(path: Path, what: str, *, most_bytes: int) -> Any:
 
 
 def refuse_external_data(path: Path) -> None:
-    """Refuse an ONNX file whose weights are in other files, which no hash of this one covers.
+    """Refuse an ONNX file that stores weights in other files, as its hash doesn't cover those.
+
+    A file that isn't ONNX passes: the code that reads it reports that error.
 
     Raises:
-        ExporterError: names the tensor. Of what is no ONNX file, its reader will say so.
+        ExporterError: a tensor is in another file. The message names it.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -104,13 +106,13 @@ def refuse_external_data(path: Path) -> None:
     for tensor in (tensor for graph in graphs for tensor in _tensors(graph)):
         if tensor.external_data or tensor.data_location == onnx.TensorProto.EXTERNAL:
             raise ExporterError(
-                f"{path} takes {tensor.name!r} from another file, which its hash says nothing of",
-                hint="export it again; this tool writes graphs with their weights inside",
+                f"{path} stores {tensor.name!r} in another file, which its hash doesn't cover",
+                hint="export it again; exporter writes graphs with their weights inside",
             )
 
 
 def _tensors(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.TensorProto]:
-    """Walk all constants of a graph and of those inside its nodes."""
+    """Yield all constants of a graph and of the graphs inside its nodes."""
     for sparse in getattr(graph, "sparse_initializer", ()):
         yield from (sparse.values, sparse.indices)
     yield from getattr(graph, "initializer", ())
@@ -123,23 +125,23 @@ def _tensors(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.Tenso
 
 
 def refuse_code(path: Path, *, unsafe: bool) -> None:
-    """Find Lambda layers in an archive's configuration.
+    """Refuse an archive with Lambda layers, unless ``unsafe`` is set.
 
     Raises:
-        WrongUse: there are some and ``unsafe`` is not given.
+        WrongUse: there are Lambda layers, and ``unsafe`` is False.
         ExporterError: the file is damaged.
     """
     config = read_json(path, "config.json", required=True)
     lambdas = [name for kind, name in _layer_configs(config) if kind == "Lambda"]
     if lambdas and not unsafe:
         raise WrongUse(
-            f"{path} has a Lambda layer ({', '.join(lambdas)}), which is code that would run here",
-            hint="if you trust where the file came from, repeat with --unsafe",
+            f"{path} has Lambda layers ({', '.join(lambdas)}); loading it would run their code",
+            hint="if you trust the source of the file, repeat with --unsafe",
         )
 
 
 def _layer_configs(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Walk a Keras configuration; yield (class name, layer name) of all that has a class."""
+    """Walk a Keras configuration, and yield (class name, layer name) for each object in it."""
     waiting: list[Any] = [config]
     while waiting:
         node = waiting.pop()

@@ -32,7 +32,7 @@ Logits = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Accuracy:
-    """One engine on one data set.
+    """The accuracy of one engine on one data set.
 
     Attributes:
         engine: ``keras``, or the artifact's folder.
@@ -40,8 +40,8 @@ class Accuracy:
         correct: images whose largest logit is at the label.
         correct_top5: images whose label is among the five largest; None below six classes.
         against_keras: agreement with the original; None for the original itself.
-        flips: the images on which the label differs from the original's.
-        paired: its top-1 tested against the original's; None for the original itself.
+        flips: the images whose label differs from the original's.
+        paired: paired test of its top-1 against the original's; None for the original itself.
         predicted: (images,), the label of each image.
     """
 
@@ -92,19 +92,19 @@ def evaluate(
 
     Args:
         artifacts: all made from one network.
-        data_spec: as :func:`exporter.data.datasets.load`.
-        limit: only the first so many images.
-        original: where the Keras model is now, if not where the passport says.
-        unsafe: as :func:`exporter.network.sources.load`.
+        data_spec: as in :func:`exporter.data.datasets.load`.
+        limit: use only this many images, from the first on.
+        original: path of the Keras model, if it isn't where the passport says.
+        unsafe: as in :func:`exporter.network.sources.load`.
         opened: makes an artifact's runner.
-        progress: one bar an engine.
+        progress: one bar per engine.
 
     Returns:
         A row for the original, then one for each artifact in the order given.
 
     Raises:
-        WrongUse: different originals, another original than the passport's, labels or
-            channels that do not fit the network.
+        WrongUse: the artifacts have different originals, the original is not the passport's, or
+            labels or channels do not fit the network.
     """
     source = load_original(artifacts, original, unsafe)
     images = Images.load(source, data_spec, limit, progress)
@@ -154,7 +154,8 @@ class Images:
         """Load the test images, and check that they fit the network.
 
         Raises:
-            WrongUse: no classifier, no preprocessing, or labels or channels that don't fit it.
+            WrongUse: the network is not a classifier, its preprocessing is unknown, or labels or
+                channels don't fit it.
         """
         if len(source.outputs) != 1 or len(source.outputs[0].shape) != 2:
             raise WrongUse(
@@ -186,7 +187,7 @@ class Images:
     def feeds(
         self, layout: Layout = "nhwc", batch: int = BATCH, limit: int | None = None
     ) -> Iterator[Feeds]:
-        """Yield the first ``limit`` images a batch at a time, preprocessed."""
+        """Yield the first ``limit`` images, preprocessed, one batch at a time."""
         most = self.count if limit is None else min(limit, self.count)
         for pixels, _ in datasets.batches(self.data, self.size, batch, most):
             yield in_layout(network_input(self.source, pixels), layout)
@@ -199,7 +200,7 @@ class Images:
         stage: str,
         progress: Progress,
     ) -> Logits:
-        """Run all batches, (count, classes); a ``batch`` size is met by cutting and padding."""
+        """Run all batches, cut or padded to ``batch``; return logits of shape (count, classes)."""
         output = self.source.outputs[0].name
         parts: list[Logits] = []
         done = 0
@@ -225,7 +226,7 @@ def load_original(
         if other["sha256"] != origin["sha256"] or other["model"] != origin["model"]:
             raise WrongUse(
                 f"{artifact.path} was made from {other['model']}, "
-                f"but {artifacts[0].path} from {origin['model']}",
+                f"but {artifacts[0].path} was made from {origin['model']}",
                 hint="evaluate artifacts of one network at a time",
             )
     in_zoo = origin["kind"] == "zoo"
@@ -271,10 +272,10 @@ def score(
     """Count the images that an engine classifies correctly.
 
     Args:
-        engine: its name.
+        engine: the engine's name.
         logits: (images, classes).
         labels: (images,).
-        reference: (images, classes) of the original; None for the original itself.
+        reference: the original's logits, (images, classes); None for the original itself.
     """
     best = logits.argmax(-1)
     top5 = None

@@ -22,14 +22,14 @@ Booleans = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Paired:
-    """A candidate against a reference.
+    """A candidate compared with a reference.
 
     Attributes:
         images: how many both classified.
         lost: images that only the reference classifies correctly.
         won: images that only the candidate classifies correctly.
-        change_points: the candidate's top-1 less the reference's, in percentage points.
-        interval_points: 95% interval of it.
+        change_points: the candidate's top-1 minus the reference's, in percentage points.
+        interval_points: 95% interval of the change.
         p_value: McNemar's exact test of "equally often right".
     """
 
@@ -53,10 +53,12 @@ def paired(reference: Booleans, candidate: Booleans) -> Paired:
         candidate: (images,), the same images in the same order.
 
     Raises:
-        ValueError: no images, or not the same number of them.
+        ValueError: there are no images, or the numbers of images differ.
     """
     if reference.shape != candidate.shape or reference.ndim != 1 or not len(reference):
-        raise ValueError(f"not the same images: {reference.shape} and {candidate.shape}")
+        raise ValueError(
+            f"both need the same images, at least one: got {reference.shape} and {candidate.shape}"
+        )
     images = len(reference)
     lost = int((reference & ~candidate).sum())
     won = int((candidate & ~reference).sum())
@@ -76,11 +78,11 @@ def mcnemar_exact(lost: int, won: int) -> float:
 
     If both are correct equally often, each discordant image goes to either side like a fair coin
     (McNemar 1947, Psychometrika 12, 153-157; Agresti, Categorical Data Analysis, 3rd
-    edition, 11.1.2). Integers throughout, one rounding at the end.
+    edition, 11.1.2). All steps are in integers, with one rounding at the end.
 
     Args:
-        lost: images that the reference alone has right.
-        won: images that the candidate alone has right.
+        lost: images that only the reference classifies correctly.
+        won: images that only the candidate classifies correctly.
     """
     discordant = lost + won
     term = tail = 1  # binomial(discordant, 0)
@@ -90,24 +92,21 @@ def mcnemar_exact(lost: int, won: int) -> float:
     return min(1.0, 2 * tail / (1 << discordant))
 
 
-def difference_interval(
-    lost: int, won: int, images: int, level: float = LEVEL
-) -> tuple[float, float]:
-    """Return an interval of the difference of two paired proportions, (won - lost) / images.
+def difference_interval(lost: int, won: int, images: int) -> tuple[float, float]:
+    """Return a 95% interval of the difference of two paired proportions, (won - lost) / images.
 
-    Wald's, after one image is added to either discordant count (Bonett and Price 2012, Journal
-    of Educational and Behavioral Statistics 37, 479-488): it covers as promised even with a
-    handful of discordant images, and has a width where there are none.
+    This is Wald's interval after adding one image to each discordant count (Bonett and Price
+    2012, Journal of Educational and Behavioral Statistics 37, 479-488). It has the promised
+    coverage even with a handful of discordant images, and a width above zero with none.
 
     Args:
-        lost: images that the reference alone has right.
-        won: images that the candidate alone has right.
-        images: all of them.
-        level: share of intervals that cover the true difference.
+        lost: images that only the reference classifies correctly.
+        won: images that only the candidate classifies correctly.
+        images: number of all images.
     """
     adjusted = images + 2
     down, up = (lost + 1) / adjusted, (won + 1) / adjusted
     change = up - down
-    z = NormalDist().inv_cdf((1 + level) / 2)
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
     half = z * math.sqrt((up + down - change**2) / adjusted)
     return max(-1.0, change - half), min(1.0, change + half)

@@ -24,11 +24,11 @@ class Graphs:
     """The intermediate graphs of an export.
 
     Attributes:
-        converted: as converted, batch norms still there; NHWC.
-        folded: what its final types were given to: batch norms folded and, for INT8 and FP8, as
-            it was calibrated; in the artifact's layout.
+        converted: the converted graph, with its batch norms; NHWC.
+        folded: the graph before it got its final types: batch norms folded and, for INT8 and FP8,
+            as it was calibrated; in the artifact's layout.
         same: whether ``folded`` is the artifact's own.
-        check: how that was found out, and what differs.
+        check: how that was checked, and what differs.
     """
 
     converted: bytes
@@ -42,23 +42,23 @@ class Graphs:
 
 
 def remake(artifact: Artifact, source: Source) -> Graphs:
-    """Convert and fold once more, as the export did, and compare with what the artifact holds.
+    """Convert and fold again, as the export did, and compare with the artifact's graph.
 
     Raises:
-        ConversionError: the source does not convert any more.
+        ConversionError: the source can't be converted any more.
         ExporterError: the hash of a file does not match the passport.
     """
     from exporter import pipeline
     from exporter.artifact import serialize
     from exporter.network import frontend
-    from exporter.precision import quantize, recovery
+    from exporter.precision import measure, recovery
 
     passport = artifact.passport
     model = frontend.to_onnx(source, fixed_batch(artifact))
     converted = serialize.checked_bytes(model)
     pipeline.run_passes(model, passport["layout"])
     if found := artifact.quantization:
-        quantize.prepare(model)
+        measure.prepare(model)
         recovery.before_calibration(model, found["recovery"])
     folded = serialize.checked_bytes(model)
     how = next(check for key, check in _CHECKS if key is None or key in passport)
@@ -77,7 +77,7 @@ class _Check:
 
 
 def _calibrated(artifact: Artifact, model: ir.Model, _: bytes) -> str | None:
-    from exporter.precision.quantize import graph_hash
+    from exporter.precision.measure import graph_hash
 
     recorded = json.loads(artifact.file(CALIBRATION).read_text())["graph"]
     if recorded == graph_hash(model):
@@ -86,7 +86,7 @@ def _calibrated(artifact: Artifact, model: ir.Model, _: bytes) -> str | None:
 
 
 def _weights(artifact: Artifact, model: ir.Model, _: bytes) -> str | None:
-    """Compare constants by name: typing keeps names and rounds values."""
+    """Compare constants by name. Giving types keeps their names but rounds their values."""
     import onnx
 
     here = model.graph.initializers

@@ -38,7 +38,7 @@ Labels = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Made:
-    """Everything needed to open the rungs."""
+    """An artifact, its original and the graphs in between: enough to open all rungs."""
 
     artifact: Artifact
     source: Source
@@ -46,13 +46,13 @@ class Made:
 
     @property
     def layout(self) -> Layout:
-        """The layout of the images that the artifact takes."""
+        """The layout of the artifact's input images."""
         layout: Layout = self.artifact.passport["layout"]
         return layout
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """The rungs there are, by the artifact's types and target."""
+        """The rungs of this artifact, which depend on its types and target."""
         typed = bool({*QUANTIZED, "fp16"} & self.artifact.passport.keys())
         return LADDERS[typed, self.artifact.is_simulation]
 
@@ -65,7 +65,7 @@ class Step:
         name: the name to show.
         what: a short description.
         open: opens its runner.
-        as_exported: whether it uses the artifact's layout and batch; else Keras's own.
+        as_exported: whether it uses the artifact's layout and batch instead of Keras's.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Step:
     as_exported: bool = True
 
     def layout(self, made: Made) -> Layout:
-        """Return the layout of the images that this rung takes."""
+        """Return the layout of this rung's input images."""
         return made.layout if self.as_exported else "nhwc"
 
     def batch(self, made: Made) -> int | None:
@@ -126,14 +126,14 @@ LADDERS: dict[tuple[bool, bool], tuple[Step, ...]] = {
 
 @dataclass(frozen=True)
 class Change:
-    """One rung against another, on the same images.
+    """One rung compared with another, on the same images.
 
     Attributes:
         accuracy: its score, with agreement, flips and the paired test against the other.
-        noise: energy of the logits' error by that of the other's logits; not finite where the
-            logits aren't.
-        won: images of each class that it alone has right.
-        lost: images of each class that the other alone has right.
+        noise: energy of the logits' error divided by that of the other's logits; not finite if
+            the logits aren't.
+        won: images that only this rung classifies correctly, by class.
+        lost: images that only the other rung classifies correctly, by class.
     """
 
     accuracy: Accuracy
@@ -143,7 +143,7 @@ class Change:
 
     @property
     def sqnr_db(self) -> float:
-        """Signal to noise of the logits in dB; infinite where nothing changed."""
+        """Signal-to-noise ratio of the logits in dB; infinite if nothing changed."""
         return sqnr_db(self.noise)
 
     def as_json(self) -> dict[str, Any]:
@@ -163,16 +163,16 @@ class Change:
 
 @dataclass(frozen=True)
 class Rung:
-    """A rung, measured; or the reason why it was not.
+    """A measured rung, or the reason why it was not measured.
 
     Attributes:
-        name: as shown.
-        what: it is.
-        accuracy: what it has right; None where it was not run.
-        correct: images of each class it has right.
-        against_keras: None for Keras itself, and where it was not run.
-        against_before: against the rung before it; None likewise.
-        not_run: why it was not.
+        name: the name to show.
+        what: a short description.
+        accuracy: its score; None if it was not run.
+        correct: images that it classifies correctly, by class.
+        against_keras: the change from Keras; None for Keras itself, and if it was not run.
+        against_before: the change from the rung before it; None in the same cases.
+        not_run: why it was not run.
     """
 
     name: str
@@ -204,10 +204,10 @@ class Ladder:
     """All rungs of one artifact.
 
     Attributes:
-        made: what they were opened from.
-        images: what they were measured on.
+        made: the artifact, original and graphs that they were opened from.
+        images: the images that they were measured on.
         rungs: in order; those that were run come first.
-        predictions: (rungs that were run, images), the class each gives.
+        predictions: (rungs that were run, images), the predicted class.
     """
 
     made: Made
@@ -222,18 +222,18 @@ class Ladder:
 
     @property
     def noisiest(self) -> Rung:
-        """The rung at which most noise enters the logits."""
+        """The rung that adds the most noise to the logits."""
         return max(self.steps, key=lambda step: _at_most_infinite(step[1].noise))[0]
 
     @property
     def flipped(self) -> npt.NDArray[np.int64]:
-        """The images whose class is not the same on all rungs."""
+        """The images whose predicted class is not the same on all rungs."""
         differ = (self.predictions != self.predictions[0]).any(0)
         return np.flatnonzero(differ)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Their names, or numbers where they have none."""
+        """The names of the classes, or their numbers if they have no names."""
         names = self.images.data.classes
         return tuple(
             names[label] if label < len(names) else str(label)
@@ -241,9 +241,10 @@ class Ladder:
         )
 
     def verdict(self) -> dict[str, Any]:
-        """Name the rung that lost the most images, and say if that may be chance.
+        """Find the rung that lost the most images, and whether the loss may be chance.
 
-        It is the worst of several, so its p-value is multiplied by their number (Bonferroni).
+        It is the worst of several rungs, so its p-value is multiplied by their number
+        (Bonferroni).
         """
         tested = [(rung, one.accuracy.paired) for rung, one in self.steps if one.accuracy.paired]
         rung, pair = max(tested, key=lambda each: each[1].lost - each[1].won)
@@ -311,16 +312,16 @@ def climb(
     """Measure every rung of an artifact, keeping the logits of at most three rungs in memory.
 
     Args:
-        artifact: its passport says which rungs there are.
-        data_spec: as :func:`exporter.data.datasets.load`; its test images are used.
-        limit: only the first so many images.
-        original: where the Keras model is now, if not where the passport says.
-        unsafe: as :func:`exporter.network.sources.load`.
-        progress: one bar a rung.
+        artifact: the artifact. Its passport decides which rungs there are.
+        data_spec: as in :func:`exporter.data.datasets.load`; its test images are used.
+        limit: use only this many images, from the first on.
+        original: path of the Keras model, if it isn't where the passport says.
+        unsafe: as in :func:`exporter.network.sources.load`.
+        progress: one bar per rung.
 
     Raises:
-        WrongUse: as :func:`benchmarks.accuracy.measure.evaluate`.
-        ConversionError: the source does not convert any more.
+        WrongUse: as in :func:`benchmarks.accuracy.measure.evaluate`.
+        ConversionError: the source can't be converted any more.
     """
     source = load_original([artifact], original, unsafe)
     images = Images.load(source, data_spec, limit, progress)

@@ -1,9 +1,9 @@
-"""Where between two rungs the error enters: each layer's own noise, beside what it inherits.
+"""Find where the error between two rungs enters: each layer's own noise, and its inherited noise.
 
 Each batch runs three times: through the graph before, through the graph after, and through the
-graph after with every layer fed what the graph before computed. The last tells a layer's own
-noise from the noise that comes to it, which a comparison of the two graphs alone can't: a ReLU
-or a pooling makes inherited noise larger or smaller.
+graph after with every layer fed the values that the graph before computed. The third run
+separates a layer's own noise from the noise in its inputs. Comparing the two graphs can't do
+that, because a ReLU or a pooling makes inherited noise larger or smaller.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from exporter.network.runner import Feeds
     from exporter.targets.ort import OrtRunner
 
-IMAGES, BATCH = 256, 8
+IMAGES, BATCH = 256, 8  # noise energies settle on few images
 ROUNDING = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast"})
 MOVING = frozenset(
     {"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Pad", "Slice"}
@@ -44,20 +44,20 @@ Array = npt.NDArray[Any]
 
 @dataclass
 class Noise:
-    """Energies summed up over batches, in float64."""
+    """Energies of signal and error, summed over batches in float64."""
 
     signal: float = 0.0
     error: float = 0.0
 
     def add(self, reference: Array, candidate: Array) -> None:
-        """Add a batch; both of one shape."""
+        """Add a batch; both arrays have the same shape."""
         expected = reference.astype(np.float64)
         self.signal += float(np.square(expected).sum())
         self.error += float(np.square(expected - candidate).sum())
 
     @property
     def ratio(self) -> float:
-        """Error by signal: 0 where they are equal, infinite where there is only error."""
+        """Error divided by signal: 0 without error, infinite if there is only error."""
         if self.error == 0:
             return 0.0
         ratio = self.error / self.signal if self.signal else math.inf
@@ -69,14 +69,14 @@ class Layer:
     """One tensor that both graphs compute.
 
     Attributes:
-        tensor: its name in both.
-        op: that gives it, in the graph after.
-        keras_layer: where known.
-        read: its name where other layers read it: behind its Q/DQ or FP16 rounding, if any.
-        rounding: the nodes in between, by index.
+        tensor: its name in both graphs.
+        op: the op that computes it, in the graph after.
+        keras_layer: the Keras layer, if known.
+        read: the name that other layers read: after its Q/DQ or FP16 rounding, if any.
+        rounding: the rounding nodes in between, by index.
         total: all its noise, against the same tensor of the graph before.
-        own: its noise where all it reads is exact.
-        inherited: the largest total noise among what it reads.
+        own: its noise if all its inputs are exact.
+        inherited: the largest total noise among its inputs.
     """
 
     tensor: str
@@ -89,7 +89,7 @@ class Layer:
     inherited: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """Return noise and SQNR; null: no error at all, or not finite."""
+        """Return noise and SQNR; an SQNR is null if there is no error or it is not finite."""
         found = {"total": self.total.ratio, "own": self.own.ratio, "inherited": self.inherited}
         values: dict[str, Any] = {
             "tensor": self.tensor,
@@ -114,11 +114,11 @@ class Walk:
 
     @property
     def worst(self) -> Layer:
-        """The layer where most noise enters."""
+        """The layer that adds the most noise of its own."""
         return max(self.layers, key=lambda layer: layer.own.ratio)
 
     def sentence(self) -> str:
-        """Name that layer."""
+        """Name the layer that adds the most noise, in one sentence."""
         worst = self.worst
         if not worst.own.ratio:
             return f"From {self.before} to {self.after} no layer changes anything."
@@ -129,7 +129,7 @@ class Walk:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Return all of it; layers in graph order."""
+        """Return the walk as JSON values; layers are in graph order."""
         return {
             "before": self.before,
             "after": self.after,
@@ -139,24 +139,17 @@ class Walk:
         }
 
 
-def walk(
-    ladder: Ladder,
-    rung: str | None = None,
-    *,
-    images: int = IMAGES,
-    progress: Progress = silent,
-) -> Walk:
+def walk(ladder: Ladder, rung: str | None = None, *, progress: Progress = silent) -> Walk:
     """Compare the layers of a rung with those of the one before it.
 
     Args:
-        ladder: measured.
-        rung: the later of the two; None: of those that can be looked into, where most noise
-            enters the logits.
-        images: how many to run; noise energies settle on few.
+        ladder: the measured ladder.
+        rung: the later of the two rungs; None: of the rungs that can be tapped, the one that adds
+            the most noise to the logits.
         progress: one bar.
 
     Raises:
-        WrongUse: there is no such rung, or one of the two can't be looked into.
+        WrongUse: there is no such rung, or one of the two can't be tapped.
     """
     from exporter.targets.ort import OrtRunner
 
@@ -166,7 +159,7 @@ def walk(
         rung = max(pairs, key=lambda name: noises[name])
     if rung not in pairs:
         raise WrongUse(
-            f"the layers of rung {rung!r} can't be compared with those before it",
+            f"the layers of rung {rung!r} can't be compared with those of the rung before it",
             hint=f"choose one of: {', '.join(pairs)}",
         )
     first, second = pairs[rung]
@@ -175,7 +168,7 @@ def walk(
     assert isinstance(before, OrtRunner)
     assert isinstance(after, OrtRunner)
     fixed = second.batch(made)
-    count = min(images, ladder.images.count)
+    count = min(IMAGES, ladder.images.count)
     feeds = (ladder.images.feeds(step.layout(made), BATCH, count) for step in (first, second))
     batches = zip(*(_cut_all(each, fixed) for each in feeds), strict=True)
     layers = _Walker(before, after).layers(batches, count, progress)
@@ -183,7 +176,7 @@ def walk(
 
 
 def _neighbours(ladder: Ladder) -> dict[str, tuple[Step, Step]]:
-    """The pairs of rungs that onnxruntime runs, which can be tapped, by the later one's name."""
+    """Return the pairs of rungs that onnxruntime runs, by the later one's name: it can tap them."""
     from exporter.targets.ort import OrtRunner
 
     made = ladder.made
@@ -199,7 +192,7 @@ def _cut_all(feeds: Iterator[Feeds], batch: int | None) -> Iterator[tuple[Feeds,
 
 
 class _Walker:
-    """Two graphs, what they have in common, and the sessions that compare it."""
+    """Two graphs, their common layers, and the sessions that compare these."""
 
     def __init__(self, before: OrtRunner, after: OrtRunner) -> None:
         self._old = onnx.load_model_from_string(before.graph)
@@ -215,7 +208,7 @@ class _Walker:
         count: int,
         progress: Progress,
     ) -> list[Layer]:
-        """Run all batches through the three graphs; their outputs are dropped batch by batch."""
+        """Run all batches through the three graphs, keeping the outputs of one batch at a time."""
         from exporter.targets.ort import OrtRunner
 
         reads = list(dict.fromkeys(self._read_before(layer) for layer in self._layers))
@@ -250,7 +243,7 @@ class _Walker:
         return self._reads_before[layer.tensor][0]
 
     def _align(self, expected: Feeds, got: Feeds) -> None:
-        """Find how each tensor's axes lie in the graph after; leave out what has another shape."""
+        """Find the axis order of each tensor in the graph after; drop tensors of other shapes."""
         for layer in self._layers:
             order = _order(expected[self._read_before(layer)], got[layer.read])
             if order is not None:
@@ -262,10 +255,10 @@ class _Walker:
         return np.ascontiguousarray(array)
 
     def _spliced(self, got: Feeds) -> bytes:
-        """The graph after, where every layer reads new graph inputs instead of other layers.
+        """Return the graph after, but with every layer reading new graph inputs.
 
-        What the graph before has rounded too goes through the same rounding again, which changes
-        nothing and lets a runtime fuse as it does in the whole graph.
+        If the graph before rounds a tensor too, the new input goes through the same rounding
+        again. That changes no value, and the runtime can fuse as it does in the whole graph.
         """
         model = onnx.ModelProto()
         model.CopyFrom(self._new)
@@ -300,7 +293,7 @@ class _Walker:
 
 
 def _copied(node: onnx.NodeProto) -> onnx.NodeProto:
-    """Copy a rounding node; its data input and output get names of their own."""
+    """Copy a rounding node, with new names for its data input and output."""
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
     copy.name += _GIVEN
@@ -329,7 +322,7 @@ def _sources(
 
 
 def _reads(model: onnx.ModelProto) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """By tensor: its name where others read it, and the indices of the rounding in between."""
+    """Return by tensor the name that others read, and the indices of the rounding in between."""
     rounding: dict[str, int] = {}
     for index, node in enumerate(model.graph.node):
         if node.op_type in ROUNDING:
@@ -347,7 +340,7 @@ def _reads(model: onnx.ModelProto) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def _common(old: onnx.ModelProto, new: onnx.ModelProto) -> list[Layer]:
-    """The computed tensors that both graphs have, by name, in the order of the graph after."""
+    """Return the computed tensors with the same name in both graphs, in the later one's order."""
     reads, there = _reads(new), _computed(old)
     producers = {name: node for node in new.graph.node for name in node.output}
     outputs = {value.name for value in new.graph.output}
@@ -360,7 +353,7 @@ def _common(old: onnx.ModelProto, new: onnx.ModelProto) -> list[Layer]:
         if node.op_type in ROUNDING | MOVING and tensor not in outputs:
             continue
         while node.op_type in ROUNDING and node.input[0] in producers:
-            node = producers[node.input[0]]  # a rounded output has its name behind the rounding
+            node = producers[node.input[0]]  # a rounded output is named after the rounding
         read, rounding = reads[tensor]
         if any(layer.read == read for layer in layers):
             continue
@@ -370,7 +363,7 @@ def _common(old: onnx.ModelProto, new: onnx.ModelProto) -> list[Layer]:
 
 
 def _computed(model: onnx.ModelProto) -> set[str]:
-    """The tensors that depend on the graph's inputs."""
+    """Return the tensors that depend on the graph's inputs."""
     constants = {value.name for value in model.graph.initializer}
     moving = {value.name for value in model.graph.input} - constants
     found: set[str] = set()
@@ -381,7 +374,7 @@ def _computed(model: onnx.ModelProto) -> set[str]:
 
 
 def _order(expected: Array, got: Array) -> tuple[int, ...] | None:
-    """The order of axes that makes one tensor the other's shape; None where there is none."""
+    """Return the order of axes that gives one tensor the other's shape; None if there is none."""
     if not (np.issubdtype(expected.dtype, np.floating) and expected.ndim == got.ndim):
         return None
     fits = [
@@ -391,5 +384,5 @@ def _order(expected: Array, got: Array) -> tuple[int, ...] | None:
     ]
     if len(fits) < 2:
         return fits[0] if fits else None
-    # Sides of one length: only the right order leaves no more than noise.
+    # With equal sides, several orders fit, but only the right one leaves just noise.
     return min(fits, key=lambda order: float(np.square(expected.transpose(order) - got).sum()))

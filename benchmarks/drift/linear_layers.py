@@ -1,4 +1,4 @@
-"""The convolutions and dense layers of an artifact, and under which names engines run them."""
+"""List the convolutions and dense layers of an artifact, and find their names in engines."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from exporter.errors import ExporterError
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-# What engines add to the names of the ONNX nodes that they fuse into one of their own.
+# Engines add these to the names of the ONNX nodes that they fuse.
 _ADDED = re.compile(
     r"(_token_\d+|_quant|_nchwc|/WithoutBiases|/DequantizationMultiply|/MatMulAddFusion)+$"
 )
-# What may be part of the node before it, and give that its name.
+# These may be fused into the node before them, which then may take their name.
 _FUSED = ("Add", "Relu", "Clip", "QuantizeLinear")
 
 
@@ -28,10 +28,10 @@ class Linear:
     """A convolution or dense layer of the graph.
 
     Attributes:
-        multiply_adds: of an image.
-        weights: how many.
+        multiply_adds: number of multiply-adds per image.
+        weights: number of weights.
         what: its kernel and the shape of its output.
-        aliases: names that an engine may give it, the likeliest first.
+        aliases: names that an engine may give it, the most likely first.
     """
 
     multiply_adds: int
@@ -41,7 +41,7 @@ class Linear:
 
 
 def linear_layers(one: Artifact) -> dict[str, Linear]:
-    """Return the convolutions and dense layers of ``model.onnx`` by name, in its order."""
+    """Return the convolutions and dense layers of ``model.onnx`` by name, in graph order."""
     import onnx_ir as ir
     from onnx_ir.passes import common
 
@@ -58,7 +58,7 @@ def name_layers(engine: Sequence[str], linears: Mapping[str, Linear]) -> dict[st
         The layer by the engine's name.
 
     Raises:
-        ExporterError: one is not there, or two are the same node.
+        ExporterError: a layer is not found, or two layers match the same node.
     """
     stripped = {_ADDED.sub("", name): name for name in engine}
     found: dict[str, str] = {}
@@ -77,7 +77,7 @@ def _linear(node: ir.Node) -> Linear:
     assert shape is not None
     assert weight is not None
     assert weight.shape is not None
-    sizes = [size if isinstance(size, int) else 1 for size in shape]  # only the batch is open
+    sizes = [size if isinstance(size, int) else 1 for size in shape]  # only the batch may vary
     kernel = "x".join(map(str, weight.shape.numpy()[2:]))
     grouped = "grouped " if node.attributes.get_int("group", 1) > 1 else ""
     what = f"{grouped}{kernel} to {'x'.join(map(str, sizes[1:]))}" if kernel else "dense"

@@ -1,4 +1,4 @@
-"""The drift ladder as pictures: the rungs, the layers of two of them, and the images that flip."""
+"""Draw the drift ladder: the rungs, the layers of two of them, and the images that flip."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from benchmarks.drift.layers import Walk
 
 REPORT, RUNGS, LAYERS, FLIPS = "ladder.json", "ladder.png", "layers.png", "flips.png"
-_BLUE, _ORANGE = "#0072b2", "#e69f00"  # told apart in every form of color blindness (Okabe, Ito)
+_BLUE, _ORANGE = "#0072b2", "#e69f00"  # distinct in every form of color blindness (Okabe, Ito)
 _INCHES_A_LAYER, _MARGIN_INCHES = 0.19, 1.3
-_COLUMNS, _FEWEST_COLUMNS, _MOST_IMAGES = 6, 4, 48  # four are as wide as the title
+_COLUMNS, _FEWEST_COLUMNS, _MOST_IMAGES = 6, 4, 48  # four columns are as wide as the title
 _LONGEST_NAME = 40
 _DPI = 120
 
 
 def report(ladder: Ladder, walk: Walk | None) -> dict[str, Any]:
-    """Return all that was measured as one JSON object; ``layers`` is null where not walked."""
+    """Return all measurements as one JSON object; ``layers`` is null without a walk."""
     made_here = result_file.made_here()
     return {**ladder.as_json(), **made_here, "layers": walk and walk.as_json()}
 
 
 def write(ladder: Ladder, walk: Walk | None, folder: Path) -> None:
-    """Write the JSON and the pictures that there is something to draw in, whole or not at all.
+    """Write the JSON and all pictures that have content; if that fails, leave no folder.
 
     Raises:
         WrongUse: the folder exists.
@@ -47,7 +47,7 @@ def write(ladder: Ladder, walk: Walk | None, folder: Path) -> None:
 
 
 def draw_rungs(ladder: Ladder, path: Path) -> None:
-    """Draw the change of top-1 with its interval, and label flips, of each rung against Keras."""
+    """Draw each rung's change of top-1 against Keras with its interval, and its label flips."""
     from matplotlib.figure import Figure
 
     rungs = [rung for rung in ladder.rungs if rung.against_keras]
@@ -87,7 +87,7 @@ def draw_rungs(ladder: Ladder, path: Path) -> None:
 
 
 def draw_layers(walk: Walk, path: Path) -> None:
-    """Draw SQNR by layer in graph order from the top: what each has, and of its own."""
+    """Draw each layer's total SQNR and own SQNR, in graph order from the top."""
     from matplotlib.figure import Figure
 
     names = [f"{_short(layer.keras_layer or layer.tensor)}  {layer.op}" for layer in walk.layers]
@@ -97,8 +97,8 @@ def draw_layers(walk: Walk, path: Path) -> None:
     places = list(range(len(names)))
     total = [_decibels(layer.total.ratio) for layer in walk.layers]
     own = [_decibels(layer.own.ratio) for layer in walk.layers]
-    axes.plot(total, places, "o-", color=_BLUE, markersize=4, label="with all noise before it")
-    axes.plot(own, places, "D", color=_ORANGE, markersize=4, label="of the layer alone")
+    axes.plot(total, places, "o-", color=_BLUE, markersize=4, label="with inherited noise")
+    axes.plot(own, places, "D", color=_ORANGE, markersize=4, label="the layer's own noise")
     axes.set_yticks(places, names, fontsize=7)
     axes.set(xlabel="SQNR (dB): further left is worse", ylabel="layer, in graph order")
     axes.set_ylim(len(names) - 0.4, -0.6)
@@ -108,7 +108,7 @@ def draw_layers(walk: Walk, path: Path) -> None:
 
 
 def draw_flips(ladder: Ladder, path: Path) -> None:
-    """Draw the first images that not all rungs agree on, with label and classes."""
+    """Draw the first images on which the rungs disagree, with label and predicted classes."""
     from matplotlib.figure import Figure
 
     flipped = ladder.flipped[:_MOST_IMAGES]
@@ -123,14 +123,14 @@ def draw_flips(ladder: Ladder, path: Path) -> None:
         axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
         axes.set_title(_caption(ladder, int(index)), fontsize=7)
     figure.suptitle(
-        f"{len(flipped)} of {len(ladder.flipped)} images whose class changes, "
-        f"of {ladder.images.count:,}: label, and the class where it changes"
+        f"{len(flipped)} of {len(ladder.flipped)} images with a class change, "
+        f"of {ladder.images.count:,} in all: label, and class at each change"
     )
     _save(figure, path)
 
 
 def _caption(ladder: Ladder, index: int) -> str:
-    """The image, its label, and the class wherever it changes from rung to rung."""
+    """Return the image's number, its label, and the class wherever it changes between rungs."""
     names, run = ladder.classes, [rung.name for rung in ladder.rungs if rung.accuracy]
     given = ladder.predictions[:, index]
     lines = [f"#{index}: {names[ladder.images.labels[index]]}"]
@@ -141,7 +141,7 @@ def _caption(ladder: Ladder, index: int) -> str:
 
 
 def _decibels(noise: float) -> float:
-    """SQNR; no point (NaN) where there is no noise, or nothing finite."""
+    """Return the SQNR; NaN, which draws no point, if there is no noise or it is not finite."""
     return sqnr_db(noise) if noise and math.isfinite(noise) else math.nan
 
 
@@ -165,7 +165,7 @@ def _finish(figure: Any, all_axes: tuple[Any, ...], grid: str, title: str, path:
 
 
 def _save(figure: Any, path: Path) -> None:
-    """Write a PNG of 256 colors, a third of the bytes: pictures of results are committed."""
+    """Write a PNG of 256 colors, a third of the size, because the results are committed."""
     from PIL import Image
 
     drawn = io.BytesIO()

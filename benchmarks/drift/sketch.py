@@ -1,10 +1,10 @@
-"""Sixteen numbers for an array, by which one tells later how far another array is from it.
+"""Sketch an array as sixteen numbers, which later give its distance from another array.
 
-Each is the array's sum under random signs, the same signs whenever the size is the same. The
-square of such a sum is on average the array's squared norm, and as sums are linear, that of the
-difference of two sketches is the squared norm of the arrays' difference (Alon, Matias and
-Szegedy 1996, "The space complexity of approximating the frequency moments"). So a baseline tells
-a weight scaled by 5% from one with two channels swapped, and needs 88 characters for either.
+Each number is the array's sum under random signs. Arrays of the same size get the same signs. The
+square of such a sum is on average the array's squared norm. Sums are linear, so the difference of
+two sketches gives the squared norm of the arrays' difference (Alon, Matias and Szegedy 1996, "The
+space complexity of approximating the frequency moments"). So a baseline can tell a weight scaled
+by 5% from one with two channels swapped, and needs 88 characters for either.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SEED = 20
 def sketch(array: npt.NDArray[np.floating]) -> str:
     """Sketch an array of any shape, in C order; return 16 little-endian float32 in base64."""
     values = array.astype(np.float64).ravel()
-    # The older generator, on purpose: its stream is frozen (NEP 19), and baselines are kept.
+    # The legacy generator, because its stream is frozen (NEP 19) and baselines are stored.
     bits = np.random.RandomState(_SEED)
     sums = np.empty(ROWS)
     for row in range(ROWS):
@@ -34,11 +34,12 @@ def sketch(array: npt.NDArray[np.floating]) -> str:
 def relative_change(before: str, now: str) -> float:
     """Estimate the norm of the difference of two arrays as a share of the first one's norm.
 
-    Exact where one array is a multiple of the other; else within about a fifth (one standard
-    deviation, 1 / sqrt(2 * 16)). Infinite where it was zero or something is not finite.
+    It is exact if one array is a multiple of the other, and otherwise within about a fifth (one
+    standard deviation, 1 / sqrt(2 * 16)). It is infinite if the first array was zero or a number
+    is not finite.
 
     Raises:
-        ValueError: not a sketch.
+        ValueError: a text is not a sketch.
     """
     one, other = _read(before), _read(now)
     change, norm = float(np.linalg.norm(one - other)), float(np.linalg.norm(one))

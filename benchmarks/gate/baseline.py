@@ -1,7 +1,7 @@
 """The baseline file: the accepted state of artifacts, and how much may change.
 
-JSON with one line per layer and range, so that diffs are readable. Predicted labels are packed,
-about 6 kB for 10,000 images. One entry per artifact, by its key.
+It is JSON with one line per layer and range, so that diffs are readable. Predicted labels are
+packed, about 6 kB for 10,000 images. There is one entry per artifact, by its key.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import math
-import os
-import tempfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -22,6 +20,7 @@ import numpy as np
 from benchmarks.gate.facts import Facts, Labels, Run
 from benchmarks.gate.figures import FIGURES, Tolerance
 from benchmarks.gate.verdict import drifted, judge
+from calibration.whole_file import write_whole
 from exporter.errors import ExporterError, Missing, WrongUse
 from exporter.untrusted import read_json_file
 
@@ -38,7 +37,7 @@ def default_tolerances() -> dict[str, Tolerance]:
 
 @dataclass(frozen=True)
 class Baseline:
-    """Entries by key, and the tolerances of all of them."""
+    """Entries by key, and the tolerances that apply to all of them."""
 
     entries: dict[str, Facts] = field(default_factory=dict)
     tolerances: dict[str, Tolerance] = field(default_factory=default_tolerances)
@@ -47,16 +46,16 @@ class Baseline:
         """Return the entry to compare an artifact with.
 
         Raises:
-            Missing: no entry; the error lists the entries there are.
+            Missing: there is no entry. The message lists the existing ones.
             WrongUse: the entry belongs to another model of the same name.
         """
         found = self.entries.get(now.key)
         if found is None:
-            raise Missing(f"no baseline for {now.key} in {path}: {self._nearest(now.key)}")
+            raise Missing(f"{path} has no baseline for {now.key}: {self._nearest(now.key)}")
         if found.network != now.network and found.source != now.source:
             raise WrongUse(
                 f"{path} has another model under the name {now.key}: "
-                f"its inputs and outputs are {found.network}, here {now.network}",
+                f"its inputs and outputs are {found.network}, not {now.network}",
                 hint="use this model's own baseline; --update would replace the other entry",
             )
         return found
@@ -67,8 +66,9 @@ class Baseline:
         kin = [other for other in others if other.rpartition("/")[0] == key.rpartition("/")[0]]
         if rest and kin and key.endswith("-bit"):
             return (
-                f"it has {', '.join(kin)}, of a CPU with other integer instructions (7-bit weights "
-                "are for those without VNNI). Export with --weight-bits, or add one with --update"
+                f"it has {', '.join(kin)}, from a CPU with other integer instructions (7-bit "
+                "weights are for CPUs without VNNI). Export with --weight-bits, or add one with "
+                "--update"
             )
         if not any(other.startswith(f"{model}/") for other in others):
             return f"it is for other models ({', '.join(others) or 'none'}). Add it with --update"
@@ -85,7 +85,9 @@ class Baseline:
         """
         for run in now.runs.values():
             if not math.isfinite(run.mean_abs_error + run.max_relative_error):
-                raise ExporterError(f"{now.key} gives logits that are not finite: no baseline")
+                raise ExporterError(
+                    f"{now.key} can't become a baseline: its logits have NaN or infinite values"
+                )
         old = self.entries.get(now.key)
         if old is not None and not drifted(judge(old, now, self.tolerances)):
             now = replace(
@@ -103,11 +105,11 @@ def load(path: Path) -> Baseline:
 
     Raises:
         Missing: there is none yet.
-        ExporterError: it is damaged, or of a newer format.
+        ExporterError: it is damaged, or has a newer format.
     """
     if not path.exists():
         raise Missing(
-            f"no baseline yet: there is no {path}",
+            f"there is no baseline yet: {path} doesn't exist",
             hint=f"review the artifacts, then create it: "
             f"exporter check --baseline {path} --update ARTEFACT... --data DATA",
         )
@@ -115,21 +117,21 @@ def load(path: Path) -> Baseline:
     number = content.get("format") if isinstance(content, dict) else None
     if type(number) is int and number > FORMAT:
         raise ExporterError(
-            f"{path} has format {number}; this version reads up to {FORMAT}",
+            f"{path} has format {number}, but this version reads only up to format {FORMAT}",
             hint="use the version of exporter that wrote it, or make it again with --update",
         )
     try:
         if type(number) is not int or number < 1:
-            raise ValueError("no format number")
+            raise ValueError("it has no format number")
         return Baseline(
             {key: _entry(key, one) for key, one in content["entries"].items()},
             _tolerances(content["tolerances"]),
         )
     except _DAMAGE as error:
-        said = f"no {error}" if isinstance(error, KeyError) else str(error)
+        said = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise ExporterError(
             f"{path} is damaged: {said}",
-            hint="take it from version control again, or delete it and make it with --update",
+            hint="restore it from version control, or delete it and make it with --update",
         ) from error
 
 
@@ -140,15 +142,7 @@ def save(baseline: Baseline, path: Path) -> None:
         "tolerances": {name: asdict(one) for name, one in baseline.tolerances.items()},
         "entries": {key: _entry_json(one) for key, one in baseline.entries.items()},
     }
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(_readable(content) + "\n")
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    write_whole(path, _readable(content) + "\n")
 
 
 def _readable(value: Any, depth: int = 0) -> str:
@@ -200,7 +194,7 @@ def _entry(key: str, content: dict[str, Any]) -> Facts:
     values = {one.name: content[one.name] for one in fields(Facts)[1:]}
     for name, kind in _KINDS.items():
         if not isinstance(values[name], kind):
-            raise ValueError(f"{name!r} of {key} is no {kind.__name__}")
+            raise ValueError(f"{name!r} of {key} is not of type {kind.__name__}")
     ranges = {name: (float(low), float(high)) for name, (low, high) in values["ranges"].items()}
     runs = {kind: _run(run) for kind, run in values["runs"].items()}
     return Facts(**{**values, "key": key, "ranges": ranges, "runs": runs})

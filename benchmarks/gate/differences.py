@@ -1,7 +1,7 @@
 """Compare an artifact with its baseline, figure by figure: where and how far they differ.
 
-Pure functions over facts. Accuracy and agreement with Keras are tested in pairs, on the same
-images: a change whose 95% interval holds zero is chance.
+These are pure functions over facts. Accuracy and agreement with Keras get a paired test on the
+same images. A change counts as chance if its 95% interval contains zero.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _IMAGES_SHOWN = 5
 
 @dataclass(frozen=True)
 class Part:
-    """One place where something differs: how far, in the figure's unit, and in words."""
+    """One place that differs: the distance in the figure's unit, and the difference in words."""
 
     distance: float
     text: str
@@ -33,7 +33,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Difference:
-    """A figure then and now; ``chance`` where a paired test can't tell the two apart."""
+    """A figure then and now; ``chance`` if a paired test can't tell the two apart."""
 
     before: str
     now: str
@@ -49,7 +49,7 @@ def source(before: Facts, now: Facts) -> Difference:
 
 
 def setting(before: Facts, now: Facts) -> Difference:
-    """Settings that differ, each by itself."""
+    """Settings that differ, one part per setting."""
     names = dict.fromkeys([*before.setting, *now.setting])
     parts = tuple(
         Part(1, f"{name}: {before.setting.get(name, 'none')} -> {now.setting.get(name, 'none')}")
@@ -60,7 +60,7 @@ def setting(before: Facts, now: Facts) -> Difference:
 
 
 def folds(before: Facts, now: Facts) -> Difference:
-    """Batch norms folded, and those newly left with their reason."""
+    """Count of folded batch norms, and the newly unfolded ones with the reason."""
     lost = abs(before.folded - now.folded)
     parts = [Part(lost, f"{before.folded} -> {now.folded} batch norms folded")] if lost else []
     parts += [
@@ -136,7 +136,7 @@ def ranges(before: Facts, now: Facts) -> Difference:
     parts = []
     for name, (low, high) in before.ranges.items():
         if name not in now.ranges or now.ranges[name] == (low, high):
-            continue  # one that is gone is found by its Q/DQ
+            continue  # qdq() reports a range that is gone
         new_low, new_high = now.ranges[name]
         largest = max(abs(low), abs(high))
         moved = max(abs(new_low - low), abs(new_high - high)) / largest if largest else math.inf
@@ -159,7 +159,7 @@ def fusion(before: Facts, now: Facts) -> Difference | None:
 
 
 def size(before: Facts, now: Facts) -> Difference:
-    """Sizes of the files that both have, each as a share."""
+    """Change of size of the files that both have, each as a share."""
     parts, both = [], [name for name in before.files if name in now.files]
     for name in both:
         one, other = before.files[name], now.files[name]
@@ -171,7 +171,7 @@ def size(before: Facts, now: Facts) -> Difference:
 
 
 def _runs(before: Facts, now: Facts) -> tuple[Run, Run] | None:
-    """The same kind of run on the same images, then and now."""
+    """Return the same kind of run on the same images, then and now."""
     for kind, run in now.runs.items():
         old = before.runs.get(kind)
         if old is not None and old.data_sha256 == run.data_sha256:
@@ -231,7 +231,7 @@ def logit_error(before: Facts, now: Facts) -> Difference | None:
     for name in ("max_relative_error", "mean_abs_error"):
         one, other = (float(getattr(run, name)) for run in runs)
         if one == other or (max(one, other) <= ROUNDING and math.isfinite(other)):
-            continue  # float32 rounding, which differs between CPUs
+            continue  # only float32 rounding, which differs between CPUs
         change = other / one - 1 if one else math.inf
         parts.append(Part(change, f"{name} {one:.3g} -> {other:.3g}"))
     old, new = (f"{run.max_relative_error:.2g} of the largest" for run in runs)

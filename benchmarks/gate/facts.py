@@ -37,17 +37,17 @@ Layer = dict[str, str]
 
 @dataclass(frozen=True)
 class Run:
-    """An artifact on test images, and its Keras original on the same.
+    """Results of an artifact and of its Keras original on the same test images.
 
     Attributes:
-        data: as ``--data`` had it.
-        data_sha256: of images and labels, at the network's size.
-        runtime: what ran it.
-        predicted: (images,), the labels it gives.
-        keras: (images,), those of the original.
-        mean_abs_error: of the logits against the original.
-        max_relative_error: the largest, as a share of the original's largest logit.
-        truth: (images,), the right labels; None where read from a baseline, as the data has them.
+        data: the value of ``--data``.
+        data_sha256: hash of images and labels, at the network's input size.
+        runtime: name of the runtime.
+        predicted: (images,), the artifact's labels.
+        keras: (images,), the original's labels.
+        mean_abs_error: mean absolute error of the logits against the original.
+        max_relative_error: largest error, as a share of the original's largest logit.
+        truth: (images,), the right labels; None if read from a baseline, as the data has them.
     """
 
     data: str
@@ -62,23 +62,23 @@ class Run:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that is compared.
+    """All facts to compare.
 
     Attributes:
-        key: model, target, precision, and where quantized scheme and width of the weights.
+        key: model, target and precision; if quantized, also scheme and width of the weights.
         source: SHA-256 of the Keras original.
-        network: inputs and outputs; other ones are another model under the same name.
-        setting: how images become inputs, and what was calibrated on.
-        folded: batch norms that are in the convolution before them.
+        network: inputs and outputs; if they differ, it is another model with the same name.
+        setting: preprocessing of images, and the calibration.
+        folded: how many batch norms were folded into the convolution before them.
         unfolded: batch norms left in the graph, with the reason.
-        ops: of the graph, counted.
-        layers: of every node with constants: ``op``, ``layer`` (of Keras), a sketch a constant.
+        ops: the graph's ops, counted.
+        layers: for every node with constants: ``op``, Keras ``layer``, and a sketch per constant.
         ranges: for every quantized activation, the least and the greatest value it can hold.
-        warnings: of INT8 or FP8.
+        warnings: warnings about INT8 or FP8.
         files: bytes by name.
-        fused: what the runtime makes of the graph, counted; None where nothing tells here.
-        latency_ratio: latency over that of the original; None where not measured.
-        runs: by how it was run: ``engine``, or ``simulated`` where that needs another machine.
+        fused: what the runtime executes, counted; None if that can't be found out here.
+        latency_ratio: latency divided by the original's; None if not measured.
+        runs: by kind of run: ``engine``, or ``simulated`` if the engine needs another machine.
     """
 
     key: str
@@ -98,7 +98,7 @@ class Facts:
 
 
 def key_of(artifact: Artifact) -> str:
-    """Return the key of a baseline entry: everything that makes two artifacts incomparable."""
+    """Return the key of a baseline entry. Artifacts with different keys can't be compared."""
     passport = artifact.passport
     model = Path(passport["source"]["model"]).stem
     precision = passport["precision"]
@@ -114,7 +114,7 @@ def read_facts(artifact: Artifact) -> Facts:
     """Read all facts that need no run; each file's hash is checked before it is opened.
 
     Raises:
-        ExporterError: a file is damaged, or not the passport's.
+        ExporterError: a file is damaged, or its hash doesn't match the passport.
     """
     passport = artifact.passport
     model = _load(artifact)
@@ -144,7 +144,7 @@ def _load(artifact: Artifact) -> ir.Model:
     file = artifact.file(MODEL)
     try:
         return ir.from_proto(onnx.load(file, load_external_data=False))
-    except Exception as error:  # protobuf's own kind, which has no types
+    except Exception as error:  # protobuf raises its own class, which has no types
         raise ExporterError(f"{file} is not an ONNX graph: {error}") from error
 
 
@@ -153,7 +153,7 @@ def _op(node: ir.Node) -> str:
 
 
 def _setting(artifact: Artifact) -> dict[str, str]:
-    """Preprocessing, layout and calibration, each as text that reads well in a diff."""
+    """Return preprocessing, layout and calibration, each as text that reads well in a diff."""
     preprocessing = artifact.passport.get("preprocessing")
     found = {
         "preprocessing": json.dumps(preprocessing, sort_keys=True) if preprocessing else "unknown",
@@ -169,7 +169,7 @@ def _setting(artifact: Artifact) -> dict[str, str]:
 
 
 def _layers(model: ir.Model) -> list[tuple[str, Layer]]:
-    """Sketch the floating-point constants that each node computes with, as it sees them."""
+    """Sketch the floating-point constants of each node, with the values that it computes with."""
     found = []
     for node in model.graph:
         if is_op(node, "QuantizeLinear") or is_op(node, "DequantizeLinear"):
@@ -189,7 +189,7 @@ def _layers(model: ir.Model) -> list[tuple[str, Layer]]:
 
 
 def _seen(value: ir.Value | None) -> npt.NDArray[Any] | None:
-    """A constant as the node behind its Q/DQ and casts sees it; None if it isn't one."""
+    """Return a constant's value after Q/DQ and casts; None if it isn't a constant."""
     array = constant_array(value)
     if array is not None or value is None:
         return array
@@ -209,7 +209,7 @@ def _seen(value: ir.Value | None) -> npt.NDArray[Any] | None:
 
 
 def _quantised(node: ir.Node | None) -> npt.NDArray[Any] | None:
-    """What a QuantizeLinear makes of a constant."""
+    """Return a QuantizeLinear's result for a constant."""
     found = None if node is None else read_quantization(node)
     values = None if node is None else _seen(node.inputs[0])
     if found is None or values is None:
@@ -230,7 +230,7 @@ def _along(array: npt.NDArray[Any], rank: int, found: Quantization) -> npt.NDArr
 
 
 def _ranges(model: ir.Model) -> list[tuple[str, tuple[float, float]]]:
-    """The range of each activation: least and greatest real that its integers stand for."""
+    """Return each activation's range: the least and greatest real that its integers stand for."""
     found = []
     for node in model.graph:
         quantization = read_quantization(node) if is_op(node, "QuantizeLinear") else None
@@ -252,7 +252,7 @@ def _fused(artifact: Artifact) -> dict[str, int] | None:
     if LAYERS in passport["files"]:
         return _fused_by_tensorrt(artifact)
     executed = passport.get(artifact.target, {}).get("executed")
-    if isinstance(executed, dict):  # OpenVINO's list of layers; TensorRT-RTX says it in words
+    if isinstance(executed, dict):  # OpenVINO's list of layers; TensorRT-RTX has a sentence
         at = [executed["layers"]["columns"].index(name) for name in ("type", "precision")]
         rows = executed["layers"]["rows"]
         return dict(sorted(Counter(" in ".join(row[i] for i in at) for row in rows).items()))
@@ -278,8 +278,8 @@ def _fused_by_tensorrt(artifact: Artifact) -> dict[str, int]:
 def _fused_by_onnxruntime(file: Path) -> dict[str, int]:
     """Count the ops that are left after onnxruntime's fusions.
 
-    Only up to its extended optimizations: the level after them changes the memory layout, which
-    depends on the CPU, and a baseline must hold on every CPU.
+    It runs only up to the extended optimizations. The next level changes the memory layout, which
+    depends on the CPU, but a baseline must hold on every CPU.
     """
     import onnx
     import onnxruntime as ort

@@ -1,6 +1,6 @@
-"""The figures that a baseline holds an artifact to: what each is, how far it may move, and why.
+"""The figures that the gate compares, each with its tolerance and the reason for it.
 
-The tolerances here are what a new baseline begins with; what counts is what its file says.
+The tolerances here are the defaults for a new baseline. After that, the baseline's file decides.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from benchmarks.gate.facts import Facts
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far a figure may be from its baseline, and why that far."""
+    """How far a figure may be from its baseline, and the reason for that limit."""
 
     within: float
     why: str
@@ -26,7 +26,7 @@ Compare = Callable[[Facts, Facts], Difference | None]
 
 @dataclass(frozen=True)
 class Figure:
-    """A row of :data:`FIGURES`; ``unit`` is that of its distances and of its tolerance."""
+    """A row of :data:`FIGURES`; ``unit`` applies to its distances and its tolerance."""
 
     rung: str
     unit: str
@@ -173,4 +173,4 @@ FIGURES: dict[str, Figure] = {
         ),
     ),
 }
-"""In the order of the way through, so that the first that drifts is where it began."""
+"""The figures by name, in the order of the export: the first one to drift shows the cause."""

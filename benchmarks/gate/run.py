@@ -24,7 +24,7 @@ from exporter.progress import Progress, silent
 
 @dataclass(frozen=True)
 class Images:
-    """What to run on: ``data`` as :func:`exporter.data.datasets.load`, ``limit`` None for all."""
+    """The images to run: ``data`` as in :func:`exporter.data.datasets.load`; no limit: all."""
 
     data: str
     limit: int | None = None
@@ -41,15 +41,15 @@ def measure(
     """Read the facts of all artifacts, and run those that have images.
 
     Args:
-        artifacts: of any models.
-        images: by index in ``artifacts``; those of one network on the same images share one run
-            of Keras.
-        original: as :func:`benchmarks.accuracy.measure.evaluate`.
-        unsafe: as :func:`exporter.network.sources.load`.
-        progress: one bar an engine.
+        artifacts: artifacts of any models.
+        images: by index in ``artifacts``. Artifacts of one network on the same images share one
+            run of Keras.
+        original: as in :func:`benchmarks.accuracy.measure.evaluate`.
+        unsafe: as in :func:`exporter.network.sources.load`.
+        progress: one bar per engine.
 
     Raises:
-        As `benchmarks.gate.facts.read_facts` and `benchmarks.accuracy.measure.evaluate`.
+        As in `benchmarks.gate.facts.read_facts` and `benchmarks.accuracy.measure.evaluate`.
     """
     facts = [read_facts(artifact) for artifact in artifacts]
     groups: dict[tuple[str, Images], list[int]] = {}
@@ -94,11 +94,11 @@ def choose_images(
     *,
     update: bool,
 ) -> dict[int, Images]:
-    """Choose the images for each artifact: ``data``, or else those of its baseline.
+    """Choose the images for each artifact: ``data`` or, without it, those of its baseline.
 
     Raises:
-        WrongUse: ``update``, and neither names any images; ``data`` that an entry has no figures
-            for.
+        WrongUse: for ``update``, neither of them names images; or there is ``data``, but an entry
+            has no accuracy.
     """
     chosen = {}
     for index, artifact in enumerate(artifacts):
@@ -106,7 +106,7 @@ def choose_images(
         old = None if entry is None else entry.runs.get(kind_of_run(artifact))
         if update and data is None and old is None:
             raise WrongUse(
-                f"no test images for {artifact.path}",
+                f"there are no test images for {artifact.path}",
                 hint="name them with --data, or skip accuracy with --graph-only",
             )
         if not update and data is not None and entry is not None and not entry.runs:
@@ -131,11 +131,11 @@ def compare(
     update: bool,
     graph_only: bool = False,
 ) -> list[Checked]:
-    """Compare each artifact with its entry; say so if it has none, or none of its kind of run.
+    """Compare each artifact with its entry; report a missing entry or kind of run.
 
     Raises:
-        WrongUse: two artifacts for one entry; for a check, an entry of another model, or measured
-            on other images.
+        WrongUse: two artifacts have the same entry; or, in a check, the entry is of another model
+            or was measured on other images.
     """
     results: list[Checked] = []
     for artifact, now in zip(artifacts, facts, strict=True):
@@ -168,10 +168,10 @@ def _no_figures(old: Facts, now: Facts, artifact: Artifact) -> str:
 
 
 def _check_same_images(before: Facts, now: Facts) -> None:
-    """Refuse to compare predictions on different images.
+    """Check that the predictions are on the same images.
 
     Raises:
-        WrongUse: says which data and how many images the baseline is of.
+        WrongUse: they are not. The message names the data and the number of the baseline's images.
     """
     for kind, run in now.runs.items():
         old = before.runs.get(kind)
@@ -184,7 +184,7 @@ def _check_same_images(before: Facts, now: Facts) -> None:
 
 
 def kind_of_run(artifact: Artifact) -> str:
-    """``simulated`` if the artifact's engine needs a GPU that is not here, else ``engine``."""
+    """Return ``simulated`` if the engine needs a GPU that is not here, otherwise ``engine``."""
     elsewhere = "compiled" in artifact.passport.get(artifact.target, {}) and not _has_engine_here(
         artifact
     )
@@ -221,7 +221,7 @@ def _runtime(artifact: Artifact) -> str:
 
 
 def _hashed(artifact: Artifact, wanted: Images, progress: Progress) -> tuple[str, datasets.Labels]:
-    """Hash images and labels as the network gets them; return the labels too."""
+    """Hash images and labels at the network's size; return the hash and the labels."""
     data = datasets.load(wanted.data, "test", progress)
     resize = artifact.passport["preprocessing"]["resize"]
     size = (resize["height"], resize["width"])

@@ -23,13 +23,13 @@ class Finding:
     """The verdict on one figure.
 
     Attributes:
-        figure: its name in :data:`FIGURES`.
+        figure: the figure's name in :data:`FIGURES`.
         rung: the step of the export at which it is measured.
         verdict: "drifted" fails the gate.
-        before: in the baseline.
-        now: of the artifact.
-        detail: where they differ, farthest first.
-        why: the tolerance's reason.
+        before: the value in the baseline.
+        now: the artifact's value.
+        detail: where they differ, the farthest first.
+        why: the reason for the tolerance.
     """
 
     figure: str
@@ -49,8 +49,8 @@ def judge(before: Facts, now: Facts, tolerances: Mapping[str, Tolerance]) -> lis
     """Compare all figures, in the order of :data:`FIGURES`.
 
     Args:
-        before: of the baseline, of the same key.
-        now: of the artifact.
+        before: the baseline's facts, with the same key.
+        now: the artifact's facts.
         tolerances: one for every figure.
     """
     return [
@@ -60,7 +60,7 @@ def judge(before: Facts, now: Facts, tolerances: Mapping[str, Tolerance]) -> lis
 
 
 def drifted(findings: list[Finding]) -> list[Finding]:
-    """Keep what fails the gate."""
+    """Keep the findings that fail the gate."""
     return [finding for finding in findings if finding.verdict == "drifted"]
 
 

@@ -25,15 +25,15 @@ _COMMAND = "python -m benchmarks.gpu_acceptance"
 
 
 def require_gpu() -> None:
-    """Make sure, before minutes of work, that engines can be built and run here.
+    """Check that engines can be built and run here, before minutes of work.
 
     Raises:
-        Missing: TensorRT, a GPU or cuda-python is not here.
+        Missing: TensorRT, a GPU or cuda-python is missing.
     """
     from exporter.targets import tensorrt_runner as _tensorrt_runner
     from exporter.targets import trt
 
-    elsewhere = f"or prepare it here, and run it where a GPU is: {_COMMAND} --prepare DIR"
+    elsewhere = f"or prepare it here, and run it on a machine with a GPU: {_COMMAND} --prepare DIR"
     try:
         if (missing := trt.lacking()) is not None:
             raise missing
@@ -54,7 +54,7 @@ def prepare(folder: Path, models: tuple[str, ...], images: int | None, kind: str
 def pack(
     output: Path, piece_mib: int, gpus: tuple[str, ...], prepare: Callable[[Path, Progress], None]
 ) -> None:
-    """Pack a kit for a bare GPU machine; say what is in it and how to start it there."""
+    """Pack a kit for a bare GPU machine, and print what is in it and how to start it."""
     from benchmarks.gpu_acceptance import kit, wheels
 
     if "all" in gpus and len(gpus) > 1:
@@ -74,11 +74,11 @@ def pack(
         f"{len(packed.pieces)} pieces of at most {max(packed.pieces) / pieces.MIB:.1f} MiB, "
         "a manifest and start.py"
     )
-    console.say(f"now copy {output} to where the GPU is, and there, inside it: python start.py")
+    console.say(f"now copy {output} to the GPU machine, and run there, inside it: python start.py")
 
 
 def _copy(prepared: Path) -> Callable[[Path, Progress], None]:
-    """Put a folder that --prepare wrote into the kit; its hashes are checked first."""
+    """Put a folder that --prepare wrote into the kit. Its hashes are checked first."""
     bare.read(prepared)
 
     def copy(folder: Path, progress: Progress) -> None:
@@ -102,10 +102,10 @@ def _refuse_conflicts(rows: Sequence[tuple[object, str]]) -> None:
     """Refuse options that contradict each other, before any work.
 
     Args:
-        rows: whether two do, and the words for it.
+        rows: whether options contradict each other, and the error's text.
 
     Raises:
-        WrongUse: the first that do.
+        WrongUse: for the first row that does.
     """
     for conflict, words in rows:
         if conflict:
@@ -113,7 +113,7 @@ def _refuse_conflicts(rows: Sequence[tuple[object, str]]) -> None:
 
 
 def try_out(folder: Path, output: Path, plan: Plan, device: run.Device) -> int:
-    """Run the second stage, write both files, show the verdicts, return the exit code."""
+    """Run the second stage, write both files, show the verdicts, and return the exit code."""
     prepared = handover.read(folder)
     work = output / "engines"
     work.mkdir()
@@ -127,9 +127,9 @@ def try_out(folder: Path, output: Path, plan: Plan, device: run.Device) -> int:
 
 
 def run_bare(folder: Path, output: Path, images: int | None, *, rehearse: bool) -> int:
-    """Run the second stage where there is no TensorRT, show what came of it, return the exit code.
+    """Run the second stage without TensorRT, show the results, and return the exit code.
 
-    A part that did not end well decides nothing, so it counts as not judged.
+    A part that failed decides nothing, so it counts as not judged.
     """
     with console.progress_bars(quiet=False) as progress:
         device: Device = "cpu" if rehearse else "cuda"
@@ -146,7 +146,7 @@ def new_folder(output: Path) -> None:
     """Make the output's folder.
 
     Raises:
-        WrongUse: it is there already and holds something.
+        WrongUse: it exists and is not empty.
     """
     output.mkdir(parents=True, exist_ok=True)
     if any(output.iterdir()):
@@ -165,7 +165,9 @@ _folder = click.Path(path_type=Path, file_okay=False)
     help="For a bare GPU machine: onnxruntime's CUDA provider, our runner, NVML, TensorRT-RTX.",
 )
 @click.option(
-    "--rehearse", is_flag=True, help="--run --without tensorrt on a CPU: shows nothing of a GPU."
+    "--rehearse",
+    is_flag=True,
+    help="Try --run --without tensorrt on a CPU. This shows nothing about a GPU.",
 )
 @click.option("--pack", "kit", type=_folder, help="Only pack a test kit, into this new folder.")
 @click.option(
@@ -184,13 +186,13 @@ _folder = click.Path(path_type=Path, file_okay=False)
     "--prepared",
     "made",
     type=_folder,
-    help="--pack: put in what --prepare wrote here, instead of preparing anew.",
+    help="--pack: use what --prepare wrote into this folder, instead of preparing it now.",
 )
-@click.option("--model", "models", multiple=True, help="First stage: of the zoo, or a .keras file.")
+@click.option("--model", "models", multiple=True, help="First stage: zoo name or .keras file.")
 @click.option(
     "--images",
     type=click.IntRange(min=1),
-    help="First stage, or --without tensorrt: only so many test images.",
+    help="First stage, or --without tensorrt: use only so many test images.",
 )
 @click.option("--rounds", type=click.IntRange(min=5), default=5, show_default=True)
 @click.option(
@@ -219,43 +221,43 @@ def main(
     seconds: float,
     output: Path,
 ) -> None:
-    r"""Hold FP16 and INT8 engines of the shipped networks to what is expected of them on a GPU.
+    r"""Check FP16 and INT8 engines of the shipped networks on a GPU.
 
     \b
     Keras and GPU on one machine:     python -m benchmarks.gpu_acceptance
-    where Keras is (no GPU needed):   python -m benchmarks.gpu_acceptance --prepare DIR
-    where the GPU is (no Keras):      python -m benchmarks.gpu_acceptance --run DIR
+    on a machine with Keras:          python -m benchmarks.gpu_acceptance --prepare DIR
+    on a machine with a GPU:          python -m benchmarks.gpu_acceptance --run DIR
     a GPU and no TensorRT:            both stages with --without tensorrt
     the same, packed as one kit:      python -m benchmarks.gpu_acceptance --pack DIR
 
-    Exit codes: 0 all is met, 3 something is not, 4 something could not be judged or is missing
-    here. README, "What ran on which device", says what has run so far.
+    Exit codes: 0 all expectations are met, 3 one is not met, 4 one could not be judged, or
+    something is missing here. README, "What ran on which device", lists what has run so far.
     """
     if to and prepared:
         raise WrongUse("--prepare and --run are two stages", hint="give one, or neither for both")
     _refuse_conflicts(
         [
-            (kit and (to or prepared), "--pack goes without --prepare and --run"),
+            (kit and (to or prepared), "--pack can't be used with --prepare or --run"),
             (
                 not kit and (made or piece_mib or gpus),
-                "--prepared, --piece-mib and --gpu are for --pack",
+                "--prepared, --piece-mib and --gpu need --pack",
             ),
             (
                 made and (models or images),
-                "--model and --images choose what to prepare, and --prepared has it made",
+                "--model and --images are for preparing, and --prepared is prepared already",
             ),
             (
                 rehearse and not (prepared and without),
-                "--rehearse goes with --run DIR --without tensorrt",
+                "--rehearse needs --run DIR --without tensorrt",
             ),
             (
                 prepared and (models or (images and not without)),
-                "--model and --images are for the first stage, and --run is the second",
+                "--model and --images are for the first stage, but --run is the second",
             ),
             (
                 without and not (to or prepared),
-                "--without tensorrt takes two stages, --prepare and --run: the GPU's machine has "
-                "no TensorFlow",
+                "--without tensorrt needs two stages, --prepare and --run, because the GPU machine "
+                "has no TensorFlow",
             ),
         ]
     )
@@ -266,7 +268,7 @@ def main(
     if to:
         prepare(to, models, images, BARE if without else TENSORRT)
         then = " --without tensorrt" if without else ""
-        console.say(f"now copy {to} to where the GPU is, and there: {_COMMAND} --run {to}{then}")
+        console.say(f"now copy {to} to the GPU machine, and run there: {_COMMAND} --run {to}{then}")
         return
     if prepared and without:
         new_folder(output)

@@ -1,7 +1,7 @@
-"""The run on a bare GPU machine: every part within its time, one JSON and one page.
+"""The run on a bare GPU machine: each part has a time limit, the report is one JSON and one page.
 
-A part that fails, crashes or hangs is a row with its reason; the others go on. Both files are
-written anew after each part, so that what was measured outlives whatever comes next.
+If a part fails, crashes or hangs, its row says why, and the others go on. Both files are written
+again after each part, so nothing that was measured gets lost.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from benchmarks import result_file
 from benchmarks.gpu_acceptance import bare_expectations, bare_page, handover
 from benchmarks.gpu_acceptance.parts import Device, Task
 from benchmarks.latency import worker
+from calibration.whole_file import write_whole
 from exporter.errors import WrongUse
 from exporter.machine.gpus import find_gpus
 from exporter.progress import Progress, silent
@@ -23,7 +24,7 @@ from exporter.progress import Progress, silent
 JSON, PAGE = "gpu_bare.json", "gpu_bare.md"
 FORMAT = 1
 DEADLINE_S = 470.0
-_LEAST_S = 5.0  # with less left, a part is not begun
+_LEAST_S = 5.0  # with less time left, a part is not started
 _PACKAGE = "benchmarks.gpu_acceptance.parts"
 _PREPARED = ("date", "machine", "versions", "images")
 
@@ -37,8 +38,8 @@ class Part:
     Attributes:
         name: in a word.
         says: what it finds out.
-        function: ``MODULE:FUNCTION``, a worker's.
-        limit_s: seconds that it may take.
+        function: the worker's, ``MODULE:FUNCTION``.
+        limit_s: the most seconds it may take.
     """
 
     name: str
@@ -47,7 +48,7 @@ class Part:
     limit_s: float
 
 
-# In order of cost: what is cheap is known before the long parts begin. Together 465 s at most.
+# In order of cost: the cheap parts are done before the long ones begin. Together at most 465 s.
 PARTS: tuple[Part, ...] = (
     Part("doctor", "what doctor says of this machine", f"{_PACKAGE}.machine:answer", 20),
     Part("runner", "our engine runner on real CUDA", f"{_PACKAGE}.runner:answer", 45),
@@ -60,7 +61,7 @@ PARTS: tuple[Part, ...] = (
 
 @dataclass(frozen=True)
 class Done:
-    """What became of one part."""
+    """The outcome of one part."""
 
     name: str
     says: str
@@ -83,10 +84,10 @@ def run(
     """Try every part and write the report after each.
 
     Args:
-        folder: as ``--prepare DIR --without tensorrt`` wrote it; every file is verified first.
+        folder: written by ``--prepare DIR --without tensorrt``; every file is verified first.
         output: an empty folder for the report and the parts' own files.
         device: ``cpu`` to rehearse where there is no GPU.
-        images: classify only the first so many.
+        images: how many test images to classify; None: all.
         parts: which, in order; None for :data:`PARTS`.
         deadline_s: seconds for all of them.
         progress: told of every part.
@@ -110,7 +111,7 @@ def run(
     }
     done: list[Done] = []
     parts = PARTS if parts is None else parts
-    _write(report, done, output)  # who is ended in the first part has a report too
+    _write(report, done, output)  # a run that is killed in its first part has a report, too
     for number, part in enumerate(parts):
         progress("parts", number, len(parts), part.name)
         done.append(_try(part, folder, output, device, images, end - time.monotonic()))
@@ -120,22 +121,20 @@ def run(
 
 
 def _write(report: dict[str, Any], done: Sequence[Done], output: Path) -> None:
-    """Put the parts that are done into the report, and write it and its page, each whole."""
+    """Put the finished parts into the report. Write it and its page, each atomically."""
     report |= {
         "parts": [asdict(each) for each in done],
         "expectations": bare_expectations.judge({each.name: each.figures for each in done}),
     }
     result_file.write(report, output / JSON)
-    part = output / f"{PAGE}.part"
-    part.write_text(bare_page.markdown(report), encoding="utf-8")
-    part.replace(output / PAGE)
+    write_whole(output / PAGE, bare_page.markdown(report))
 
 
 def read(folder: Path) -> handover.Prepared:
-    """Open a folder that was prepared for a bare machine, every file of it verified.
+    """Open a folder that was prepared for a bare machine, and verify every file.
 
     Raises:
-        WrongUse: it is none, or was prepared for a machine with TensorRT.
+        WrongUse: it is no such folder, or was prepared for a machine with TensorRT.
         ExporterError: something in it is damaged.
     """
     prepared = handover.read(folder)
@@ -150,7 +149,7 @@ def read(folder: Path) -> handover.Prepared:
 def _try(
     part: Part, folder: Path, output: Path, device: Device, images: int | None, left_s: float
 ) -> Done:
-    """Run one part in a process of its own; whatever happens there becomes its row."""
+    """Run one part in a process of its own. Whatever happens there becomes its row."""
     limit_s = min(part.limit_s, left_s)
     if limit_s < _LEAST_S:
         reason = "there was no time left for it"
@@ -162,7 +161,7 @@ def _try(
     answer = worker.ask(part.function, task.as_json(), limit_s, with_children=True)
     seconds = time.monotonic() - started
     if "error" not in answer:
-        failed = answer.pop("failed", None)  # it found out that something fails: that is a figure
+        failed = answer.pop("failed", None)  # a failure that the part found out is a result
         status: Status = "failed" if failed else "ok"
         return Done(part.name, part.says, status, seconds, failed or "", answer)
     status = "over time" if seconds >= limit_s else "failed"

@@ -1,4 +1,4 @@
-"""What the parts of a bare run must show, as rows of a table, and the verdict on each."""
+"""What the parts of a bare run must show, as rows of a table, and the verdict for each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Expectation:
         name: in a word or two.
         says: in a sentence.
         part: whose figures decide.
-        look: judges them; yields what it is about, and one look.
+        look: judges them; yields model, variant and one look.
     """
 
     name: str
@@ -38,7 +38,7 @@ def _all_on_cuda(figures: Figures) -> Iterable[tuple[str, str, Look]]:
         yield row["model"], row["variant"], Look(found, not placement["elsewhere"])
 
 
-# Flips that rounding explains, of 10,000: FP32 sums in another order, factors of 10 bits, FP16.
+# Flips of 10,000 that rounding explains: FP32 sums in another order, factors of 10 bits, FP16.
 _MOST_FLIPS = {"fp32": 5, "tf32": 20, "fp16": 20}
 
 
@@ -53,7 +53,7 @@ def _flips(figures: Figures) -> Iterable[tuple[str, str, Look]]:
 
 
 def _simulation(figures: Figures) -> Iterable[tuple[str, str, Look]]:
-    """Hold each image's label to the simulation's: 99.9% must be the same."""
+    """Compare each image's label with the simulation's. 99.9% must be the same."""
     for row in figures["rows"]:
         told = row["simulation"]
         if told is None:
@@ -81,7 +81,7 @@ def _leaks(figures: Figures) -> Iterable[tuple[str, str, Look]]:
 
 
 def _clock(figures: Figures) -> Iterable[tuple[str, str, Look]]:
-    """Events see what happens on the stream, the host also its own part: a little more."""
+    """Events time the stream. The host also times its own part, which is a little more."""
     found = figures["clock"]
     text = f"events {found['events_ms']:.2f} ms, host {found['host_ms']:.2f} ms"
     yield "runner", "-", Look(text, 0.8 <= found["events_by_host"] <= 1.0)
@@ -124,13 +124,13 @@ EXPECTATIONS: tuple[Expectation, ...] = (
 
 
 def judge(figures: Mapping[str, Figures]) -> list[dict[str, Any]]:
-    """Hold the parts that have figures to what is expected.
+    """Judge the parts that have figures by the expectations.
 
     Args:
-        figures: by part; empty where it failed.
+        figures: by part; empty if the part failed.
 
     Returns:
-        The verdicts, as :class:`benchmarks.gpu_acceptance.expectations.Judged` has them.
+        The verdicts: :class:`benchmarks.gpu_acceptance.expectations.Judged` as JSON values.
     """
     return [
         Judged(
@@ -139,7 +139,7 @@ def judge(figures: Mapping[str, Figures]) -> list[dict[str, Any]]:
             row.name,
             row.says,
             look.found,
-            "not judged" if look.met is None else "met" if look.met else "not met",
+            look.verdict,
             look.why,
         ).as_json()
         for row in EXPECTATIONS

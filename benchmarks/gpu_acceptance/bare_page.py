@@ -24,7 +24,7 @@ _LATENCY = (
 
 
 def markdown(report: Report) -> str:
-    """Return the page; every word of it is also in the JSON."""
+    """Return the page. All of it is also in the JSON."""
     figures = {part["name"]: part["figures"] for part in report["parts"]}
     lines = [
         f"# GPU acceptance without TensorRT: {headline(report)}",
@@ -47,7 +47,7 @@ def markdown(report: Report) -> str:
 
 
 def parts(report: Report) -> list[list[str]]:
-    """Return what became of every part, by row."""
+    """Return a row with the outcome of each part."""
     return [
         [part["name"], part["says"], part["status"], f"{part['seconds']:.0f}", part["reason"]]
         for part in report["parts"]

@@ -1,7 +1,7 @@
-"""What engines must hold to on a GPU, as rows of a table, and the verdict on each.
+"""What engines must meet on a GPU, as rows of a table, and the verdict for each.
 
-A verdict is "met" or "not met" only where the figure that decides was measured, on all test images
-and on a quiet machine; all else is "not judged", with the reason.
+A verdict is "met" or "not met" only if the figure that decides was measured on all test images and
+on a quiet machine. Everything else is "not judged", with the reason.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Verdict = Literal["met", "not met", "not judged"]
 
 @dataclass(frozen=True)
 class Figures:
-    """What was found out about one engine; None or empty where it was not.
+    """What was found out about one engine. None or empty means that it was not found out.
 
     Attributes:
         model: its name.
@@ -56,12 +56,17 @@ class Figures:
 
 @dataclass(frozen=True)
 class Look:
-    """One look at the figures; ``met`` is None where nothing decides, and ``why`` says why."""
+    """One look at the figures. If they don't decide, ``met`` is None and ``why`` says why."""
 
     found: str
     met: bool | None
     why: str = ""
     at: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict in words."""
+        return "not judged" if self.met is None else "met" if self.met else "not met"
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,8 @@ class Expectation:
     Attributes:
         name: in a word or two.
         says: in a sentence.
-        precisions: of the engines that it is about.
-        limit: what the figure is held against.
+        precisions: of the engines that it applies to.
+        limit: for the figure.
         look: judges an engine's figures by the limit.
     """
 
@@ -85,7 +90,7 @@ class Expectation:
 
 @dataclass(frozen=True)
 class Judged:
-    """The verdict on one expectation of one engine."""
+    """The verdict for one expectation of one engine."""
 
     model: str
     precision: str
@@ -165,7 +170,7 @@ def _speed(figures: Figures, limit: float) -> Iterable[Look]:
         if figures.unstable:
             yield Look(str(ratio), None, f"unstable: {figures.unstable[0]}", at)
         elif ratio.low < limit <= ratio.high:
-            yield Look(str(ratio), None, "the interval holds 1: measure with more --rounds", at)
+            yield Look(str(ratio), None, "the interval contains 1: measure with more --rounds", at)
         else:
             yield Look(str(ratio), ratio.low >= limit, "", at)
     if not figures.speedup and not figures.no_speedup:
@@ -191,7 +196,7 @@ EXPECTATIONS: tuple[Expectation, ...] = (
 
 
 def judge(engines: Sequence[Figures]) -> list[Judged]:
-    """Hold each engine to each expectation that is about its precision."""
+    """Judge each engine by each expectation for its precision."""
     return [
         Judged(
             figures.model,
@@ -199,7 +204,7 @@ def judge(engines: Sequence[Figures]) -> list[Judged]:
             f"{row.name}, {look.at}" if look.at else row.name,
             row.says,
             look.found,
-            "not judged" if look.met is None else "met" if look.met else "not met",
+            look.verdict,
             look.why,
         )
         for figures in engines
@@ -210,6 +215,6 @@ def judge(engines: Sequence[Figures]) -> list[Judged]:
 
 
 def exit_code(verdicts: Iterable[str]) -> int:
-    """0 where all is met, 3 where anything is not, 4 where anything could not be judged."""
+    """Return 0 if all are met, 3 if one is not met, 4 if one could not be judged."""
     found = set(verdicts)
     return 3 if "not met" in found else 4 if "not judged" in found else 0

@@ -1,9 +1,9 @@
-"""Machine code for GPUs inside a library, and how to take out what a given GPU never runs.
+"""Machine code for GPUs inside a library, and how to remove what a given GPU never runs.
 
 A library built by nvcc keeps its kernels in the section ``.nv_fatbin``: containers, one per
 source file, each with one entry per architecture. At load time the driver takes the one entry of
-a container that fits the GPU best. All others are dead weight on that machine. :func:`slim` takes
-them out. Each container keeps its place and becomes what nvcc would have written for the wanted
+a container that fits the GPU best. That machine never uses the others. :func:`slim` removes
+them. Each container keeps its place and becomes what nvcc would have written for the wanted
 GPUs alone: the entries that stay move up, the container's size says so, and zeros fill the rest.
 No byte outside the section changes. The file is as long as before; compression removes the zeros.
 
@@ -12,7 +12,7 @@ NVIDIA does not document the format. Sources: the files that nvcc 13.0 writes, w
 CUDA C++ Programming Guide, "Binary Compatibility" (same major version, same or lower minor
 version), "PTX Compatibility" (same or lower version) and "Family-Specific Architecture Features"
 (``sm_90a`` runs on 9.0 only, ``sm_100f`` from there up in its family). None of the oracles is a
-driver: that a slimmed library computes what the whole one does is shown by the acceptance run.
+driver. The acceptance run shows that a slimmed library computes the same as the whole one.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Container:
 
 @dataclass(frozen=True)
 class Slimmed:
-    """What :func:`slim` did: how many containers it saw, and bytes kept and taken out."""
+    """The result of :func:`slim`: the number of containers, and the bytes kept and removed."""
 
     containers: int
     kept: int
@@ -102,10 +102,10 @@ class Slimmed:
 
 
 def slim(library: bytearray, gpus: Sequence[Gpu]) -> Slimmed:
-    """Take out, in place, all GPU code that none of these GPUs would run.
+    """Remove, in place, all GPU code that none of these GPUs would run.
 
-    A library without GPU code is left alone. So is a container in which nothing fits: to the
-    driver, it is the same as before.
+    A library without GPU code is not changed. A container in which nothing fits isn't either, so
+    the driver sees the same as before.
 
     Raises:
         ExporterError: the file is no 64-bit ELF file, or its section is not as expected.
@@ -125,7 +125,7 @@ def slim(library: bytearray, gpus: Sequence[Gpu]) -> Slimmed:
 
 
 def _rewrite(library: bytearray, container: Container, staying: Sequence[Entry]) -> int:
-    """Move the entries that stay to the container's front; return how many bytes they are."""
+    """Move the entries that stay to the container's front; return their size in bytes."""
     if not container.entries:
         return 0
     first, last = container.entries[0].start, container.entries[-1].end
@@ -136,7 +136,7 @@ def _rewrite(library: bytearray, container: Container, staying: Sequence[Entry])
 
 
 def needed(entries: Sequence[Entry], gpu: Gpu) -> list[Entry]:
-    """Choose what the driver may take on a GPU: machine code that fits, else the best PTX."""
+    """Choose what the driver may take on a GPU: fitting machine code, or else the best PTX."""
     fitting = [entry for entry in entries if entry.runs_on(gpu)]
     if code := [entry for entry in fitting if entry.kind == ELF]:
         return code
@@ -182,7 +182,7 @@ def _entries(library: bytes | bytearray, position: int, end: int) -> Iterator[En
 
 
 def _section(library: bytes | bytearray) -> tuple[int, int]:
-    """Find the section's first byte and the one after its last; (0, 0) where there is none."""
+    """Find the section's first byte and the one after its last; (0, 0) if there is none."""
     try:
         if library[:6] != b"\x7fELF\x02\x01":
             raise ExporterError("no 64-bit little-endian ELF file")

@@ -1,7 +1,8 @@
-"""The folder between the two stages: artifacts, test images, and what Keras and a CPU made of them.
+"""The folder between the two stages: artifacts, test images, and logits of Keras and a CPU.
 
-It is made where Keras is and read where the GPU is, perhaps by somebody else, so nothing in it is
-trusted: names are checked, arrays are read without pickle, every file is held to its SHA-256.
+It is made on a machine with Keras and read on the GPU machine, perhaps by somebody else. So nothing
+in it is trusted: names are checked, arrays are read without pickle, and every file must have its
+SHA-256.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from exporter.untrusted import read_json_file
 PREPARED = "prepared.json"
 IMAGES = "test.npz"
 KERAS = "keras"
-# What a folder holds of each network, and for which target: by precision, by kind of folder.
+# The artifacts of each network: the target by precision, by kind of folder.
 TENSORRT = "tensorrt"
 BARE = "bare"
 ARTIFACTS: dict[str, dict[Precision, str]] = {
     TENSORRT: {"fp16": "trt", "int8": "trt"},
     BARE: {"fp32": "ort-cuda", "fp16": "ort-cuda", "int8": "trt"},
 }
-# Those whose logits are simulated on a CPU; FP32 needs no simulation.
+# Precisions that are simulated on a CPU. FP32 needs no simulation.
 SIMULATED: tuple[Precision, ...] = ("fp16", "int8")
 FORMAT = 1
 _MOST_BYTES = 4_000_000
@@ -55,7 +56,7 @@ class Case:
 
     Attributes:
         model: its name.
-        artefacts: by precision, each verified.
+        artefacts: by precision, all verified.
         logits: (images, classes) by :data:`SIMULATED` and by :data:`KERAS`.
     """
 
@@ -69,11 +70,11 @@ class Prepared:
     """What the second stage starts from.
 
     Attributes:
-        folder: where it lies.
-        images: the test images, at the size they were published in.
+        folder: the prepared one.
+        images: the test images, at their published size.
         test_images: how many the whole test set has.
         cases: the networks.
-        about: the whole record: date, machine and versions among it.
+        about: the whole record, which includes date, machine and versions.
     """
 
     folder: Path
@@ -84,7 +85,7 @@ class Prepared:
 
     @property
     def spec(self) -> str:
-        """The images as a data set's name."""
+        """The name of a data set with these images."""
         return f"npz:{self.folder / IMAGES}"
 
 
@@ -101,10 +102,10 @@ def logits_file(folder: Path, model: str) -> Path:
 def seal(
     folder: Path, models: Sequence[str], about: Mapping[str, Any], kind: str = TENSORRT
 ) -> None:
-    """Write the record, with the hash of all that the second stage reads.
+    """Write the record, with the hash of every file that the second stage reads.
 
-    An artifact goes by its passport's hash, and the passport by this one: neither can be exchanged
-    for another whose simulation these logits are not.
+    The record has the passports' hashes, and a passport has its artifact's. So neither can be
+    exchanged for another, whose simulation would have other logits.
     """
     passports = [
         artefact_folder(folder, model, precision) / artifact.PASSPORT
@@ -119,11 +120,11 @@ def seal(
 
 
 def read(folder: Path) -> Prepared:
-    """Open a prepared folder, every file of it verified.
+    """Open a prepared folder and verify every file.
 
     Raises:
-        WrongUse: it is none.
-        ExporterError: something in it is damaged, or not what its record describes.
+        WrongUse: it is no prepared folder.
+        ExporterError: a file is damaged, or is not the one in the record.
     """
     what = "what --prepare wrote"
     about = read_json_file(folder / PREPARED, what, most_bytes=_MOST_BYTES)
@@ -165,7 +166,7 @@ def read(folder: Path) -> Prepared:
 
 
 def _are_names(models: list[Any]) -> bool:
-    """Whether these are networks' names, none of which leads out of the folder."""
+    """Whether these are names of networks, and none leads out of the folder."""
     return (
         bool(models)
         and all(isinstance(name, str) and _NAME.fullmatch(name) for name in models)
@@ -174,11 +175,11 @@ def _are_names(models: list[Any]) -> bool:
 
 
 def verify(path: Path, sha256: Any) -> None:
-    """Hold a file to the hash that its record has.
+    """Check that a file has the hash in the record.
 
     Raises:
-        WrongUse: it is not there.
-        ExporterError: it is another file.
+        WrongUse: it is missing.
+        ExporterError: it has another hash.
     """
     if not path.is_file():
         raise WrongUse(f"no such file: {path}", hint="copy the whole folder")
@@ -205,7 +206,7 @@ def _logits(path: Path, images: int) -> dict[str, Logits]:
     """Read a network's logits.
 
     Raises:
-        ExporterError: damaged, or not of these images.
+        ExporterError: they are damaged, or of other images.
     """
     names = (KERAS, *SIMULATED)
     try:

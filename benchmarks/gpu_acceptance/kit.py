@@ -1,4 +1,4 @@
-"""Pack a GPU test kit: a few pieces, what they hold, and one script that starts it there."""
+"""Pack a GPU test kit: a few pieces, a manifest, and one script that starts it there."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ CUDA = 13
 # CUDA 13.x: >= 580.
 # https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html
 DRIVER = "580"
-# What onnxruntime's CUDA library is linked to, and cuDNN, which it loads as it needs it: the
-# packages that have them.
+# The libraries that onnxruntime's CUDA library is linked to, and cuDNN, which it loads on demand,
+# each with the package that has it.
 LIBRARIES = {
     "libcudart.so.13": "nvidia-cuda-runtime",
     "libcublas.so.13": "nvidia-cublas",
@@ -38,7 +38,7 @@ _STORED = (".whl", ".npz", ".keras")  # compressed already
 
 @dataclass(frozen=True)
 class Part:
-    """One thing in the kit: bytes as fetched or made, and bytes in the kit."""
+    """One part of the kit: its bytes as fetched or made, and its bytes in the kit."""
 
     name: str
     before: int
@@ -47,7 +47,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Packed:
-    """What :func:`pack` made: the parts, largest first, and the sizes of all pieces."""
+    """The result of :func:`pack`: the parts, largest first, and the sizes of all pieces."""
 
     parts: tuple[Part, ...]
     pieces: tuple[int, ...]
@@ -55,7 +55,7 @@ class Packed:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where a kit's content comes from; tests have small ones.
+    """Where a kit's content comes from. Tests use small ones.
 
     Attributes:
         fetch: writes all wheels into a folder, and returns our own.
@@ -75,17 +75,17 @@ def pack(
     gpus: Sequence[Gpu],
     progress: Progress = silent,
 ) -> Packed:
-    """Write a kit, whole or not at all; folders above it are made.
+    """Write a kit, whole or not at all. Folders above it are made.
 
     Args:
         output: a new or empty folder.
         sources: what goes in.
         piece_bytes: the largest size of a piece.
-        gpus: whose machine code stays in the wheels; none: that of all.
+        gpus: their machine code stays in the wheels; empty: all of it stays.
         progress: told of each step.
 
     Raises:
-        WrongUse: the folder holds something.
+        WrongUse: the folder is not empty.
         As `Sources.fetch` and `Sources.prepare`, and `wheels.slim`.
     """
     require_empty(output)
@@ -95,7 +95,7 @@ def pack(
         fetched, slimmed = work / "fetched", work / start.WHEELS
         for folder in (fetched, slimmed):
             folder.mkdir(parents=True)
-        own = sources.fetch(fetched, progress)  # first: it fails early, and is soon done
+        own = sources.fetch(fetched, progress)  # first, because it fails early and is fast
         parts = _slim_all(sorted(fetched.glob("*.whl")), slimmed, sources.wanted, gpus, progress)
         sources.prepare(work / start.PREPARED, progress)
         archive = work / "kit.zip"
@@ -119,10 +119,10 @@ def pack(
 
 
 def require_empty(output: Path) -> None:
-    """Refuse a folder that holds something, before minutes of work.
+    """Refuse a folder that is not empty, before minutes of work.
 
     Raises:
-        WrongUse: it does, or is a file.
+        WrongUse: it is not empty, or is a file.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise WrongUse(f"{output} is not an empty folder", hint="choose another for --pack")
@@ -135,7 +135,7 @@ def _slim_all(
     gpus: Sequence[Gpu],
     progress: Progress,
 ) -> list[Part]:
-    """Put all wheels into a folder, smaller where their rows say how."""
+    """Put all wheels into a folder. Make them smaller if their rows say how."""
     rows = {row.name: row for row in wanted}
     parts = []
     for index, wheel in enumerate(fetched):
@@ -152,7 +152,7 @@ def _slim_all(
 
 
 def _archive(work: Path, archive: Path, progress: Progress) -> list[Part]:
-    """Write wheels and prepared folder into one ZIP file; return the prepared folder's parts."""
+    """Write wheels and prepared folder into a ZIP file; return the prepared folder's parts."""
     roots = (work / start.WHEELS, work / start.PREPARED)
     files = sorted(file for root in roots for file in root.rglob("*") if file.is_file())
     before: dict[str, int] = {}
@@ -173,7 +173,7 @@ def _archive(work: Path, archive: Path, progress: Progress) -> list[Part]:
 
 
 def _room(work: Path, archive: Path) -> int:
-    """Count the bytes that installing takes at its peak: pieces, joined and unpacked."""
+    """Count the bytes that installing needs at its peak: the joined pieces, and all unpacked."""
     packed = [archive, *(work / start.WHEELS).glob("*.whl")]
     total = archive.stat().st_size
     for path in packed:
@@ -183,7 +183,7 @@ def _room(work: Path, archive: Path) -> int:
 
 
 def _needs(own: Path, folder: Path, wanted: Sequence[Wanted], disk_bytes: int) -> Mapping[str, Any]:
-    """Say what the kit asks of a machine, and which wheels the run can't do without."""
+    """Return what the kit needs from a machine, and the wheels that the run needs."""
     versions = {
         start.distribution(wheel): wheel.name.split("-")[1] for wheel in folder.glob("*.whl")
     }

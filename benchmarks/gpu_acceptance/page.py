@@ -14,7 +14,7 @@ COLUMNS = ("model", "engine", "expectation", "found", "verdict", "why")
 
 
 def rows(report: Report) -> list[list[str]]:
-    """Return the verdicts by :data:`COLUMNS`."""
+    """Return the verdicts as rows with :data:`COLUMNS`."""
     return [
         [
             row["model"],
@@ -35,7 +35,7 @@ def headline(report: Report) -> str:
 
 
 def markdown(report: Report) -> str:
-    """Return the page; every word of it is also in the JSON."""
+    """Return the page. All of it is also in the JSON."""
     lines = [
         f"# GPU acceptance: {headline(report)}",
         "",
@@ -62,7 +62,7 @@ def markdown(report: Report) -> str:
 
 
 def table(columns: Sequence[str], content: Sequence[Sequence[str]]) -> list[str]:
-    """Write a table, with text from elsewhere made safe."""
+    """Write a table. Text from other sources is escaped."""
     shown = [" | ".join(cell(text) or "-" for text in row) for row in content]
     return [
         f"| {' | '.join(columns)} |",
@@ -76,7 +76,7 @@ _ACCURACY = ("model", "engine", "right", "images", "change, points", "95% interv
 
 
 def _accuracy(report: Report) -> list[list[str]]:
-    """Show each engine below what Keras and the simulation had."""
+    """Show each engine below Keras and the simulation."""
     found = []
     for model, before in report["references"].items():
         found += [_score(model, one["engine"], one) for one in before]

@@ -1,4 +1,4 @@
-"""Cut one file into pieces that a transfer tool takes; `start` joins them again."""
+"""Cut one file into pieces that a transfer tool accepts. `start` joins them again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST = 999  # names have three digits
 
 
 def name(index: int) -> str:
-    """Name a piece, the first one's index being 0; `start.PIECE` matches it."""
+    """Name a piece; the first has index 0. `start.PIECE` matches it."""
     return f"kit.{index:03d}"
 
 
@@ -34,7 +34,7 @@ def cut(
     count = -(-whole // piece_bytes)
     if count > _MOST:
         raise WrongUse(
-            f"{whole} bytes are {count} pieces of {piece_bytes}, and {_MOST} is the most",
+            f"{whole} bytes would be {count} pieces of {piece_bytes}, but {_MOST} is the most",
             hint="choose larger pieces with --piece-mib",
         )
     rows = []

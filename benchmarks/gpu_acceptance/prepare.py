@@ -1,4 +1,4 @@
-"""The first stage, where Keras is and no GPU need be: artifacts, and what they should come to."""
+"""The first stage, which needs Keras and no GPU: artifacts, and the logits they should give."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import numpy as np
 from benchmarks import result_file
 from benchmarks.accuracy import measure as accuracy
 from benchmarks.accuracy.measure import Images, Logits
+from benchmarks.accuracy.original import original_logits
 from benchmarks.gate import run as gate_run
 from benchmarks.gpu_acceptance import handover, skeleton
 from benchmarks.gpu_acceptance.handover import ARTIFACTS, BARE, KERAS, SIMULATED, TENSORRT
 from exporter import pipeline
 from exporter.artifact import folder as artifact
 from exporter.artifact.folder import Artifact
-from exporter.config import Batch, ExportConfig
+from exporter.config import Batch, ExportConfig, Int8
 from exporter.data import datasets
 from exporter.errors import WrongUse
 from exporter.models import zoo
-from exporter.network.runner import KerasRunner
 from exporter.progress import Progress, silent
 
 DATA = "fashion-mnist"
@@ -36,7 +36,7 @@ class Wanted:
 
     Attributes:
         models: zoo names, or ``.keras`` files that carry their preprocessing.
-        images: only the first so many test images; None: all.
+        images: how many test images, from the first on; None: all.
         kind: of :data:`benchmarks.gpu_acceptance.handover.ARTIFACTS`: for a machine with TensorRT,
             or for a bare one.
     """
@@ -46,7 +46,7 @@ class Wanted:
     kind: str = TENSORRT
 
     def __post_init__(self) -> None:
-        """Refuse two models of one name.
+        """Refuse two models with one name.
 
         Raises:
             WrongUse: names them.
@@ -56,7 +56,7 @@ class Wanted:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the models are called in the folder."""
+        """The models' names in the folder."""
         return tuple(Path(model).stem for model in self.models)
 
 
@@ -86,7 +86,7 @@ def prepare(wanted: Wanted, folder: Path, progress: Progress = silent) -> None:
 
 
 def _prepare(model: str, name: str, wanted: Wanted, folder: Path, progress: Progress) -> None:
-    """Export one network; keep what Keras and the simulations say of the images."""
+    """Export one network, and keep the logits of Keras and of the simulations."""
     made = {
         precision: pipeline.export(
             ExportConfig(
@@ -95,7 +95,7 @@ def _prepare(model: str, name: str, wanted: Wanted, folder: Path, progress: Prog
                 handover.artefact_folder(folder, name, precision),
                 precision=precision,
                 data=DATA,
-                rest="fp16" if precision == "int8" else None,
+                int8=Int8(rest="fp16" if precision == "int8" else None),
                 batch=_BATCH if target == "trt" else Batch(),
             ),
             progress,
@@ -111,8 +111,7 @@ def _logits(made: Sequence[Artifact], limit: int | None, progress: Progress) -> 
     """Run Keras, and each graph's simulation, on the test images."""
     source = accuracy.load_original(made)
     images = Images.load(source, DATA, limit, progress)
-    with KerasRunner(source) as keras:
-        found = {KERAS: images.logits(keras, images.feeds(), source.batch, KERAS, progress)}
+    found = {KERAS: original_logits(images, progress)}
     for one in made:
         precision, layout = one.passport["precision"], one.passport["layout"]
         with gate_run.open_simulated(one) as runner:

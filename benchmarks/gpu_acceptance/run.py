@@ -1,7 +1,8 @@
-"""The second stage, where the GPU is: build, classify, audit, time, judge. Needs no Keras.
+"""The second stage, on the GPU machine: build, classify, audit, time, judge. Needs no Keras.
 
-What it asks of the machine is one :class:`Device`. :data:`GPU` is the one that users get; tests put
-onnxruntime in its place, which shows that all around the engine works and says nothing about a GPU.
+Everything that it needs from the machine is in one :class:`Device`. Users get :data:`GPU`. Tests
+put onnxruntime in its place. That shows that everything around the engine works, and nothing about
+a GPU.
 """
 
 from __future__ import annotations
@@ -38,19 +39,19 @@ from exporter.network.runner import Runner
 from exporter.progress import Progress, silent
 
 BATCH = 32
-# What the report repeats of the first stage.
+# What the report repeats from the first stage.
 _PREPARED = ("date", "machine", "versions", "images")
 
 
 @dataclass(frozen=True)
 class Device:
-    """What the second stage asks of a machine.
+    """What the second stage needs from a machine.
 
     Attributes:
-        executed: what runs the engines, as the page says it.
+        executed: what runs the engines, in the words of the page.
         build: makes a copied artifact's engine, in place.
         open: returns its runner.
-        audit: reads its layers; None where they are not recorded.
+        audit: reads its layers; returns None if they are not recorded.
         time: times engines of one network side by side, the first as the baseline.
     """
 
@@ -63,7 +64,7 @@ class Device:
 
 GPU = Device(
     "TensorRT on this machine's GPU",
-    # Always anew: an engine that came with the folder would be a stranger's code.
+    # Always built anew: an engine that came with the folder would be untrusted code.
     build=lambda path, progress: finish(path, force=True, progress=progress),
     open=targets.open_artifact,
     audit=lambda one: inspection.inspect(one.path).audit,
@@ -73,14 +74,14 @@ GPU = Device(
 
 @dataclass(frozen=True)
 class Engine:
-    """One engine and all that was found of it."""
+    """One engine and everything that was found out about it."""
 
     figures: Figures
     artifact: Artifact | None = None
     accuracy: Accuracy | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return what the report says of it."""
+        """Return its entry in the report."""
         figures, made = self.figures, self.artifact
         passport = {} if made is None else made.passport
         return {
@@ -103,10 +104,10 @@ def run(
     device: Device = GPU,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Try every engine and hold it to what is expected.
+    """Try every engine and judge it by the expectations.
 
     Args:
-        prepared: by the first stage; left as it is.
+        prepared: by the first stage; not changed.
         work: an empty folder for the engines.
         plan: of the latencies; its data set is the prepared one.
         device: what runs the engines.
@@ -116,8 +117,8 @@ def run(
         The report as JSON values.
 
     Raises:
-        Missing: TensorRT, CUDA or a GPU is not here. What else goes wrong with an engine is a row
-            of the report.
+        Missing: TensorRT, CUDA or a GPU is missing. Any other error of an engine becomes a row of
+            the report.
     """
     plan = replace(plan, data=prepared.spec)
     engines: list[Engine] = []
@@ -142,7 +143,7 @@ def run(
 
 
 def _as_part(engines: Sequence[Engine]) -> dict[str, str]:
-    """Say of the run as a whole what a bare machine's run says of each of its parts."""
+    """Return the whole run as one part, in the form of a bare run's parts."""
     failed = next((engine.figures.failed for engine in engines if engine.figures.failed), None)
     return {
         "name": "tensorrt",
@@ -152,7 +153,7 @@ def _as_part(engines: Sequence[Engine]) -> dict[str, str]:
 
 
 def references(case: Case, prepared: Prepared) -> list[dict[str, Any]]:
-    """Score Keras and the simulations, whose logits came with the folder."""
+    """Score Keras and the simulations. Their logits came with the folder."""
     keras, labels = case.logits[KERAS], prepared.images.labels
     rows = [accuracy.score(KERAS, keras, labels)]
     rows += [
@@ -176,7 +177,7 @@ def _try(
         graph_convolutions=given.passport["graph"]["ops"].get("Conv", 0),
     )
     place = work / given.path.name
-    shutil.copytree(given.path, place, symlinks=True)  # a link out of the folder is refused later
+    shutil.copytree(given.path, place, symlinks=True)  # links out of the folder are refused later
     try:
         made = device.build(place, progress)
         got = classify(made, prepared.images, device.open, progress)
@@ -200,7 +201,7 @@ def classify(
     opened: Callable[[Artifact], Runner],
     progress: Progress = silent,
 ) -> Logits:
-    """Return the logits of all images, (images, classes), at the size the passport names."""
+    """Return the logits of all images, (images, classes), at the size in the passport."""
     recorded = one.passport["preprocessing"]
     size = (recorded["resize"]["height"], recorded["resize"]["width"])
     output = one.passport["graph"]["outputs"][0]["name"]
@@ -215,13 +216,13 @@ def classify(
 
 
 def _time(made: Sequence[Engine], plan: Plan, device: Device, progress: Progress) -> Report | None:
-    """Time a network's engines side by side; None unless all of them run."""
+    """Time a network's engines side by side. Return None unless all of them run."""
     ready = [engine.artifact for engine in made if engine.artifact is not None]
     return device.time(ready, plan, progress) if len(ready) == len(made) else None
 
 
 def _with_speed(made: Sequence[Engine], report: Report | None, plan: Plan) -> list[Engine]:
-    """Give each engine but the first its ratios to the first, or the reason for having none."""
+    """Add to each engine but the first its ratios to the first, or why it has none."""
     first, *others = made
     return [first, *(replace(one, figures=_speed(one, report, plan)) for one in others)]
 

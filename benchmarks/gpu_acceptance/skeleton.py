@@ -1,8 +1,8 @@
 """ResNet-50 at 224x224 as a graph without its weights, for a kit that must be small.
 
-Its weights are random, so nothing is lost when they are left out: each big one becomes its mean and
-standard deviation, and is drawn again from a seed where the latency is measured. The values differ
-from those that were converted; shapes, types and nodes are the same.
+Its weights are random, so nothing is lost if they are left out. Of each big one, only the mean and
+the standard deviation are kept. The machine that measures the latency draws it again from a seed.
+The values differ from those that were converted. Shapes, types and nodes are the same.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ def file(folder: Path, precision: str) -> Path:
 
 
 def strip(model: bytes, passport: dict[str, Any]) -> bytes:
-    """Leave big weights out of a graph, and put the artifact's passport in.
+    """Leave big weights out of a graph, and store the artifact's passport in it.
 
     Args:
         model: a serialized graph.
-        passport: of its artifact; the hashes of files are left out.
+        passport: of its artifact; the hashes of its files are left out.
     """
     import onnx
     from onnx import numpy_helper
@@ -90,8 +90,8 @@ def restore(skeleton: Path, place: Path) -> Artifact:
     """Draw the weights anew and write the artifact.
 
     Args:
-        skeleton: as :func:`prepare` wrote it, its hash checked by the caller.
-        place: a folder that is not there yet.
+        skeleton: written by :func:`prepare`; the caller has checked its hash.
+        place: a folder that does not exist yet.
 
     Raises:
         ExporterError: it is not a skeleton.

@@ -60,7 +60,7 @@ class Machine:
     Attributes:
         python: such as "3.12".
         platform: such as "Linux x86_64".
-        glibc: such as (2, 39); None where it is another library.
+        glibc: such as (2, 39); None if it is another library.
         driver: NVIDIA's, such as "580.65.06"; None without one.
         libraries: file names of CUDA's and cuDNN's libraries, such as "libcudart.so.13".
         free_bytes: room on the disk that the kit is installed on.
@@ -75,7 +75,7 @@ class Machine:
 
 
 def this_machine(folder: Path) -> Machine:
-    """Ask this machine; the kit will be installed into that folder."""
+    """Describe this machine. The kit will be installed into that folder."""
     name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
     libraries = {file.name for place in library_folders() for file in place.glob("lib*.so*")}
     existing = next(place for place in (folder, *folder.parents) if place.exists())
@@ -90,14 +90,14 @@ def this_machine(folder: Path) -> Machine:
 
 
 def numbers(version: str) -> tuple[int, int]:
-    """Turn "2.39" or "2.39.1" into (2, 39), what is no number into 0."""
+    """Turn "2.39" or "2.39.1" into (2, 39). A part that is no number becomes 0."""
     found = [int(part) for part in re.findall(r"\d+", version)[:2]]
     first, second = (*found, 0, 0)[:2]
     return first, second
 
 
 def driver_version() -> str | None:
-    """Ask ``nvidia-smi`` for the driver's version, else the kernel."""
+    """Ask ``nvidia-smi`` for the driver's version, or else the kernel."""
     question = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(question, capture_output=True, text=True, timeout=30, check=True)
@@ -110,7 +110,7 @@ def driver_version() -> str | None:
 
 
 def library_folders() -> list[Path]:
-    """List the folders in which CUDA's and cuDNN's libraries may lie: packages first."""
+    """List the folders that may have CUDA's and cuDNN's libraries, packages first."""
     packages = [place for entry in sys.path for place in Path(entry).glob("nvidia/*/lib")]
     listed = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
     system = ["/usr/local/cuda/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib64"]
@@ -118,7 +118,7 @@ def library_folders() -> list[Path]:
 
 
 def machine_faults(needs: dict[str, Any], machine: Machine, *, gpu: bool) -> list[str]:
-    """Say what this machine lacks of the manifest's ``needs``, one line each."""
+    """List what this machine lacks of the manifest's ``needs``, one line each."""
     checks = [_python, _platform, _glibc, _disk, *([_driver, _libraries] if gpu else [])]
     return [fault for check in checks if (fault := check(needs, machine))]
 
@@ -168,7 +168,7 @@ def _driver(needs: dict[str, Any], machine: Machine) -> str | None:
 
 
 def _libraries(needs: dict[str, Any], machine: Machine) -> str | None:
-    """Find each library in the version that the wheel was built for."""
+    """Look for each library in the version that the wheel was built for."""
     lacking = [name for name in needs["libraries"] if name not in machine.libraries]
     if not lacking:
         return None
@@ -187,7 +187,7 @@ def _libraries(needs: dict[str, Any], machine: Machine) -> str | None:
 
 
 def read_manifest(kit: Path) -> dict[str, Any]:
-    """Read what the kit says of itself.
+    """Read the kit's manifest.
 
     Raises:
         Stop: it is missing, damaged, or of another version.
@@ -200,7 +200,7 @@ def read_manifest(kit: Path) -> dict[str, Any]:
         if not rows or not all(PIECE.fullmatch(name) for name, _, _ in rows):
             raise ValueError("no names of pieces")
         if lacking := _NEEDS - set(manifest["needs"]):
-            raise ValueError(f"not said what it needs: {', '.join(sorted(lacking))}")
+            raise ValueError(f"it does not say what it needs: {', '.join(sorted(lacking))}")
     except FileNotFoundError:
         raise Stop(1, [f"{MANIFEST} is missing in {kit}: {_AGAIN}"]) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -209,7 +209,7 @@ def read_manifest(kit: Path) -> dict[str, Any]:
 
 
 def piece_faults(kit: Path, manifest: dict[str, Any]) -> list[str]:
-    """Say which pieces are missing, too short or too long, or don't belong here."""
+    """List the pieces that are missing, too short or too long, or don't belong here."""
     expected = {piece["name"]: piece["bytes"] for piece in manifest["pieces"]}
     faults = []
     for name, size in expected.items():
@@ -254,7 +254,7 @@ def install(archive: Path, folder: Path, needs: dict[str, Any]) -> int:
         How many wheels there were.
 
     Raises:
-        Stop: a wheel that the run needs is not in the kit.
+        Stop: the kit lacks a wheel that the run needs.
     """
     unpack(archive, folder)
     wheels = sorted((folder / WHEELS).glob("*.whl"))
@@ -269,7 +269,7 @@ def install(archive: Path, folder: Path, needs: dict[str, Any]) -> int:
 
 
 def distribution(wheel: Path) -> str:
-    """Name what a wheel installs, as the index spells it ("onnxruntime-gpu")."""
+    """Return the name of a wheel's package, as the index spells it ("onnxruntime-gpu")."""
     return spelled(wheel.name.split("-")[0])
 
 
@@ -306,10 +306,10 @@ def unpack(archive: Path, folder: Path, place: Callable[[str], str | None] = str
 
 
 def set_up(kit: Path, folder: Path, manifest: dict[str, Any]) -> None:
-    """Join and install into a new folder, whole or not at all; skip what was done before.
+    """Join and install into a new folder, whole or not at all. Skip it if it was done before.
 
     Raises:
-        Stop: as :func:`join` and :func:`install`, or the folder holds something else.
+        Stop: as :func:`join` and :func:`install`, or the folder is not empty.
     """
     record = folder / INSTALLED
     if record.is_file() and json.loads(record.read_text(encoding="utf-8")) == manifest["pieces"]:
@@ -339,7 +339,7 @@ def set_up(kit: Path, folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def module_faults(needs: dict[str, Any]) -> list[str]:
-    """Say which modules the machine itself should bring and doesn't."""
+    """List the modules that the machine itself should have and lacks."""
     lacking = [name for name in needs["modules"] if importlib.util.find_spec(name) is None]
     return [f"not here: {name}: pip install {name}" for name in lacking]
 
@@ -367,7 +367,7 @@ def run(folder: Path, output: Path, extra: Sequence[str]) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Do all of it; return the exit code."""
+    """Do all of it, and return the exit code."""
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").partition("\n")[0], allow_abbrev=False
     )

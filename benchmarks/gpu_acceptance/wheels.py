@@ -1,16 +1,16 @@
 """The wheels of a GPU test kit: fetched for another Python than this one, and made smaller.
 
-The kit is for a bare machine that has a GPU, CUDA 13 and the packages in :data:`PRESENT`, and no
-network. :data:`WANTED` is what it lacks.
+The kit is for a bare machine that has a GPU, CUDA 13, the packages in :data:`PRESENT` and no
+network. :data:`WANTED` lists the packages that it lacks.
 """
 
 from __future__ import annotations
 
 import base64
-import email
+import csv
 import fnmatch
 import hashlib
-import re
+import io
 import subprocess
 import sys
 import zipfile
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks.gpu_acceptance import fatbin
 from benchmarks.gpu_acceptance.fatbin import Gpu
-from benchmarks.gpu_acceptance.start import distribution, spelled
+from benchmarks.gpu_acceptance.start import distribution
 from exporter.errors import ExporterError, Missing
 from exporter.progress import Progress, silent
 
@@ -29,6 +29,15 @@ ROOT = Path(__file__).parents[2]
 _PLATFORMS = tuple(f"manylinux_2_{minor}_{MACHINE}" for minor in range(28, 4, -1)) + tuple(
     f"{old}_{MACHINE}" for old in ("manylinux2014", "manylinux2010", "manylinux1")
 )
+# What conditions of requirements ask about.
+_TARGET = {
+    "python_version": PYTHON,
+    "python_full_version": f"{PYTHON}.0",
+    "sys_platform": "linux",
+    "platform_system": "Linux",
+    "platform_machine": MACHINE,
+    "os_name": "posix",
+}
 _LICENSES = ("*license*", "*notice*", "*copying*")
 
 
@@ -38,9 +47,9 @@ class Wanted:
 
     Attributes:
         name: what it installs, as the index spells it.
-        leave_out: patterns of files in it that no run on that machine opens.
+        leave_out: patterns of its files that no run on that machine opens.
         gpu_code: whether its libraries hold machine code for many GPUs.
-        source: whether the index has only its sources, which are a few Python files.
+        source: whether the index has only its sources, a few Python files.
     """
 
     name: str
@@ -49,12 +58,12 @@ class Wanted:
     source: bool = False
 
 
-# Ordered: each is held to the versions that the ones before it ask for, ours first.
+# In this order: each must fit the version bounds of the ones before it, ours first.
 WANTED = (
     Wanted(
         "onnxruntime-gpu",
         leave_out=(
-            # for programs in C++; Python's module holds the same code itself
+            # for programs in C++; the Python module contains the same code
             "onnxruntime/capi/libonnxruntime.so*",
             # for the `tensorrt` libraries, which that machine doesn't have
             "onnxruntime/capi/libonnxruntime_providers_tensorrt.so",
@@ -79,7 +88,7 @@ WANTED = (
     Wanted("ml-dtypes"),
     Wanted("namex"),
     Wanted("optree"),
-    # ours; the machine may have older ones than we need
+    # what our package needs; the machine may have older versions
     Wanted("onnx-ir"),
     Wanted("click"),
     Wanted("jinja2"),
@@ -91,8 +100,8 @@ WANTED = (
     Wanted("pygments"),
     Wanted("typing-extensions"),
 )
-# What the machine brings, beside CUDA: JAX or PyTorch are built against its numpy, and sympy
-# comes with PyTorch.
+# What the machine has besides CUDA. JAX and PyTorch are built against its numpy, and sympy comes
+# with PyTorch.
 PRESENT = ("numpy", "onnx", "protobuf", "sympy")
 
 
@@ -104,7 +113,7 @@ def fetch(folder: Path, progress: Progress = silent, wanted: Sequence[Wanted] = 
 
     Raises:
         Missing: this is no checkout, or pip can't find a wheel for that machine.
-        ExporterError: a wheel needs one that is neither in the kit nor on the machine.
+        ExporterError: a wheel needs another that is neither in the kit nor on the machine.
     """
     if not (ROOT / "pyproject.toml").is_file():
         raise Missing(
@@ -130,7 +139,7 @@ def fetch(folder: Path, progress: Progress = silent, wanted: Sequence[Wanted] = 
 
 def _fetch(row: Wanted, bound: str, folder: Path) -> None:
     wanted = row.name + bound
-    if row.source:  # Python only, so what this Python builds serves any
+    if row.source:  # pure Python, so any Python can use what this one builds
         _pip("wheel", "--no-deps", f"--wheel-dir={folder}", wanted, what=row.name)
         return
     abis = (f"cp{PYTHON.replace('.', '')}", "abi3", "none")
@@ -153,7 +162,7 @@ def _pip(*arguments: str, what: str) -> None:
 
 
 def require_complete(wheels: Sequence[Path]) -> None:
-    """Make sure that all that these wheels need is among them or on the machine.
+    """Check that everything these wheels need is among them or on the machine.
 
     Raises:
         ExporterError: something is in neither place.
@@ -169,32 +178,30 @@ def require_complete(wheels: Sequence[Path]) -> None:
 
 
 def requirements(wheel: Path, *, extras: bool = False) -> Iterator[tuple[str, str]]:
-    """Read what a wheel needs everywhere: names, and bounds such as "<9,>=8.5".
+    """Read what a wheel needs on the kit's machine: names, and bounds such as "<9,>=8.5".
 
-    What it needs only under a condition is left out, with ``extras`` but for that of an extra.
+    With ``extras``, this includes what any of its extras needs.
     """
+    from packaging.metadata import Metadata
+    from packaging.utils import canonicalize_name
+
     with zipfile.ZipFile(wheel) as opened:
         (path,) = (name for name in opened.namelist() if name.endswith(".dist-info/METADATA"))
-        metadata = email.message_from_bytes(opened.read(path))
-    for line in metadata.get_all("Requires-Dist", []):
-        needed, _, condition = line.partition(";")
-        found = re.match(r"\s*([\w.-]+)(?:\[.*?\])?\s*\(?([^)]*)\)?", needed)
-        if found is None or (condition.strip() and not (extras and _is_extra(condition))):
-            continue
-        yield spelled(found[1]), found[2].replace(" ", "")
-
-
-def _is_extra(condition: str) -> bool:
-    return re.fullmatch(r"\s*extra\s*==\s*['\"][\w.-]+['\"]\s*", condition) is not None
+        metadata = Metadata.from_email(opened.read(path), validate=False)
+    wanted = ["", *(metadata.provides_extra or ())] if extras else [""]
+    for needed in metadata.requires_dist or ():
+        marker = needed.marker
+        if marker is None or any(marker.evaluate({**_TARGET, "extra": one}) for one in wanted):
+            yield canonicalize_name(needed.name), str(needed.specifier)
 
 
 def slim(wheel: Path, target: Path, gpus: Sequence[Gpu], row: Wanted) -> None:
-    """Write a wheel without what the run doesn't need; its RECORD says so.
+    """Write a wheel without what the run doesn't need, and with a RECORD that fits.
 
     Args:
-        wheel: as the index has it.
+        wheel: from the index.
         target: the new file.
-        gpus: whose machine code stays; none: that of all.
+        gpus: their machine code stays; empty: all of it stays.
         row: what to leave out. Licenses and notices always stay.
 
     Raises:
@@ -235,18 +242,17 @@ def _left_out(name: str, patterns: Sequence[str]) -> bool:
 
 
 def _record(text: str, names: set[str], changed: dict[str, bytes]) -> str:
-    """Rewrite a RECORD: lines of files that are left out go, hashes of changed ones are new.
+    """Rewrite a RECORD: drop the lines of files that are left out, update changed hashes.
 
     Its form: https://packaging.python.org/en/latest/specifications/recording-installed-packages/
     """
-    lines = []
-    for line in text.splitlines():
-        name, old_hash, size = line.rsplit(",", 2)
-        bare = name.strip('"')
-        if bare not in names:
+    made = io.StringIO()
+    rows = csv.writer(made, lineterminator="\n")
+    for name, old_hash, size in csv.reader(text.splitlines()):
+        if name not in names:
             continue
-        if (content := changed.get(bare)) is not None:
+        if (content := changed.get(name)) is not None:
             digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=")
             old_hash, size = f"sha256={digest.decode()}", str(len(content))
-        lines.append(f"{name},{old_hash},{size}")
-    return "\n".join(lines) + "\n"
+        rows.writerow((name, old_hash, size))
+    return made.getvalue()

@@ -1,1 +1,1 @@
-"""Latency, memory and energy beside the original and other tools, measured in pairs."""
+"""Measure latency, memory and energy in pairs with the original and with other tools."""

@@ -1,7 +1,7 @@
-"""Latency of engines side by side: same images, batch and threads, each in its own process.
+"""Time engines side by side: same images, batch and threads, each in its own process.
 
-Every round times every engine at every batch size once, in an order drawn anew, so that a machine
-that warms up or slows down favors none; intervals come from whole rounds.
+Every round times every engine at every batch size once, in a new random order. So a machine that
+warms up or slows down favors no engine. Intervals come from whole rounds.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from exporter.progress import Progress, silent
 ORIGINALS = ("keras", "keras-xla")
 AGAINST = (*ORIGINALS, *peers.PEERS)
 _LISTEN_S = 1.0  # before the start
-# Beside warming up and measuring: TensorFlow takes its time to load, XLA to compile.
+# On top of warm-up and measurement: TensorFlow loads slowly, and XLA compiles slowly.
 _LOAD_LIMIT_S = 600.0
 
 Sample = worker.Answer
@@ -53,10 +53,10 @@ class Plan:
         seconds: least length of a block.
         min_duration: least seconds per engine and batch size over all rounds.
         warm_up_s: most seconds of warm-up per block.
-        scenario: what is compared.
+        scenario: decides which metric is compared.
         seed: seed of the random order.
-        data: as :func:`exporter.data.datasets.load`; None for Fashion-MNIST, or for noise if
-            only artifacts are timed, as on a machine that has no data.
+        data: as in :func:`exporter.data.datasets.load`; None: Fashion-MNIST, or noise if only
+            artifacts are timed, which works on a machine without data.
     """
 
     batches: tuple[int, ...] = (1, 8, 32)
@@ -73,7 +73,7 @@ class Plan:
         """Raise an error for settings that can't be measured.
 
         Raises:
-            WrongUse: names what is wrong.
+            WrongUse: a setting is wrong. The message names it.
         """
         if self.rounds < 2:
             raise WrongUse("an interval needs at least two rounds", hint="the default is 5")
@@ -101,24 +101,24 @@ def bench(
     unsafe: bool = False,
     progress: Progress = silent,
 ) -> Report:
-    """Time artifacts of one network, and beside them the Keras original and other tools' INT8.
+    """Time artifacts of one network, together with the Keras original and other tools' INT8.
 
     Args:
-        artifacts: an artifact that is only simulated here is an error.
-        plan: how.
-        against: of :data:`AGAINST`, those to time too; the first is the baseline. Without
-            any, the first artifact is.
-        original: where the Keras model is, if not where the passport says.
+        artifacts: artifacts that run here. One that would only be simulated is an error.
+        plan: how to measure.
+        against: the engines of :data:`AGAINST` to time too. The first one is the baseline; if
+            there is none, the first artifact is.
+        original: path of the Keras model, if it isn't where the passport says.
         unsafe: allow Lambda layers in it.
-        progress: told of every block.
+        progress: called after every block.
 
     Returns:
-        A row for each engine and batch size; one that failed carries its error.
+        A row for each engine and batch size. If an engine failed, its row has the error.
 
     Raises:
-        WrongUse: artifacts of several networks, simulated ones, or one twice; more threads than
-            cores.
-        Missing: what another tool needs is not installed.
+        WrongUse: the artifacts are of several networks, one is simulated or given twice, or there
+            are more threads than cores.
+        Missing: a package of another tool is not installed.
     """
     check(artifacts)
     plan = replace(plan, data=plan.data or ("fashion-mnist" if against else None))
@@ -158,13 +158,13 @@ def measure(
     cores: tuple[int, ...],
     progress: Progress,
 ) -> tuple[Row, ...]:
-    """Have the peers made, then time all engines; the baseline's row comes first."""
+    """Make the peers' models, then time all engines; the baseline's row comes first."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         images = folder / "images.npy"
         np.save(images, read_images(artifacts[0], plan.data, max(plan.batches), progress))
         rivals = [name for name in against if name in peers.PEERS]
-        data = plan.data or "fashion-mnist"  # without rivals it is not looked at
+        data = plan.data or "fashion-mnist"  # only used with rivals
         made = peers.make_all(rivals, artifacts[0], folder, data, where, progress)
         failed = {rival: answer for rival, answer in made.items() if "error" in answer}
         engines = line_up(artifacts, against, folder, where)
@@ -185,9 +185,9 @@ def measure(
 def line_up(
     artifacts: Sequence[Artifact], against: Sequence[str], folder: Path, where: Original
 ) -> list[Engine]:
-    """Return the engines to time, the baseline first; those of peers are in ``folder/NAME``.
+    """Return the engines to time, the baseline first; peers' models are in ``folder/NAME``.
 
-    A TensorRT engine comes twice, with a CUDA graph and without.
+    A TensorRT engine is listed twice, with and without a CUDA graph.
     """
     first = artifacts[0].path
     kinds = cast("tuple[Kind, ...]", tuple(against))
@@ -203,7 +203,7 @@ def line_up(
 
 
 def _runs_on_gpu(one: Artifact) -> bool:
-    """Whether it runs on a GPU, where a CUDA graph can replay its kernels: on a DLA none can."""
+    """Whether it runs on a GPU, where a CUDA graph can replay its kernels, and not on a DLA."""
     record = one.passport.get(engine_record.FIELD)
     on_gpu = record is not None and record.get("dla_core") is None
     return on_gpu or "provider" in one.passport.get(one.target, {})
@@ -213,7 +213,7 @@ def check(artifacts: Sequence[Artifact]) -> None:
     """Raise an error for artifacts that can't be compared.
 
     Raises:
-        WrongUse: names which.
+        WrongUse: an artifact can't be compared. The message names it.
     """
     paths = [one.path for one in artifacts]
     if len(set(paths)) != len(paths):
@@ -223,30 +223,32 @@ def check(artifacts: Sequence[Artifact]) -> None:
         if source["sha256"] != first["sha256"]:
             raise WrongUse(
                 f"{one.path} was made from {source['model']}, "
-                f"but {artifacts[0].path} from {first['model']}",
+                f"but {artifacts[0].path} was made from {first['model']}",
                 hint="time artifacts of one network at a time",
             )
         if one.is_simulation:
             raise WrongUse(
-                f"{one.path} is a {one.passport['precision']} graph for other machines; here it "
-                "is only simulated, and its time says nothing",
+                f"{one.path} is a {one.passport['precision']} graph for other machines; it would "
+                "only be simulated here, which says nothing about its speed",
                 hint="export it for an engine that runs here: --to ort or openvino",
             )
 
 
 def choose_cores(threads: int) -> tuple[int, ...]:
-    """Choose as many of the usable cores as there are threads; none where none can be chosen.
+    """Choose one usable core per thread; none if this system can't pin processes.
 
-    From the last: the first has most of the interrupts.
+    The last cores are chosen, because the first one handles most interrupts.
 
     Raises:
-        WrongUse: there are fewer.
+        WrongUse: there are fewer cores than threads.
     """
     if not hasattr(os, "sched_setaffinity"):
         return ()
     usable = sorted(os.sched_getaffinity(0))
     if threads > len(usable):
-        raise WrongUse(f"{threads} threads, but only {len(usable)} cores are usable here")
+        raise WrongUse(
+            f"{threads} threads are requested, but only {len(usable)} cores are usable here"
+        )
     return tuple(usable[-threads:])
 
 
@@ -256,10 +258,10 @@ def run(
     progress: Progress,
     time_one: Callable[[Job], Sample] | None = None,
 ) -> dict[Job, list[Sample]]:
-    """Time every job once a round, in an order drawn for each.
+    """Time every job once per round, in a new random order each round.
 
     Returns:
-        For each job one sample a round; or, as the last, what it failed with, after which it is
+        One sample per round for each job. If a job fails, its last sample is the error, and it is
         not tried again.
     """
     order = random.Random(plan.seed)
@@ -281,7 +283,7 @@ def time_apart(job: Job) -> Sample:
     """Run a job in a fresh process, which does not outlive this call.
 
     Returns:
-        As :func:`benchmarks.latency.timing_worker.measure`; ``error`` (and ``hint``) where it
+        As :func:`benchmarks.latency.timing_worker.measure`, or ``error`` (and ``hint``) if it
         failed.
     """
     limit_s = job.seconds * 10 + job.warm_up_s * 2 + _LOAD_LIMIT_S
@@ -292,7 +294,7 @@ def time_apart(job: Job) -> Sample:
 def summarize(
     jobs: Sequence[Job], samples: dict[Job, list[Sample]], scenario: Scenario, baseline: str
 ) -> tuple[Row, ...]:
-    """Turn samples into rows, with ratios to the baseline's at the same batch size."""
+    """Turn samples into rows, with ratios to the baseline at the same batch size."""
     rows = {job: _row(job, samples[job]) for job in jobs}
     base = {job.batch: row for job, row in rows.items() if job.engine.name == baseline}
     return tuple(
@@ -317,7 +319,7 @@ def _row(job: Job, samples: Sequence[Sample]) -> Row:
 
 
 def record(artifacts: Sequence[Artifact], report: Report) -> list[Artifact]:
-    """Write each artifact's rows into its passport, with the originals' and all they hold for."""
+    """Write each artifact's rows into its passport, with the originals' rows and the setup."""
     originals = {name: _by_batch(report, name) for name in ORIGINALS}
     common = {
         "scenario": report.scenario,
@@ -343,7 +345,7 @@ def record(artifacts: Sequence[Artifact], report: Report) -> list[Artifact]:
 
 
 def _by_batch(report: Report, engine: str) -> dict[str, Any]:
-    """Return what a passport keeps of an engine, by batch size; none where all failed."""
+    """Return the figures of an engine for a passport, by batch size; none if all failed."""
     rows = [row for row in report.rows if row.engine == engine and row.blocks]
     return {
         str(row.batch): {
@@ -358,10 +360,10 @@ def _by_batch(report: Report, engine: str) -> dict[str, Any]:
 
 
 def write(report: Report, file: Path) -> None:
-    """Write a report as JSON, whole or not at all.
+    """Write a report as JSON atomically.
 
     Raises:
-        ExporterError: it can't be written there.
+        ExporterError: the file can't be written.
     """
     try:
         result_file.write(report.as_json(), file)
@@ -378,7 +380,7 @@ def _versions() -> dict[str, str]:
 
 
 def deployed_bytes(one: Artifact) -> int:
-    """Return the size of what an artifact deploys: all but its own papers."""
+    """Return the size of an artifact's deployed files: all but our own records."""
     papers = (artifact.PASSPORT, artifact.CALIBRATION, "layers.json", "sensitivity.json")
     files = one.passport["files"].items()
     # An engine replaces the graph it was built from.

@@ -26,22 +26,24 @@ def ratio_interval(
 ) -> tuple[float, float]:
     """Bootstrap an interval of :func:`ratio_of_medians`, by the percentile method.
 
-    Whole rounds are drawn with replacement (Efron and Tibshirani 1993, chapters 8 and 13), so
-    what slows both sides of a round cancels. Five rounds make a rough interval, somewhat too
-    narrow; it can't reach beyond the ratios that were seen.
+    Whole rounds are drawn with replacement (Efron and Tibshirani 1993, chapters 8 and 13), so a
+    disturbance that slows both sides of a round cancels. Five rounds give a rough interval that
+    is somewhat too narrow. It can't extend beyond the observed ratios.
 
     Args:
         ours: seconds (rounds,).
         theirs: seconds (rounds,), in the same order of rounds.
-        level: share of the resampled ratios inside.
-        resamples: how many times the rounds are drawn anew.
-        seed: of the drawing.
+        level: share of the resampled ratios inside the interval.
+        resamples: how many times the rounds are drawn again.
+        seed: seed of the random draws.
 
     Raises:
-        ValueError: the rounds do not pair up, or there are fewer than two.
+        ValueError: the sides differ in their number of rounds, or there are fewer than two.
     """
     if len(ours) != len(theirs) or len(ours) < 2:
-        raise ValueError(f"needs two rounds or more on both sides: {len(ours)} and {len(theirs)}")
+        raise ValueError(
+            f"both sides need the same two rounds or more, not {len(ours)} and {len(theirs)}"
+        )
     rounds = len(ours)
     drawn = np.random.default_rng(seed).integers(0, rounds, (resamples, rounds))
     ratios = np.median(np.asarray(ours)[drawn], axis=1) / np.median(

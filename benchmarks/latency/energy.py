@@ -1,8 +1,8 @@
-"""Energy of a block, if the machine reports it: RAPL, NVML, a Jetson's power rails.
+"""Measure the energy of a block, if the machine reports it: RAPL, NVML, a Jetson's power rails.
 
-Each meter covers a whole part of the machine, never a single process. So each number names what
-its meter covers, and we never compare meters. NVML and tegrastats NOT RUN here: their readers
-are tested on stand-ins and on recorded lines.
+Each meter covers a whole part of the machine, never a single process. So each number names the
+part that its meter covers, and we never compare meters. NVML and tegrastats were NOT RUN here:
+their readers are tested on stand-ins and on recorded lines.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from exporter.machine.gpus import open_nvml
 
 _INTERVAL_MS = 100
 
-# Rails as NVIDIA's Jetson Linux Developer Guide (Platform Power and Performance) describes them.
-# The first that a board has is the widest; AGX Orin has none for the whole module, but these three
-# that do not overlap.
+# Rails as in NVIDIA's Jetson Linux Developer Guide (Platform Power and Performance). The first
+# entry that a board has covers most. AGX Orin has no rail for the whole module, but the three of
+# the last entry, which do not overlap.
 _WHOLE = (("VDD_IN",), ("POM_5V_IN",), ("VIN",), ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"))
 _RAIL = re.compile(r"\b(V[A-Z0-9_]+|POM_[A-Z0-9_]+) (\d+)(?:mW)?/(\d+)(?:mW)?")
 
@@ -36,8 +36,8 @@ class Counter:
     """A meter that only counts up.
 
     Attributes:
-        joules: since some moment.
-        wraps_at: where it starts again from 0; None where it never does.
+        joules: energy since an unknown moment.
+        wraps_at: the value at which it starts again from 0; None if it never does.
     """
 
     joules: float
@@ -45,13 +45,13 @@ class Counter:
 
 
 class Meters:
-    """Joules of what happens inside the ``with``, by the name of what each meter covers.
+    """Measure joules inside the ``with`` block, by the part that each meter covers.
 
-    Counters are read before and after; ``tegrastats``, where there is one, runs meanwhile.
+    Counters are read before and after. ``tegrastats`` runs in between, if it is installed.
     """
 
     def __enter__(self) -> Meters:
-        """Begin."""
+        """Start measuring."""
         self._watts = tempfile.TemporaryFile("w+")  # a pipe would fill up
         self._tegrastats = _start_tegrastats(self._watts)
         self._before = read_counters()
@@ -59,7 +59,7 @@ class Meters:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End; :attr:`joules` is there from now on, and ``gpu_mhz`` where tegrastats tells it."""
+        """Stop measuring; set :attr:`joules`, and ``gpu_mhz`` if tegrastats reports it."""
         elapsed_s = time.perf_counter() - self._started
         self.gpu_mhz: float | None = None
         self.joules = spent(self._before, read_counters())
@@ -88,14 +88,14 @@ def _start_tegrastats(output: IO[str]) -> subprocess.Popen[str] | None:
 
 
 def read_counters(root: Path = Path("/")) -> dict[str, Counter]:
-    """Read every counting meter of this machine, by the name of what it covers."""
+    """Read every counting meter of this machine, by the part that it covers."""
     return {**read_rapl(root), **read_nvml()}
 
 
 def spent(before: Mapping[str, Counter], after: Mapping[str, Counter]) -> dict[str, float]:
-    """Return the joules between two readings, of the meters that are in both.
+    """Return the joules between two readings, for the meters that are in both.
 
-    A counter that fell has wrapped around once; blocks are far too short for twice.
+    If a counter fell, it wrapped around once. Blocks are far too short for more.
     """
     found = {}
     for name in before.keys() & after.keys():
@@ -110,9 +110,9 @@ def spent(before: Mapping[str, Counter], after: Mapping[str, Counter]) -> dict[s
 
 
 def read_rapl(root: Path = Path("/")) -> dict[str, Counter]:
-    """Read RAPL's zones as the kernel shows them (Documentation/power/powercap).
+    """Read RAPL's zones from the kernel (Documentation/power/powercap).
 
-    Most systems let only root read them; what can't be read is left out.
+    Most systems let only root read them. Unreadable zones are left out.
     """
     found = {}
     for zone in sorted((root / "sys/class/powercap").glob("intel-rapl:*")):
@@ -133,7 +133,7 @@ def read_nvml() -> dict[str, Counter]:
     with open_nvml() as nvml:
         if nvml is None:
             return found
-        with contextlib.suppress(nvml.NVMLError):  # what was read before stays
+        with contextlib.suppress(nvml.NVMLError):  # keep the values read before the error
             for index in range(nvml.nvmlDeviceGetCount()):
                 handle = nvml.nvmlDeviceGetHandleByIndex(index)
                 joules = nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000
@@ -142,18 +142,18 @@ def read_nvml() -> dict[str, Counter]:
 
 
 def parse_tegrastats(line: str) -> dict[str, float]:
-    """Return the present power in watts of each rail in a line of ``tegrastats``.
+    """Return the current power in watts of each rail in a line of ``tegrastats``.
 
-    Each rail reads ``NAME now/average``, in milliwatts; ``mW`` stands behind both from
-    JetPack 5 on, and JetPack 7 adds a third number.
+    Each rail reads ``NAME now/average``, in milliwatts. From JetPack 5 on, ``mW`` follows both
+    numbers. JetPack 7 adds a third number.
     """
     return {name: int(now) / 1000 for name, now, _ in _RAIL.findall(line)}
 
 
 def module_power(lines: Iterable[str]) -> tuple[str, float] | None:
-    """Return which rails cover the module best, and their mean power in watts over the lines.
+    """Return the rails that cover most of the module, and their mean power in watts.
 
-    None where no line has such rails.
+    Return None if no line has such rails.
     """
     samples = [parse_tegrastats(line) for line in lines]
     for rails in _WHOLE:

@@ -30,11 +30,11 @@ class Engine:
     """Something to time.
 
     Attributes:
-        name: what tables call it.
+        name: its name in tables.
         kind: how it is opened.
-        path: the artifact; for Keras an artifact that says which network it was made from; for a
-            peer the folder of its model.
-        original: for Keras, where that is.
+        path: the artifact; for Keras, an artifact made from the network; for a peer, the folder
+            of its model.
+        original: for Keras, where the model is.
         cuda_graph: for an engine on a GPU, replay its kernels as one graph.
     """
 
@@ -46,19 +46,19 @@ class Engine:
 
     @classmethod
     def from_json(cls, given: dict[str, Any]) -> Engine:
-        """Read what ``dataclasses.asdict`` gave, its path as text."""
+        """Read the result of ``dataclasses.asdict``, with the path as text."""
         original = Original(**given["original"])
         return cls(**{**given, "path": Path(given["path"]), "original": original})
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A ready engine, and what turns images into its feeds.
+    """A ready engine, and the function that turns images into its feeds.
 
     Attributes:
-        runner: as an accuracy measurement would use it.
-        feed: (batch, height, width, channels) float32, preprocessed, to feeds.
-        settings: of the runtime, as they should be recorded.
+        runner: the same runner as for measuring accuracy.
+        feed: turns preprocessed images, (batch, height, width, channels) float32, into feeds.
+        settings: the runtime's settings to record.
     """
 
     runner: Runner
@@ -66,29 +66,29 @@ class Opened:
     settings: dict[str, Any]
 
     def forget(self) -> None:
-        """Drop what was timed on a device so far."""
+        """Drop the times measured on a device so far."""
         if isinstance(self.runner, DeviceRunner):
             self.runner.times.clear()
 
     def device(self) -> dict[str, list[float]]:
-        """Return the milliseconds of each call on a device, by part; empty for a CPU's engine."""
+        """Return the milliseconds of each call on a device, by part; empty for a CPU engine."""
         if not isinstance(self.runner, DeviceRunner):
             return {}
         times = [asdict(each) for each in self.runner.times]
         return {f"{part}_ms": [each[part] for each in times] for part in (times or [{}])[0]}
 
     def all_settings(self) -> dict[str, Any]:
-        """Return the settings, those among them that only a run decides."""
+        """Return all settings, including those that are known only after a run."""
         found = self.runner.device_settings if isinstance(self.runner, DeviceRunner) else {}
         return {**self.settings, **found}
 
 
 @contextlib.contextmanager
 def opened(engine: Engine, threads: int) -> Iterator[Opened]:
-    """Open an engine in this process, which should hold no other.
+    """Open an engine in this process, which should have no other one.
 
     Raises:
-        ExporterError: it does not open here.
+        ExporterError: the engine can't be opened here.
     """
     ready = _OPENERS[engine.kind](engine, threads)
     with ready.runner:
@@ -104,7 +104,7 @@ def _artefact(engine: Engine, threads: int) -> Opened:
 
 
 def feeder(one: artifact.Artifact) -> Callable[[npt.NDArray[np.float32]], Feeds]:
-    """Return what turns preprocessed images into an artifact's feeds, by its passport."""
+    """Return the function that turns preprocessed images into an artifact's feeds."""
     port, layout = one.passport["graph"]["inputs"][0], one.passport["layout"]
     dtype = numpy_type(port["dtype"])
 
@@ -115,7 +115,7 @@ def feeder(one: artifact.Artifact) -> Callable[[npt.NDArray[np.float32]], Feeds]
 
 
 def _keras(engine: Engine, threads: int) -> Opened:
-    """Open the original as one compiled ``tf.function`` in inference mode, or by XLA."""
+    """Open the original as one ``tf.function`` in inference mode, optionally compiled by XLA."""
     from benchmarks.accuracy.measure import load_original
     from exporter.network.runner import KerasRunner
 
@@ -131,14 +131,14 @@ def _keras(engine: Engine, threads: int) -> Opened:
     settings = {"jit_compile": xla, "intra_op_threads": threads, "inter_op_threads": threads}
     import tensorflow as tf
 
-    if tf.config.list_physical_devices("GPU"):  # timed as its users have it, TF32 and all
+    if tf.config.list_physical_devices("GPU"):  # time it with TF32, the default for its users
         tf.config.experimental.enable_tensor_float_32_execution(True)
         settings["tf32"] = True
     return Opened(KerasRunner(source, jit_compile=xla), feed, settings)
 
 
 def _peer(engine: Engine, threads: int) -> Opened:
-    """Open a model that :mod:`benchmarks.latency.peers` made, in the engine of its maker."""
+    """Open a model that :mod:`benchmarks.latency.peers` made, in the tool's own engine."""
     description = json.loads((engine.path / peers.DESCRIPTION).read_text())
     port = description["inputs"][0]
 
@@ -165,7 +165,7 @@ def _in_openvino(model: Path, description: dict[str, Any], threads: int) -> Runn
 def _in_tflite(model: Path, _: dict[str, Any], threads: int) -> Runner:
     from benchmarks.latency.tflite_int8 import TfliteRunner
 
-    return TfliteRunner(model, threads)  # its threads are its own, none of TensorFlow's
+    return TfliteRunner(model, threads)  # it has its own threads, not TensorFlow's
 
 
 _PEER_RUNNERS: dict[str, Callable[[Path, dict[str, Any], int], Runner]] = {
@@ -184,7 +184,7 @@ _OPENERS: dict[Kind, Callable[[Engine, int], Opened]] = {
 
 
 def limit_tensorflow(threads: int) -> None:
-    """Hold TensorFlow to so many threads; it must not have started its device yet.
+    """Limit TensorFlow to so many threads; it must not have started its device yet.
 
     Raises:
         Missing: TensorFlow is not installed.

@@ -1,7 +1,7 @@
-"""What NVIDIA GPUs were doing when a block ended: their clocks, and what held these back.
+"""Read the clocks of NVIDIA GPUs at the end of a block, and the reasons for slower clocks.
 
-By nvidia-ml-py. A Jetson has no NVML for its own GPU;
-its clock is in ``tegrastats`` (:func:`parse_tegrastats_clock`).
+nvidia-ml-py reads them. A Jetson has no NVML for its own GPU, so its clock comes from
+``tegrastats`` (:func:`parse_tegrastats_clock`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 from exporter.machine.gpus import bus_id_in_use, read_each
 
-# NVML API Reference, NvmlClocksEventReasons. An idle GPU (1) and clocks that somebody set (2, 100)
-# are no fault of a run.
+# NVML API Reference, NvmlClocksEventReasons. An idle GPU (1) and clocks set by the user (2, 100)
+# don't make a run unstable.
 _REASONS = {
     0x004: "power cap",
     0x008: "hardware slowdown",
@@ -24,7 +24,7 @@ _REASONS = {
     0x040: "hardware thermal slowdown",
     0x080: "power brake",
 }
-# Renamed in nvidia-ml-py 12.535; a driver's older package has the first alone.
+# Renamed in nvidia-ml-py 12.535; older packages have only the first name.
 _READ_REASONS = (
     "nvmlDeviceGetCurrentClocksThrottleReasons",
     "nvmlDeviceGetCurrentClocksEventReasons",
@@ -38,9 +38,9 @@ class GpuState:
     """One GPU at one moment.
 
     Attributes:
-        index: NVML's.
+        index: NVML's index.
         sm_mhz: clock of its multiprocessors.
-        held_back_by: why that is not higher, apart from idleness and clocks that were set.
+        held_back_by: why the clock is not higher, except for idleness and user-set clocks.
     """
 
     index: int
@@ -49,10 +49,10 @@ class GpuState:
 
 
 def read_gpus() -> tuple[GpuState, ...]:
-    """Read the GPU that CUDA uses here, all where nothing tells which of several that is.
+    """Read the GPU that CUDA uses here, or all GPUs if it isn't known which one that is.
 
-    None where NVML is not installed or has no driver under it. Of no interest is what others do
-    on other GPUs.
+    The result is empty if NVML is not installed or finds no driver. Other GPUs don't matter,
+    because other work may run on them.
     """
     found = read_each(lambda nvml, index: (_bus_id(nvml, index), _state(nvml, index)))
     used = bus_id_in_use() if len(found) > 1 else None
@@ -61,9 +61,9 @@ def read_gpus() -> tuple[GpuState, ...]:
 
 
 def listen(seconds: float) -> float | None:
-    """Return the share of the time that the GPU in use was busy; None where nothing tells.
+    """Return the share of the time that the GPU in use was busy; None if unknown.
 
-    To be asked before a run begins: whatever computes then is somebody else's.
+    Call it before a run begins: any work at that time belongs to other programs.
     """
     shares: list[float] = []
     end = time.monotonic() + seconds
@@ -114,14 +114,15 @@ def _state(nvml: Any, index: int) -> GpuState:
 
 
 def decode_reasons(bits: int) -> tuple[str, ...]:
-    """Name the bits that mean a GPU ran slower than it would have."""
+    """Name the bits that mean that something slowed a GPU down."""
     return tuple(reason for bit, reason in _REASONS.items() if bits & bit)
 
 
 def parse_tegrastats_clock(line: str) -> float | None:
-    """Return the GPU's MHz in a line of ``tegrastats``, where its release tells.
+    """Return the GPU's MHz in a line of ``tegrastats``; None if its release doesn't print it.
 
-    ``GR3D_FREQ 12%@1300``, or a clock for each cluster in brackets; the first counts.
+    The line has ``GR3D_FREQ 12%@1300``, or a clock for each cluster in brackets. We take the
+    first.
     """
     found = _TEGRA_CLOCK.search(line)
     return None if found is None else float(found[1])

@@ -1,4 +1,4 @@
-"""The images that engines are timed on."""
+"""Read the images that engines are timed on."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _IMAGES = 64
 def read_images(
     one: Artifact, spec: str | None, least: int, progress: Progress
 ) -> np.ndarray[Any, Any]:
-    """Read test images as the network takes them.
+    """Read test images, preprocessed for the network.
 
     Args:
-        one: says how.
-        spec: as :func:`exporter.data.datasets.load`; None for noise.
+        one: the artifact, whose passport has the preprocessing.
+        spec: as in :func:`exporter.data.datasets.load`; None for noise.
         least: the largest batch.
-        progress: told of a download.
+        progress: called during a download.
 
     Returns:
         (n, height, width, channels) float32, n at least the largest batch.
 
     Raises:
-        WrongUse: the artifact does not say how its images are preprocessed, or takes others.
+        WrongUse: the artifact's passport has no preprocessing, or its images have other channels.
     """
     count = max(_IMAGES, least)
     if spec is None:
@@ -48,14 +48,15 @@ def read_images(
     channels = shape[1 if one.passport["layout"] == "nchw" else -1]
     if channels != data.channels:
         raise WrongUse(
-            f"{one.path} takes images of {channels} channel(s), {data.name} has {data.channels}",
+            f"{one.path} takes images with {channels} channel(s), "
+            f"but those of {data.name} have {data.channels}",
             hint="choose other images with --data",
         )
     return preprocess(recorded["name"], data.pixels(np.arange(count) % len(data), size))
 
 
 def _noise(one: Artifact, count: int) -> np.ndarray[Any, Any]:
-    """Draw images as the network takes them, from [0, 1); how long they take is what counts."""
+    """Draw random images in [0, 1) in the network's shape; only the time they take matters."""
     shape = one.passport["graph"]["inputs"][0]["shape"][1:]
     if one.passport["layout"] == "nchw" and len(shape) == 3:
         shape = [*shape[1:], shape[0]]

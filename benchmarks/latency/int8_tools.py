@@ -1,7 +1,7 @@
-"""The quantizers that are compared: ours, onnxruntime's and NNCF's, each with its settings as data.
+"""The quantizers that we compare: ours, onnxruntime's and NNCF's, with their settings as data.
 
-All get the same folded FP32 graph and the same calibration images. A tool with several settings
-to choose from has them tried one by one on held-out training images; see ``int8_cells``.
+All get the same folded FP32 graph and the same calibration images. If a tool has several possible
+settings, each is tried on held-out training images; see ``int8_cells``.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def settings_to_try(tool: str, scheme: str, *, vnni: bool) -> list[Settings]:
         ]
     if scheme == "tensorrt":
         return [{"preset": "PERFORMANCE", "signed": True, "overflow_fix": "DISABLE"}]
-    # NNCF's own advice without VNNI: the fix in the first layer, then in all if that isn't enough.
+    # NNCF's advice without VNNI: the fix in the first layer, then in all if that isn't enough.
     fixes = ("DISABLE",) if vnni else ("FIRST_LAYER", "ENABLE")
     return [
         {"preset": preset, "signed": None, "overflow_fix": fix}
@@ -57,27 +57,28 @@ def settings_to_try(tool: str, scheme: str, *, vnni: bool) -> list[Settings]:
 
 
 def fastest_settings(tool: str, *, vnni: bool) -> Settings:
-    """Return the settings of a rival that favor its speed on a CPU, without losing its sums.
+    """Return the settings of a rival that are fastest on a CPU without overflowing its sums.
 
-    One scale a channel costs integer kernels no time; ``PERFORMANCE`` is NNCF's symmetric preset;
-    without VNNI, 7-bit weights in every layer are as fast as 8-bit ones, and do not saturate.
+    One scale per channel costs integer kernels no time. ``PERFORMANCE`` is NNCF's symmetric
+    preset. Without VNNI, 7-bit weights in every layer are as fast as 8-bit ones and don't
+    saturate.
     """
-    favoured: dict[str, Settings] = {
+    favored: dict[str, Settings] = {
         "quantize_static": {"per_channel": True},
         "nncf": {"preset": "PERFORMANCE", "overflow_fix": "DISABLE" if vnni else "ENABLE"},
     }
     return next(
         settings
         for settings in settings_to_try(tool, "cpu", vnni=vnni)
-        if settings.items() >= favoured[tool].items()
+        if settings.items() >= favored[tool].items()
     )
 
 
-# By default it quantizes the logits too, which gains no time and, where one image's are thirty
-# times another's, costs the other's label (9 points of top-1 on the shipped ResNeXt).
+# By default it quantizes the logits too, which saves no time. If one image's logits are thirty
+# times another's, the other image loses its label (9 points of top-1 on the shipped ResNeXt).
 _FLOAT_LOGITS = {"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]}
 
-# For TensorRT: symmetric, and biases as floats, for its parser takes no INT32 DequantizeLinear.
+# TensorRT needs symmetric ranges, and float biases: its parser takes no INT32 DequantizeLinear.
 _STATIC: dict[str, Settings] = {
     "cpu": {"activation_type": "QUInt8", "extra_options": _FLOAT_LOGITS},
     "tensorrt": {
@@ -93,13 +94,13 @@ _STATIC: dict[str, Settings] = {
 
 
 def quantize(tool: str, settings: Settings, folded: Path, images: Images, output: Path) -> None:
-    """Quantize a graph with one of the rivals and write it.
+    """Quantize a graph with one of the rivals, and write it.
 
     Args:
         tool: ``quantize_static`` or ``nncf``.
         settings: one of :func:`settings_to_try`.
         folded: the FP32 graph.
-        images: (images, ...) calibration inputs, as the graph takes them.
+        images: (images, ...) calibration inputs in the graph's form.
         output: the file to write.
 
     Raises:
@@ -109,7 +110,7 @@ def quantize(tool: str, settings: Settings, folded: Path, images: Images, output
 
 
 class _Reader:
-    """onnxruntime's way to be handed batches."""
+    """Hands batches to onnxruntime, with its interface."""
 
     def __init__(self, name: str, images: Images) -> None:
         self._batches: Iterator[Images] = iter(np.split(images, range(_BATCH, len(images), _BATCH)))
@@ -146,13 +147,13 @@ def _quantize_static(settings: Settings, folded: Path, images: Images, output: P
 
 
 def _nncf(settings: Settings, folded: Path, images: Images, output: Path) -> None:
-    """Quantize in the form that the output's suffix names: OpenVINO's IR, NNCF's own, or ONNX."""
-    os.environ.setdefault("NNCF_CI", "1")  # its switch against sending usage figures to its makers
+    """Quantize a graph, and write it as OpenVINO IR or ONNX, depending on the output's suffix."""
+    os.environ.setdefault("NNCF_CI", "1")  # keeps NNCF from sending usage data
     native = output.suffix == ".xml"
     if native:
         from exporter.targets.openvino import load_openvino
 
-        ov = load_openvino()  # first, so that it does not report its import either
+        ov = load_openvino()  # first, so that importing it sends no usage data either
     try:
         import nncf
     except ImportError as error:
@@ -179,10 +180,10 @@ def _nncf(settings: Settings, folded: Path, images: Images, output: Path) -> Non
 
 
 def _force_signed() -> None:
-    """Make NNCF's activations signed, in this process, as TensorRT takes no others.
+    """Make NNCF's activations signed, in this process, because TensorRT takes no others.
 
-    Its public parameter for it (``signedness_to_force``) is refused on every target device, for
-    none of the devices' tables says either; so the tables are made to.
+    NNCF rejects its own public parameter for this (``signedness_to_force``) on every target
+    device, because no device's table sets it. So we set it in the tables.
     """
     from nncf.common.hardware import qspaces
 

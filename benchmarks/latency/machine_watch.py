@@ -1,8 +1,8 @@
-"""What else the machine did while something was timed: other work, throttling, clocks.
+"""Watch what else the machine does during a timing: other work, throttling, clocks.
 
 Other work on the machine makes a timing worthless. We read the counters right before and right
-after a block; whatever the pinned cores did in between, apart from the timed process, is other
-work. What a system does not report is None, never zero.
+after a block. Everything that the pinned cores did in between, except for the timed process, is
+other work. A value that the system does not report is None, never zero.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Reading:
     """Counters at one moment.
 
     Attributes:
-        wall_s: a clock that only goes forward.
-        own_s: CPU time of this process, all its threads.
-        busy_s: CPU time that the watched cores spent on anything.
+        wall_s: monotonic clock.
+        own_s: CPU time of all threads of this process.
+        busy_s: CPU time that the watched cores spent on any work.
         stolen_s: CPU time that a hypervisor took from them.
-        throttled_s: time for which this control group was held back by its CPU quota.
+        throttled_s: time for which this control group's CPU quota held it back.
         throttle_events: how often the cores slowed down for heat, by the kernel's count.
         mhz: mean clock of the watched cores.
     """
@@ -44,15 +44,15 @@ class Reading:
 
 @dataclass(frozen=True)
 class Load:
-    """What happened beside a block; shares are of the watched cores' time.
+    """Other load during a block; shares are of the watched cores' time.
 
     Attributes:
         others: share that other processes took.
         stolen: share that the hypervisor took.
         throttled_s: time held back by a CPU quota.
-        throttle_events: slow-downs for heat.
+        throttle_events: how often heat slowed the cores down.
         mhz: mean clock before and after.
-        gpus: at the end; as :class:`benchmarks.latency.gpu_watch.GpuState` has them.
+        gpus: states at the end, as in :class:`benchmarks.latency.gpu_watch.GpuState`.
     """
 
     others: float | None
@@ -68,7 +68,7 @@ def read(cores: Collection[int], root: Path = Path("/")) -> Reading:
 
     Args:
         cores: their numbers.
-        root: where ``proc`` and ``sys`` are looked for.
+        root: folder that contains ``proc`` and ``sys``.
     """
     busy, stolen = parse_stat(_text(root / "proc/stat"), cores)
     return Reading(
@@ -83,19 +83,19 @@ def read(cores: Collection[int], root: Path = Path("/")) -> Reading:
 
 
 def listen(cores: Collection[int], seconds: float) -> float | None:
-    """Return the share of some cores' time that others take while this process rests."""
+    """Return the share of some cores' time that other processes take while this one sleeps."""
     before = read(cores)
     time.sleep(seconds)
     return between(before, read(cores), len(cores) or 1).others
 
 
 def between(before: Reading, after: Reading, cores: int) -> Load:
-    """Say what happened between two readings.
+    """Return the load between two readings.
 
     Args:
-        before: the earlier one.
-        after: of the same cores, in the same process.
-        cores: how many are watched.
+        before: the earlier reading.
+        after: the later one, of the same cores and in the same process.
+        cores: number of watched cores.
     """
     time_s = (after.wall_s - before.wall_s) * cores
     busy, stolen = _grown(before.busy_s, after.busy_s), _grown(before.stolen_s, after.stolen_s)
@@ -114,7 +114,7 @@ def between(before: Reading, after: Reading, cores: int) -> Load:
 def peak_rss_mib(root: Path = Path("/")) -> float | None:
     """Return the most memory this process ever had resident.
 
-    Not ``ru_maxrss``: a child starts with its parent's, see getrusage(2).
+    This is not ``ru_maxrss``, because a child starts with its parent's value, see getrusage(2).
     """
     found = re.search(r"^VmHWM:\s+(\d+) kB$", _text(root / "proc/self/status"), re.MULTILINE)
     return None if found is None else int(found[1]) / 1024
@@ -123,9 +123,9 @@ def peak_rss_mib(root: Path = Path("/")) -> float | None:
 def parse_stat(text: str, cores: Collection[int]) -> tuple[float | None, float | None]:
     """Return the busy and the stolen seconds of some cores from the text of ``/proc/stat``.
 
-    Columns as in proc_stat(5): user, nice, system, idle, iowait, irq, softirq, steal; the two
-    behind them, guest times, are already in user and nice. A sandbox that shows only zeros
-    knows nothing, so nothing is what it says.
+    The columns are as in proc_stat(5): user, nice, system, idle, iowait, irq, softirq, steal. The
+    two after them, guest times, are already in user and nice. Some sandboxes show only zeros,
+    which counts as unknown.
     """
     busy = stolen = 0
     seen = set()
@@ -151,7 +151,7 @@ def parse_cgroup(text: str) -> float | None:
 
 
 def parse_clocks(text: str) -> dict[int, float]:
-    """Return each core's MHz from the text of ``/proc/cpuinfo``; x86 alone says it there."""
+    """Return each core's MHz from the text of ``/proc/cpuinfo``, which only x86 has."""
     clocks: dict[int, float] = {}
     core = None
     for line in text.splitlines():
@@ -164,7 +164,7 @@ def parse_clocks(text: str) -> dict[int, float]:
 
 
 def _mhz(cores: Collection[int], root: Path) -> float | None:
-    """Ask cpufreq, which says the present clock, else ``/proc/cpuinfo``."""
+    """Return the mean clock from cpufreq, which has the current one, or from ``/proc/cpuinfo``."""
     folder = root / "sys/devices/system/cpu"
     khz = [_text(folder / f"cpu{core}" / "cpufreq/scaling_cur_freq").strip() for core in cores]
     if khz and all(value.isdecimal() for value in khz):

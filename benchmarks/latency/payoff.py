@@ -1,4 +1,4 @@
-"""Say whether lower precision pays off: speed gained and accuracy lost, one sentence each."""
+"""Report whether lower precision pays off: speed gained and accuracy lost, in sentences."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def verdicts(
     """Compare the artifacts of lower precision with the FP32 one of their target.
 
     Args:
-        artifacts: of one network; without an FP32 one of a target, there is nothing to say of it.
-        rows: named after them.
-        scenario: what is compared.
+        artifacts: artifacts of one network. A target without an FP32 artifact gets no sentence.
+        rows: rows named after the artifacts.
+        scenario: decides which metric is compared.
 
     Returns:
         A sentence for each such FP32 artifact and batch size.
@@ -40,12 +40,12 @@ def verdicts(
                 if (str(low.path), batch) in timed
             ]
             if parts:
-                found.append(f"{full.target}, batch {batch}, beside FP32: {'; '.join(parts)}")
+                found.append(f"{full.target}, batch {batch}, against FP32: {'; '.join(parts)}")
     return tuple(found)
 
 
 def verdict(full: Artifact, low: Artifact, slow: Row, fast: Row, scenario: Scenario) -> str:
-    """Say what a lower precision gains and costs, such as ``INT8 is 3.9x [3.8, 4.0] as fast``."""
+    """Return gain and cost of a lower precision, such as ``INT8 is 3.9x [3.8, 4.0] as fast``."""
     ratio = speedup(fast, slow, scenario)
     gain = f"is {ratio} as fast"
     if ratio.low <= 1 <= ratio.high:
@@ -56,7 +56,7 @@ def verdict(full: Artifact, low: Artifact, slow: Row, fast: Row, scenario: Scena
 
 
 def accuracy_price(full: Artifact, low: Artifact) -> str:
-    """Say how much accuracy is lost, in points of top-1, according to the passports."""
+    """Return the loss of accuracy in points of top-1, from the passports, as text."""
     before, after = top1(full), top1(low)
     if before is None or after is None:
         unknown = full if before is None else low
@@ -68,7 +68,7 @@ def accuracy_price(full: Artifact, low: Artifact) -> str:
 
 
 def top1(one: Artifact) -> dict[str, Any] | None:
-    """Return the accuracy that ``exporter evaluate`` recorded, None if it did not."""
+    """Return the accuracy that ``exporter evaluate`` recorded, or None."""
     recorded: dict[str, Any] | None = one.passport.get("measured", {}).get("accuracy")
     return recorded
 
@@ -76,15 +76,15 @@ def top1(one: Artifact) -> dict[str, Any] | None:
 def beside_peers(
     artifacts: Sequence[Artifact], rows: Sequence[Row], scenario: Scenario
 ) -> tuple[str, ...]:
-    """Compare each INT8 artifact with what other tools made for the same engine.
+    """Compare each INT8 artifact with other tools' INT8 for the same engine.
 
     Args:
-        artifacts: of one network.
-        rows: named after them, and after the peers.
-        scenario: what is compared.
+        artifacts: artifacts of one network.
+        rows: rows named after the artifacts and the peers.
+        scenario: decides which metric is compared.
 
     Returns:
-        A sentence for each of them and batch size.
+        A sentence for each pair and batch size.
     """
     timed = {(row.engine, row.batch): row for row in rows if row.blocks}
     found = []

@@ -1,8 +1,8 @@
-"""INT8 as other tools make it of the same network, to be timed beside ours in the same run.
+"""Make other tools' INT8 of the same network, to time it in the same run as ours.
 
-Each tool gets the original's folded FP32 graph (TFLite the original itself) and the training
-images that our own calibration begins with, and settings that favor its speed. It works in a
-process of its own: a converter that fails, or crashes, becomes a row that says so.
+Each tool gets the original's folded FP32 graph (TFLite gets the original itself), the training
+images that our own calibration begins with, and settings that favor its speed. It runs in its own
+process, so that a converter that fails or crashes becomes a row with an error.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ Settings = dict[str, Any]
 
 DESCRIPTION = "peer.json"
 CALIBRATION_IMAGES = 512
-# Of one tool. NNCF and TFLite calibrate image by image.
+# Limit for one tool. NNCF and TFLite calibrate image by image.
 _LIMIT_S = 1800.0
 
 
 @dataclass(frozen=True)
 class Peer:
-    """Another maker of INT8.
+    """Another tool that makes INT8 models.
 
     Attributes:
-        title: as sentences name it.
-        needs: the modules it imports.
-        file: what it leaves for its engine.
-        target: of ours that the same engine runs; None where there is none.
+        title: its name in sentences.
+        needs: the modules that it imports.
+        file: the file that it writes for its engine.
+        target: our target with the same engine; None if there is none.
         make: writes ``file`` from the original and calibration images; returns its settings.
     """
 
@@ -58,7 +58,7 @@ class Peer:
 
 @dataclass(frozen=True)
 class Original:
-    """How to find the Keras model: where, if not where the passport says; Lambda layers or not."""
+    """The Keras model's path, if it isn't where the passport says, and whether to allow Lambdas."""
 
     place: str | None = None
     unsafe: bool = False
@@ -69,13 +69,13 @@ AS_RECORDED = Original()
 
 @dataclass(frozen=True)
 class Order:
-    """What to make, of which network, where.
+    """An order to make one model.
 
     Attributes:
         name: a key of :data:`PEERS`.
-        artefact: says which network, and how its images are preprocessed.
-        folder: gets the model and :data:`DESCRIPTION`.
-        data: whose training images to calibrate on.
+        artefact: artifact whose passport names the network and its preprocessing.
+        folder: where to write the model and :data:`DESCRIPTION`.
+        data: data set whose training images to calibrate on.
         original: the Keras model.
     """
 
@@ -87,10 +87,10 @@ class Order:
 
 
 def check(names: Sequence[str]) -> None:
-    """Refuse peers whose packages are not installed, before anything is timed.
+    """Check that the peers' packages are installed, before anything is timed.
 
     Raises:
-        Missing: names the packages.
+        Missing: a package is not installed. The message names it.
     """
     lacking = {
         module
@@ -111,10 +111,10 @@ def make_all(
     original: Original,
     progress: Progress,
 ) -> dict[str, worker.Answer]:
-    """Have every peer make its model in ``folder/NAME``, one after another.
+    """Let every peer make its model in ``folder/NAME``, one after another.
 
     Returns:
-        By name what it answered; ``error`` and ``hint`` where there is no model.
+        The answer of each, by name; with ``error`` and ``hint`` if it made no model.
     """
     answers = {}
     for done, name in enumerate(names):
@@ -131,10 +131,10 @@ def make(order: Order) -> worker.Answer:
     """Make one model in this process, and describe it in :data:`DESCRIPTION`.
 
     Returns:
-        The description: ``inputs`` and ``outputs`` as a passport has them, and ``settings``.
+        The description: ``inputs`` and ``outputs`` as in a passport, and ``settings``.
 
     Raises:
-        ExporterError: there is no original, or the tool does not take it.
+        ExporterError: there is no original, or the tool can't convert it.
     """
     from benchmarks.accuracy.measure import load_original
 
@@ -153,7 +153,7 @@ def make(order: Order) -> worker.Answer:
 
 
 def calibration_inputs(source: Source, spec: str) -> Images:
-    """Return the training images that an export calibrates on first, as the network takes them.
+    """Return the first training images that an export calibrates on, preprocessed.
 
     Returns:
         (n, height, width, channels), n at most :data:`CALIBRATION_IMAGES`.
@@ -180,7 +180,7 @@ def folded_graph(source: Source, file: Path) -> Path:
 
 
 def file_bytes(name: str, folder: Path) -> int:
-    """Return the size of what a peer made; OpenVINO's IR has its weights beside it."""
+    """Return the size of a peer's model, including the separate weights of OpenVINO's IR."""
     model = folder / PEERS[name].file
     return sum(file.stat().st_size for file in folder.glob(f"{model.stem}.*"))
 
@@ -223,7 +223,7 @@ PEERS: dict[str, Peer] = {
 
 
 def answer(job: str) -> worker.Answer:
-    """Make the model of a job, in a process of its own."""
+    """Make the model of a job; this runs in its own process."""
     given = json.loads(job)
     paths = {name: Path(given[name]) for name in ("artefact", "folder")}
     return make(Order(**{**given, **paths, "original": Original(**given["original"])}))

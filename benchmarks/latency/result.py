@@ -1,4 +1,4 @@
-"""What a latency measurement found: rows, ratios, whether it can be trusted; as JSON."""
+"""The results of a latency measurement: rows, ratios and stability, also as JSON."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from benchmarks.latency.machine_watch import Load
 
 Scenario = Literal["sweep", "single-stream", "offline"]
 
-# What is compared, by scenario: MLPerf Inference's metrics for the two it defines (its policies,
-# "Scenarios": 90th percentile latency; samples per second).
+# The metric by scenario. Two are from MLPerf Inference's policies ("Scenarios": 90th percentile
+# latency; samples per second).
 METRICS: dict[Scenario, str] = {
     "sweep": "median latency",
     "single-stream": "90th percentile latency",
@@ -26,18 +26,18 @@ QUANTILES = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9, 100)
 
 @dataclass(frozen=True)
 class Block:
-    """One engine at one batch size in one round: one process.
+    """One engine at one batch size in one round, in one process.
 
     Attributes:
-        round: from 0.
-        calls: how many were timed; p50_ms, p90_ms, p99_ms and mean_ms are of one call.
+        round: number of the round, from 0.
+        calls: how many were timed; p50_ms, p90_ms, p99_ms and mean_ms are per call.
         throughput: samples per second over the block's whole time.
-        warm: whether the time of a call settled before, in ``warm_up_s``.
-        load: what else the machine did.
-        peak_rss_mib: of the process, Python and its libraries included.
-        energy_mj: millijoules a sample by meter; empty where the machine does not tell.
-        device_ms: on a GPU, ``p50``, ``p90``, ``p99`` and ``mean`` of a call by part, as
-            :class:`exporter.network.runner.DeviceTimes` has them; empty for a CPU's engine.
+        warm: whether the time of a call settled during the warm-up of ``warm_up_s``.
+        load: other load on the machine.
+        peak_rss_mib: memory of the process, including Python and its libraries.
+        energy_mj: millijoules per sample by meter; empty if the machine does not report it.
+        device_ms: on a GPU, ``p50``, ``p90``, ``p99`` and ``mean`` of a call by part, as in
+            :class:`exporter.network.runner.DeviceTimes`; empty for a CPU engine.
     """
 
     round: int
@@ -55,7 +55,7 @@ class Block:
     device_ms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def cost(self, scenario: Scenario, batch: int) -> float:
-        """Return what the scenario ranks by, as milliseconds: less is better."""
+        """Return the scenario's metric in milliseconds: less is better."""
         if scenario == "offline":
             return 1000 * batch / self.throughput
         return self.p90_ms if scenario == "single-stream" else self.p50_ms
@@ -71,7 +71,7 @@ class Ratio:
     high: float
 
     def __str__(self) -> str:
-        """Return it as in ``3.91x [3.84, 4.02]``."""
+        """Return text such as ``3.91x [3.84, 4.02]``."""
         return f"{self.ratio:.2f}x [{self.low:.2f}, {self.high:.2f}]"
 
 
@@ -80,13 +80,13 @@ class Row:
     """One engine at one batch size.
 
     Attributes:
-        engine: its name.
-        batch: images a call.
-        blocks: one a round; empty where it failed.
-        quantiles_ms: of all calls of all rounds, by percent.
-        speedup: over the baseline; None for the baseline itself, and where either failed.
-        settings: of the runtime.
-        file_bytes: what is deployed; None for the original.
+        engine: the engine's name.
+        batch: images per call.
+        blocks: one per round; empty if it failed.
+        quantiles_ms: quantiles over all calls of all rounds, by percent.
+        speedup: over the baseline; None for the baseline itself, and if either failed.
+        settings: the runtime's settings.
+        file_bytes: size of the deployed files; None for the original.
         error: why there are no blocks.
     """
 
@@ -111,23 +111,23 @@ class Row:
 
     @property
     def peak_rss_mib(self) -> float | None:
-        """The largest of any round's process."""
+        """The largest value of any round."""
         return max((b.peak_rss_mib for b in self.blocks if b.peak_rss_mib), default=None)
 
     @property
     def energy_mj(self) -> dict[str, float]:
-        """Millijoules a sample by meter, medians of the rounds."""
+        """Millijoules per sample by meter, medians of the rounds."""
         return {
             meter: statistics.median(b.energy_mj[meter] for b in self.blocks)
             for meter in sorted(set.intersection(*(set(b.energy_mj) for b in self.blocks)))
         }
 
     def costs(self, scenario: Scenario) -> list[float]:
-        """Return what the scenario ranks by, round by round."""
+        """Return the scenario's metric in milliseconds, round by round."""
         return [block.cost(scenario, self.batch) for block in self.blocks]
 
     def as_json(self) -> dict[str, Any]:
-        """Return the fields, and what follows from them, as JSON values."""
+        """Return the fields, and the figures derived from them, as JSON values."""
         found: dict[str, Any] = {**asdict(self), "blocks": [asdict(b) for b in self.blocks]}
         if self.blocks:
             for name in ("mean_ms", "throughput", "peak_rss_mib", "energy_mj"):
@@ -140,14 +140,14 @@ class Report:
     """A whole measurement.
 
     Attributes:
-        scenario: decides what is compared, see :data:`METRICS`.
-        baseline: the row that ratios are to, the compiled Keras original unless it is not there.
+        scenario: decides which metric is compared, see :data:`METRICS`.
+        baseline: the row that ratios refer to: the compiled Keras original, if it was timed.
         rows: by batch size, then in the order of the engines.
-        unstable: reasons not to trust it; none where there is nothing to say.
-        verdicts: whether lower precision pays, a sentence each.
+        unstable: reasons not to trust the result; empty if there are none.
+        verdicts: whether lower precision pays off, one sentence each.
         settings: of the measurement: rounds, seconds, threads, cores, seed, data.
-        machine: where it ran, and how busy that was at the start.
-        versions: of all that takes part.
+        machine: the machine, and how busy it was at the start.
+        versions: versions of all software involved.
         date: when it began.
     """
 
@@ -173,12 +173,12 @@ class Report:
 
 
 def block(number: int, batch: int, sample: Mapping[str, Any]) -> Block:
-    """Condense what a worker returned.
+    """Condense a worker's answer.
 
     Args:
         number: the round.
-        batch: images a call.
-        sample: as :func:`benchmarks.latency.timing_worker.measure` returns it.
+        batch: images per call.
+        sample: the result of :func:`benchmarks.latency.timing_worker.measure`.
     """
     calls = sample["calls_ms"]
     whole = summary(calls)
@@ -215,7 +215,7 @@ def speedup(row: Row, baseline: Row, scenario: Scenario) -> Ratio:
     """Return how many times as fast a row is as another, round by round.
 
     Raises:
-        ValueError: their rounds do not pair up, or there are fewer than two.
+        ValueError: they differ in their number of rounds, or there are fewer than two.
     """
     slow, fast = baseline.costs(scenario), row.costs(scenario)
     low, high = ratio_interval(slow, fast)

@@ -1,7 +1,7 @@
-"""TensorFlow Lite's INT8: its converter with a representative data set, and its interpreter.
+"""Make and run TensorFlow Lite's INT8: its converter with a data set, and its interpreter.
 
-After https://ai.google.dev/edge/litert/models/post_training_integer_quant: every op in INT8 or
-none converts; input and output stay float32, as those of our artifacts do.
+This follows https://ai.google.dev/edge/litert/models/post_training_integer_quant. Every op must
+be INT8, or the conversion fails. Input and output stay float32, as in our artifacts.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 
 def convert(source: Source, images: npt.NDArray[np.float32], file: Path) -> None:
-    """Convert a network and write it.
+    """Convert a network, and write it.
 
     Args:
-        source: with one input.
-        images: (n, height, width, channels) to calibrate on, as the network takes them.
-        file: gets the flat buffer.
+        source: the network, with one input.
+        images: (n, height, width, channels), preprocessed, to calibrate on.
+        file: where to write the flat buffer.
 
     Raises:
-        ConversionError: TFLite does not convert it; carries the first line of its reason.
+        ConversionError: TFLite can't convert it. The message has the first line of its reason.
     """
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
@@ -53,16 +53,16 @@ def convert(source: Source, images: npt.NDArray[np.float32], file: Path) -> None
         data: bytes = converter.convert()
     except Exception as error:  # its exceptions have no common base
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConversionError(f"TFLite does not convert it: {reason[:300]}") from error
+        raise ConversionError(f"TFLite can't convert the network: {reason[:300]}") from error
     file.write_bytes(data)
 
 
 class TfliteRunner:
-    """One interpreter with its default kernels (XNNPACK), made anew for each batch size.
+    """An interpreter with its default kernels (XNNPACK), resized for each new batch size.
 
     Args:
         model: the flat buffer's file.
-        threads: of the interpreter.
+        threads: number of the interpreter's threads.
     """
 
     def __init__(self, model: Path, threads: int) -> None:
@@ -73,16 +73,16 @@ class TfliteRunner:
         """Load the model; memory is allocated when the batch size is known.
 
         Raises:
-            ExporterError: TFLite refuses it.
+            ExporterError: TFLite can't load it.
         """
         import tensorflow as tf
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it will move to a package of its own
+            warnings.simplefilter("ignore")  # it warns that it will move to its own package
             try:
                 self._interpreter = tf.lite.Interpreter(str(self._model), num_threads=self._threads)
             except ValueError as error:
-                raise ExporterError(f"TFLite refuses {self._model.name}: {error}") from error
+                raise ExporterError(f"TFLite can't load {self._model.name}: {error}") from error
         self._input = self._interpreter.get_input_details()[0]["index"]
         self._output = self._interpreter.get_output_details()[0]["index"]
         self._shape: tuple[int, ...] | None = None
@@ -93,7 +93,7 @@ class TfliteRunner:
         del self._interpreter
 
     def infer(self, feeds: Feeds) -> Feeds:
-        """Run one batch of the one input; the one output goes by the name ``logits``."""
+        """Run one batch of the only input; the only output is returned as ``logits``."""
         (array,) = feeds.values()
         if array.shape != self._shape:
             self._interpreter.resize_tensor_input(self._input, array.shape)

@@ -1,10 +1,10 @@
-"""Time one engine at one batch size, in a process that holds nothing else.
+"""Time one engine at one batch size, in a process with nothing else.
 
-Two engines' spinning thread pools in one process ruin each other's timing, and a process has
-luck of its own (where its memory lies, on which core its threads start) that an interval over
-rounds has to see: so every block of every round is a fresh process. See
-:mod:`benchmarks.latency.bench`,
-which starts them. One JSON object comes in by standard input, one goes out as the last line.
+The spinning thread pools of two engines in one process would ruin each other's timing. Also, each
+process has its own luck (where its memory lies, on which core its threads start), and an interval
+over rounds must include it. So every block of every round is a fresh process.
+:mod:`benchmarks.latency.bench` starts them. One JSON object comes in on standard input, and one
+goes out as the last line.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from benchmarks.latency import energy, gpu_watch, machine_watch, worker
 from benchmarks.latency.engines import Engine, opened
 
 LEAST_CALLS = 10
-# Warm: the medians of three successive groups of calls lie within 5% of each other.
+# Warm means that the medians of three successive groups of calls lie within 5% of each other.
 WARM_GROUPS = 3
 WARM_SPREAD = 0.05
 _GROUP_S = 0.1
@@ -38,9 +38,9 @@ class Job:
     Attributes:
         engine: what to time.
         images: a ``.npy`` file of preprocessed images, (n, height, width, channels) float32.
-        batch: images a call, at most n.
-        threads: of the engine.
-        cores: numbers of those that the process is pinned to; empty where it can't be.
+        batch: images per call, at most n.
+        threads: number of the engine's threads.
+        cores: numbers of the cores that the process is pinned to; empty if it can't be pinned.
         seconds: how long to measure.
         warm_up_s: how long to warm up at most.
     """
@@ -70,9 +70,9 @@ def measure(job: Job) -> dict[str, Any]:
     """Time a block in this process, which must be fresh.
 
     Returns:
-        ``calls_ms`` (every call), ``elapsed_s`` around them, ``warm_up_s`` and whether it got
-        ``warm``, ``load``, ``peak_rss_mib``, ``energy_mj`` (of a sample, by meter), ``device``
-        (milliseconds of each call on a GPU, by part), ``settings``.
+        ``calls_ms`` (every call), ``elapsed_s`` (all calls), ``warm_up_s``, ``warm`` (whether it
+        got warm), ``load``, ``peak_rss_mib``, ``energy_mj`` (per sample, by meter), ``device``
+        (milliseconds of each call on a GPU, by part) and ``settings``.
     """
     if job.cores:
         os.sched_setaffinity(0, job.cores)  # before any library makes its threads
@@ -96,7 +96,7 @@ def measure(job: Job) -> dict[str, Any]:
             calls_s = repeat(call, job.seconds, LEAST_CALLS)
             after = machine_watch.read(job.cores)
         gpus = [asdict(gpu) for gpu in gpu_watch.read_gpus()]
-        if meters.gpu_mhz is not None:  # a Jetson's, which NVML does not know
+        if meters.gpu_mhz is not None:  # a Jetson's GPU, which NVML does not know
             gpus.append(asdict(gpu_watch.GpuState(len(gpus), meters.gpu_mhz, ())))
         load = machine_watch.between(before, after, len(job.cores) or 1)
         return {
@@ -119,7 +119,7 @@ def warm_up(call: Callable[[], object], longest_s: float) -> bool:
     """Call until the time of a call has settled, or the time is up.
 
     Returns:
-        Whether it settled: see :data:`WARM_GROUPS` and :data:`WARM_SPREAD`.
+        Whether it settled, by :data:`WARM_GROUPS` and :data:`WARM_SPREAD`.
     """
     end = time.perf_counter() + longest_s
     medians: list[float] = []
@@ -133,7 +133,7 @@ def warm_up(call: Callable[[], object], longest_s: float) -> bool:
 
 
 def repeat(call: Callable[[], object], seconds: float, least: int) -> list[float]:
-    """Call for so long and at least so often; return the seconds of each call."""
+    """Call repeatedly for ``seconds`` and at least ``least`` times; return each call's seconds."""
     times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < least or time.perf_counter() < end:
@@ -144,5 +144,5 @@ def repeat(call: Callable[[], object], seconds: float, least: int) -> list[float
 
 
 def answer(job: str) -> worker.Answer:
-    """Time the engine of a job, in a process of its own."""
+    """Time the engine of a job; this runs in its own process."""
     return measure(Job.from_json(job))

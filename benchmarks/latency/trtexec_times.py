@@ -1,10 +1,10 @@
-"""Read what trtexec measured: ``--exportTimes`` by iteration, ``--exportProfile`` by layer.
+"""Read trtexec's measurements: ``--exportTimes`` by iteration, ``--exportProfile`` by layer.
 
-So that an engine timed on another machine stands in the same table. trtexec takes its times by
-CUDA events: GPU compute alone, copies to and from the device, and on the host the time to enqueue.
-Its defaults changed between releases (from 11.1 on CUDA graph and spin-wait are on and transfers
-off), so a time counts only with the settings it was taken with. Tests hold the
-reader to a record that NVIDIA published and to the summary that trtexec itself printed of it.
+With it, an engine timed on another machine can be listed in the same table. trtexec measures with
+CUDA events: GPU compute alone, copies to and from the device, and the time to enqueue on the host.
+Its defaults changed between releases (from 11.1 on, CUDA graph and spin-wait are on and transfers
+are off), so a time is useless without its settings. Tests compare this reader with a record that
+NVIDIA published and with the summary that trtexec itself printed for it.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ class Summary:
 
 @dataclass(frozen=True)
 class Times:
-    """One engine's iterations after the warm-up; all in milliseconds, one value an iteration.
+    """One engine's iterations after the warm-up, in milliseconds, with one value per iteration.
 
     Attributes:
-        latency: copy in, compute, copy out: end to end on the device.
-        compute: by CUDA events around the kernels.
-        enqueue: of the host, to hand the work over; trtexec writes clocks with six digits, so
-            seconds into a run these have steps of 0.01.
-        copies: in and out together; all zero where trtexec left them out.
-        wall: from the first enqueue to the last result.
+        latency: copy in, compute and copy out, end to end on the device.
+        compute: time between CUDA events around the kernels.
+        enqueue: time for the host to enqueue the work. trtexec writes clocks with six digits, so
+            after some seconds of a run these have steps of 0.01.
+        copies: copies in and out together; all zero if trtexec left them out.
+        wall: time from the first enqueue to the last result.
     """
 
     latency: tuple[float, ...]
@@ -68,7 +68,7 @@ class Times:
 
     @property
     def has_copies(self) -> bool:
-        """Whether the latency contains copies to and from the device."""
+        """Whether the latency includes copies to and from the device."""
         return any(self.copies)
 
     @property
@@ -78,9 +78,9 @@ class Times:
 
     @property
     def enqueue_bound(self) -> bool:
-        """Whether the host took longer to hand work over than the GPU to do it.
+        """Whether the host took longer to enqueue the work than the GPU took to do it.
 
-        trtexec warns of the same: a CUDA graph would help.
+        trtexec warns in the same case. A CUDA graph would help.
         """
         return statistics.median(self.enqueue) > statistics.median(self.compute)
 
@@ -98,12 +98,12 @@ def read_times(file: Path, warm_up_ms: float = WARM_UP_MS) -> Times:
     """Read ``--exportTimes``.
 
     Args:
-        file: what trtexec wrote.
-        warm_up_ms: iterations whose compute starts earlier are left out, as its summary does.
-            Releases that leave them out of the file already lose none of theirs by 0.
+        file: the file that trtexec wrote.
+        warm_up_ms: leave out iterations whose compute starts earlier, as trtexec's summary does.
+            Use 0 for releases that already leave them out of the file.
 
     Raises:
-        ExporterError: it is no such file, or holds nothing after the warm-up.
+        ExporterError: it is not such a file, or has no iterations after the warm-up.
     """
     rows = [row for row in _records(file, _FIELDS) if row["startComputeMs"] >= warm_up_ms]
     if not rows:
@@ -124,7 +124,7 @@ def read_profile(file: Path) -> tuple[Layer, ...]:
     """Read ``--exportProfile``, in the order of the engine's layers.
 
     Raises:
-        ExporterError: it is no such file.
+        ExporterError: it is not such a file.
     """
     rows = _records(file, ("name", "averageMs", "percentage"), skip="count")
     return tuple(
@@ -134,14 +134,14 @@ def read_profile(file: Path) -> tuple[Layer, ...]:
 
 
 def as_row(engine: str, batch: int, times: Times, settings: Mapping[str, Any]) -> Row:
-    """Put an engine's times where those of other engines are; one block, so without an interval.
+    """Turn an engine's times into a row like other engines'. One block has no interval.
 
     Args:
-        engine: what to call it.
-        batch: images an iteration.
-        times: of it.
-        settings: that trtexec ran with, as far as known: CUDA graph, spin-wait, transfers,
-            streams, GPU and its clocks, TensorRT's version.
+        engine: name for the row.
+        batch: images per iteration.
+        times: the engine's times.
+        settings: trtexec's settings, as far as known: CUDA graph, spin-wait, transfers, streams,
+            GPU and its clocks, TensorRT's version.
     """
     found = summarize(times.latency)
     unknown = Load(others=None, stolen=None, throttled_s=None, throttle_events=None, mhz=None)
@@ -170,13 +170,13 @@ def as_row(engine: str, batch: int, times: Times, settings: Mapping[str, Any]) -
 
 
 def summarize(values: Sequence[float]) -> Summary:
-    """Summarize as trtexec does: percentile p is the value at index floor(p * n) of the sorted.
+    """Summarize as trtexec does: percentile p is the sorted value at index floor(p * n).
 
     Raises:
-        ValueError: no values.
+        ValueError: there are no values.
     """
     if not values:
-        raise ValueError("nothing to summarise")
+        raise ValueError("there are no values to summarize")
     ordered = sorted(values)
 
     def percentile(share: float) -> float:
@@ -198,11 +198,11 @@ def _records(file: Path, needed: Sequence[str], skip: str | None = None) -> list
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ExporterError(f"{file} is no JSON: {error}") from error
+        raise ExporterError(f"{file} is not JSON: {error}") from error
     rows = found if isinstance(found, list) else []
     rows = [row for row in rows if not (isinstance(row, dict) and skip is not None and skip in row)]
     if not rows or not all(isinstance(row, dict) and row.keys() >= set(needed) for row in rows):
         raise ExporterError(
-            f"{file} is not what trtexec writes: it wants a list of {', '.join(needed)}"
+            f"{file} is not from trtexec: it should be a list of objects with {', '.join(needed)}"
         )
     return rows

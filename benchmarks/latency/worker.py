@@ -35,13 +35,13 @@ def ask(
 
     Args:
         function: ``MODULE:FUNCTION``; it takes the job and returns an :data:`Answer`.
-        job: what it reads.
-        limit_s: how long it may take; None: as long as it does.
-        environment: variables beside those of this process.
-        with_children: end the processes that it started too, where it takes too long.
+        job: the job, as text.
+        limit_s: how long it may take; None: no limit.
+        environment: variables to add to this process's environment.
+        with_children: if it takes too long, also end the processes that it started.
 
     Returns:
-        Its answer; ``error`` (and ``hint``) if it refused, died or took too long.
+        Its answer; ``error`` (and ``hint``) if it failed, died or took too long.
     """
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.latency.worker", function],
@@ -50,13 +50,13 @@ def ask(
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **(environment or {})},
-        start_new_session=with_children,  # a group of its own, which can be ended as one
+        start_new_session=with_children,  # its own process group, which can be ended at once
     ) as worker:
         try:
             out, said = worker.communicate(job, timeout=limit_s)
         except subprocess.TimeoutExpired:
-            return {"error": f"took longer than {limit_s:.0f} s"}
-        finally:  # Ctrl-C too
+            return {"error": f"it took longer than {limit_s:.0f} s"}
+        finally:  # also after Ctrl-C
             with contextlib.suppress(ProcessLookupError):
                 if with_children:
                     os.killpg(worker.pid, signal.SIGKILL)
@@ -68,8 +68,8 @@ def ask(
     except (IndexError, JSONDecodeError):
         answer = {}
     if not answer:
-        last = said.strip().splitlines()[-1:] or ["it said nothing"]
-        answer = {"error": f"ended with {worker.returncode}: {last[0][:500]}"}
+        last = said.strip().splitlines()[-1:] or ["it printed no error"]
+        answer = {"error": f"it ended with exit code {worker.returncode}: {last[0][:500]}"}
     return answer
 
 
@@ -77,7 +77,7 @@ def need(function: str, job: str) -> Answer:
     """Run a function like :func:`ask`, and raise if it fails.
 
     Raises:
-        ExporterError: it refused or died.
+        ExporterError: it failed or died.
     """
     answer = ask(function, job)
     if "error" in answer:
@@ -86,7 +86,7 @@ def need(function: str, job: str) -> Answer:
 
 
 def serve(function: str) -> None:
-    """Answer the one job of this process; a refusal goes out as ``error`` and ``hint``."""
+    """Answer the only job of this process; an error goes out as ``error`` and ``hint``."""
     module, name = function.split(":")
     do: Callable[[str], Answer] = getattr(import_module(module), name)
     try:

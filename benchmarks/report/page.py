@@ -23,6 +23,7 @@ from benchmarks.report.blocks import (
     Table,
     Words,
 )
+from calibration.whole_file import write_whole
 from exporter.errors import ExporterError
 
 _LONGEST_CODE = 20_000
@@ -122,11 +123,7 @@ def write(text: str, file: Path) -> None:
     Raises:
         ExporterError: it can't be written there.
     """
-    part = file.with_name(f".{file.name}.part")
     try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(file)
+        write_whole(file, text)
     except OSError as error:
         raise ExporterError(f"can't write {file}: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)

@@ -122,26 +122,10 @@ class Canvas:
             title,
         )
 
-    def text(
-        self,
-        x: float,
-        y: float,
-        words: str,
-        css: str = "",
-        anchor: str = "start",
-        turn: bool = False,
-    ) -> None:
-        """Write, with the baseline at y; turned to read upwards where asked."""
-        turned = Markup(' transform="rotate(-90 {} {})"').format(_px(x), _px(y)) if turn else ""
-        self._add(
-            '<text x="{}" y="{}" class="{}" text-anchor="{}"{}>{}</text>',
-            x,
-            y,
-            css,
-            anchor,
-            turned,
-            words,
-        )
+    def text(self, x: float, y: float, words: str, css: str = "", anchor: str = "start") -> None:
+        """Write, with the baseline at y."""
+        form = '<text x="{}" y="{}" class="{}" text-anchor="{}">{}</text>'
+        self._add(form, x, y, css, anchor, words)
 
     def mark(self, shape: str, x: float, y: float, css: str, title: str, size: float = 5.0) -> None:
         """Draw a point, with a title for the pointer."""

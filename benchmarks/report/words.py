@@ -15,9 +15,9 @@ _TOLD = ("onnxruntime", "openvino", "tensorflow", "tensorflow-cpu", "tensorrt", 
 NOTHING = "\N{EN DASH}"
 
 
-def signed(value: float, digits: int = 2) -> str:
+def signed(value: float) -> str:
     """Write a change with its sign; no sign if it rounds to 0."""
-    shown = f"{value:+.{digits}f}"
+    shown = f"{value:+.2f}"
     return shown[1:] if float(shown) == 0 else shown.replace("-", _MINUS)
 
 

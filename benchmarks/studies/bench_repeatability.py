@@ -1,8 +1,8 @@
 """Do two runs of ``exporter bench`` agree, and does it notice a busy machine?
 
-Pairs of whole runs, each with an order of its own; a pair agrees where the 95% intervals of an
-engine's ratio to the baseline overlap. With ``--with-load`` one more run has a spinning process
-on one of its cores, and must call itself unstable for it. Run it on an idle machine:
+Whole runs are made in pairs, each with its own order. A pair agrees if the 95% intervals of an
+engine's ratio to the baseline overlap. With ``--with-load``, one more run has a spinning process on
+one of its cores, and it must call itself unstable. Run it on an idle machine:
 ``python -m benchmarks.studies.bench_repeatability resnet18-int8 --pairs 10 --with-load``.
 """
 
@@ -17,17 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
-from benchmarks import result_file
+from benchmarks import command
 from benchmarks.latency import bench as latency
 from benchmarks.latency.bench import Plan
 from benchmarks.latency.result import Ratio, Report
+from benchmarks.studies import study
+from benchmarks.studies.study import Run
 from exporter.artifact import folder as artifact
+from exporter.cli import console
 from exporter.errors import ExporterError
-from exporter.network.runner import usable_cores
 
-RESULTS = Path(__file__).parents[1] / "results" / "bench_repeatability.json"
 NEEDED = 0.9
 _SPIN = "import os, sys\nos.sched_setaffinity(0, [int(sys.argv[1])])\nprint(flush=True)\nwhile 1: 0"
 
@@ -70,19 +70,19 @@ def judge(pairs: Sequence[tuple[Intervals, Intervals]]) -> dict[str, Any]:
     }
     repeatable = all(c["agreeing"] >= NEEDED * c["compared"] for c in by_ratio.values())
     parts = [f"{name}: {c['agreeing']} of {c['compared']}" for name, c in by_ratio.items()]
+    said = f"{'repeatable' if repeatable else 'NOT repeatable'}: pairs whose 95% intervals overlap"
     return {
         "agreeing": sum(c["agreeing"] for c in by_ratio.values()),
         "compared": sum(c["compared"] for c in by_ratio.values()),
         "by_ratio": by_ratio,
         "repeatable": repeatable,
-        "text": f"{'repeatable' if repeatable else 'NOT repeatable'}: pairs whose 95% intervals "
-        f"overlap: {'; '.join(parts)}",
+        "text": f"{said}: {'; '.join(parts)}",
     }
 
 
 @contextlib.contextmanager
 def load_on(core: int) -> Iterator[None]:
-    """Keep one core busy meanwhile, in a process of its own."""
+    """Keep one core busy with a process of its own."""
     with subprocess.Popen([sys.executable, "-c", _SPIN, str(core)], stdout=subprocess.PIPE) as spin:
         try:
             assert spin.stdout is not None
@@ -93,18 +93,13 @@ def load_on(core: int) -> Iterator[None]:
 
 
 def noticed(report: Report) -> bool:
-    """Whether a run blames other processes, before it or during its blocks."""
+    """Whether a run says that other processes ran before it or during its blocks."""
     return any("other processes took" in r or "was busy before" in r for r in report.unstable)
 
 
 def _short(report: Report) -> dict[str, Any]:
-    return {
-        "ratios": {
-            name: [ratio.ratio, ratio.low, ratio.high] for name, ratio in intervals(report).items()
-        },
-        "unstable": list(report.unstable),
-        "date": report.date,
-    }
+    ratios = {name: [one.ratio, one.low, one.high] for name, one in intervals(report).items()}
+    return {"ratios": ratios, "unstable": list(report.unstable), "date": report.date}
 
 
 def verdicts(report: Mapping[str, Any]) -> list[str]:
@@ -115,62 +110,51 @@ def verdicts(report: Mapping[str, Any]) -> list[str]:
         report["verdict"]["text"],
         f"runs that called themselves unstable: {shaky} of {len(runs)}",
     ]
-    if (loaded := report["with_load"]) is not None:
+    if loaded := report["with_load"]:
         told = "noticed" if loaded["noticed"] else "NOT noticed"
         lines.append(f"a process spinning on one core: {told} ({'; '.join(loaded['unstable'])})")
     return lines
 
 
-@click.command()
-@click.argument("artefacts", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option("--pairs", type=click.IntRange(min=1), default=10, show_default=True)
-@click.option("--against", default="keras", show_default=True, help="As exporter bench has it.")
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), default=usable_cores)
-@click.option("--rounds", type=click.IntRange(min=5), default=5, show_default=True)
-@click.option("--seconds", type=float, default=1.0, show_default=True, help="Of each block.")
-@click.option("--data", default="fashion-mnist", show_default=True)
-@click.option("--with-load", is_flag=True, help="One more run, beside a spinning process.")
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), default=RESULTS)
+@study.command("bench_repeatability", "bench_repeatability.json")
+@study.artifacts
+@click.option("--pairs", type=study.COUNT, default=10)
+@click.option("--against", default="keras", help="As exporter bench takes it.")
+@click.option("--batch", type=study.COUNT, default=1)
+@study.threads
+@click.option("--rounds", type=click.IntRange(min=5), default=5)
+@click.option("--seconds", default=1.0, help="Of each block.")
+@study.data
+@click.option("--with-load", is_flag=True, help="Make one more run beside a spinning process.")
 def main(
-    artefacts: tuple[Path, ...],
-    pairs: int,
-    against: str,
-    batch: int,
-    threads: int,
-    rounds: int,
-    seconds: float,
-    data: str,
-    with_load: bool,
-    output: Path,
+    log: Run, artefacts: tuple[Path, ...], pairs: int, against: str, with_load: bool, **plan: Any
 ) -> None:
-    """Run exporter bench in pairs, and end with 3 if they disagree or a load goes unnoticed."""
-    say = Console(stderr=True, highlight=False, soft_wrap=True)
+    """Run exporter bench in pairs. Exit code 3: they disagree, or a load goes unnoticed."""
     artifacts = [artifact.read(path) for path in artefacts]
-    plan = Plan((batch,), threads, rounds, seconds, data=data)
+    planned = Plan((plan.pop("batch"),), **plan)
     names = () if against == "none" else tuple(against.split(","))
 
     def once(seed: int) -> Report:
-        found = latency.bench(artifacts, replace(plan, seed=seed), names)
-        say.print(f"run {seed + 1}: {', '.join(f'{k} {v}' for k, v in intervals(found).items())}")
+        found = latency.bench(artifacts, replace(planned, seed=seed), names)
+        log.say(f"run {seed + 1}: {', '.join(f'{k} {v}' for k, v in intervals(found).items())}")
         return found
 
-    report = result_file.header("studies.bench_repeatability")
-    runs = [(once(2 * number), once(2 * number + 1)) for number in range(pairs)]
-    report["pairs"] = [[_short(one), _short(other)] for one, other in runs]
-    report["verdict"] = judge([(intervals(one), intervals(other)) for one, other in runs])
-    report["with_load"] = None
+    log.start(with_load=None)
+    runs: list[tuple[Report, Report]] = []
+    for number in range(pairs):
+        runs.append((once(2 * number), once(2 * number + 1)))
+        log.save(pairs=[[_short(one), _short(other)] for one, other in runs])
+    log.save(verdict=judge([(intervals(one), intervals(other)) for one, other in runs]))
     if with_load:
-        with load_on(latency.choose_cores(threads)[-1]):
+        with load_on(latency.choose_cores(planned.threads)[-1]):
             loaded = once(2 * pairs)
-        report["with_load"] = {**_short(loaded), "noticed": noticed(loaded)}
-    result_file.write(report, output)
-    for line in verdicts(report):
-        click.echo(line)
-    unnoticed = with_load and not report["with_load"]["noticed"]
-    if unnoticed or not report["verdict"]["repeatable"]:
+        log.save(with_load={**_short(loaded), "noticed": noticed(loaded)})
+    for line in verdicts(log.report):
+        console.say(line, markup=False)
+    unnoticed = with_load and not log.report["with_load"]["noticed"]
+    if unnoticed or not log.report["verdict"]["repeatable"]:
         raise SystemExit(3)
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -1,14 +1,13 @@
-"""What entropy calibration costs: against plain inference, and against onnxruntime's own.
+"""What entropy calibration costs, beside plain inference and onnxruntime's own calibrator.
 
-Every measurement has a process of its own. Its clock runs from opening the session to the last
+Every measurement runs in its own process. Its clock runs from opening the session to the last
 result: for ``plain`` the logits of all images, for ``ours`` the ranges that ``calibration``
-chooses, for ``onnxruntime`` those of ``onnxruntime.quantization``'s entropy calibrator with its
-defaults. All read the same preprocessed float32 images from a file, a batch at a time, so that
-neither reading pictures nor holding them counts. ``plain`` has onnxruntime's default session,
-which spins; that favors it.
+chooses, for ``onnxruntime`` the ranges of its entropy calibrator with default settings. All read
+the same preprocessed float32 images from a file, a batch at a time, so neither reading pictures nor
+holding them counts. ``plain`` has onnxruntime's default session, which spins. That favors it.
 
-onnxruntime's calibrator keeps every activation, so it gets as many images as half of the free
-memory holds, judged by how two small runs of it grew.
+onnxruntime's calibrator keeps every activation. So it gets as many images as fit into half of the
+free memory, estimated from two small runs.
 
 Run it on an idle machine: ``python -m benchmarks.studies.calibration_cost``.
 """
@@ -30,28 +29,29 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks import command, result_file
+from benchmarks import command
 from benchmarks.latency import worker
+from benchmarks.studies import study
+from benchmarks.studies.study import Run
+from exporter.cli import console
+from exporter.errors import Missing
 from exporter.models import zoo
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
 TOOLS = ("plain", "ours", "onnxruntime")
-RESULTS = Path(__file__).parents[1] / "results" / "calibration_cost.json"
-PROBES = (16, 64)  # images that onnxruntime's calibrator is tried on first
+PROBES = (16, 64)  # images of the two small runs of onnxruntime's calibrator
 
 Sample = dict[str, Any]
 Feeds = dict[str, "npt.NDArray[np.float32]"]
 
 
-# What is measured: a folder that every process reads.
+# The folder that every process reads.
 
 
-def prepare(model: str, data: str, images: int, folder: Path) -> None:
+def prepare(model: str, data: str, images: int, place: str) -> study.Cell:
     """Write a zoo model's folded graph, its tensors to calibrate, and training images for it."""
     import onnx_ir as ir
 
@@ -60,12 +60,12 @@ def prepare(model: str, data: str, images: int, folder: Path) -> None:
     from exporter.data.calibration_images import BATCH
     from exporter.network import frontend, sources
     from exporter.passes import insert_qdq, schemes
-    from exporter.precision import quantize
+    from exporter.precision.measure import prepare
 
     source = sources.load(model, weights=None if zoo.lookup(model).checkpoint else sources.RANDOM)
-    graph = frontend.to_onnx(source)
+    graph, folder = frontend.to_onnx(source), Path(place)
     pipeline.run_passes(graph, "nhwc")
-    quantize.prepare(graph)
+    prepare(graph)
     tensors = insert_qdq.tensors_to_calibrate(graph, schemes.lookup("cpu"))
     ir.save(graph, folder / "model.onnx")
     train = datasets.load(data, "train")
@@ -78,6 +78,7 @@ def prepare(model: str, data: str, images: int, folder: Path) -> None:
             file.write(batch.astype(np.float32).tobytes())
     about = {"input": name, "shape": batch.shape[1:], "images": len(chosen), "tensors": tensors}
     (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
+    return about
 
 
 def batches(folder: Path, images: int) -> Iterator[Feeds]:
@@ -102,14 +103,14 @@ def batches(folder: Path, images: int) -> Iterator[Feeds]:
 # One measurement, in its own process.
 
 
-def measure(tool: str, folder: Path, images: int) -> Sample:
-    """Run a tool on prepared images, in this process, which must be fresh.
+def measure(tool: str, folder: str, images: int) -> Sample:
+    """Run a tool on prepared images. The process must be fresh.
 
     Returns:
         ``seconds``, ``images_per_s`` and ``peak_rss_mb`` of the whole process.
     """
     work = {"plain": _plain, "ours": _ours, "onnxruntime": _onnxruntime}[tool]
-    work_on = work(folder, images)  # imports before the clock starts
+    work_on = work(Path(folder), images)  # imports before the clock starts
     started = time.perf_counter()
     work_on()
     seconds = time.perf_counter() - started
@@ -122,9 +123,8 @@ def _plain(folder: Path, images: int) -> Callable[[], object]:
     import onnxruntime
 
     def run() -> None:
-        session = onnxruntime.InferenceSession(
-            folder / "model.onnx", providers=["CPUExecutionProvider"]
-        )
+        cpu = ["CPUExecutionProvider"]
+        session = onnxruntime.InferenceSession(folder / "model.onnx", providers=cpu)
         for feeds in batches(folder, images):
             session.run(None, feeds)
 
@@ -139,17 +139,14 @@ def _ours(folder: Path, images: int) -> Callable[[], object]:
     from exporter.data.calibration_images import open_session
 
     def run() -> object:
+        graph = (folder / "model.onnx").read_bytes()
+        tensors = json.loads((folder / "about.json").read_text())["tensors"]
+        feeds, options = batches(folder, images), Options(method="entropy")
         found = collect(
-            (folder / "model.onnx").read_bytes(),
-            json.loads((folder / "about.json").read_text())["tensors"],
-            batches(folder, images),
-            images=images,
-            open_session=open_session,
-            options=Options(method="entropy"),
+            graph, tensors, feeds, images=images, open_session=open_session, options=options
         )
-        return calibrate(
-            found.histograms, "entropy", images=images, graph="", data="", preprocessing=""
-        )
+        ranges = found.histograms
+        return calibrate(ranges, "entropy", images=images, graph="", data="", preprocessing="")
 
     return run
 
@@ -187,24 +184,10 @@ def _onnxruntime(folder: Path, images: int) -> Callable[[], object]:
 def measure_apart(tool: str, folder: Path, images: int) -> Sample:
     """Run :func:`measure` in a fresh process.
 
-    This process stays small: Linux counts its memory in the peak of what it starts.
+    This process stays small: Linux counts its memory in the peak of the processes it starts.
     """
-    job = json.dumps([tool, str(folder), images])
-    found = worker.need("benchmarks.studies.calibration_cost:measured", job)
+    found = worker.need(*study.job(measure, tool, folder, images))
     return {"tool": tool, "images": images, **found}
-
-
-def measured(job: str) -> worker.Answer:
-    """Measure what a job says, in a process of its own."""
-    tool, folder, images = json.loads(job)
-    return measure(tool, Path(folder), images)
-
-
-def prepared(job: str) -> worker.Answer:
-    """Prepare what a job says, in a process of its own."""
-    model, data, images, folder = json.loads(job)
-    prepare(model, data, images, Path(folder))
-    return {"images": images}
 
 
 def run(
@@ -234,9 +217,9 @@ def run(
 
 
 def can_hold(mb_an_image: float, memory_mb: float, most: int) -> int:
-    """Return how many images fit in a memory, ``most`` at most, in whole batches, at least one.
+    """Return how many images fit into a memory, in whole batches: at least one, ``most`` at most.
 
-    onnxruntime's calibrator fails where the last batch is smaller than the others.
+    onnxruntime's calibrator fails if the last batch is smaller than the others.
     """
     from exporter.data.calibration_images import BATCH
 
@@ -248,35 +231,26 @@ def free_mb() -> float:
     """Return the memory that a new process can have without swapping, in MB.
 
     Raises:
-        click.ClickException: this system does not say.
+        Missing: this system does not tell.
     """
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError as error:
-        raise click.ClickException(f"no /proc/meminfo here: {error}") from error
+        raise Missing(f"no /proc/meminfo here: {error}") from error
     (kibibytes,) = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
     return float(kibibytes) * 1024 / 1e6
 
 
 def summarize(samples: Sequence[Sample], few: int, many: int) -> dict[str, Any]:
-    """Return medians, and the two ratios that are promised: throughput and peak memory."""
-
-    def median(tool: str, images: int, what: str) -> float:
-        return statistics.median(
-            float(s[what]) for s in samples if s["tool"] == tool and s["images"] == images
-        )
-
+    """Return medians, and the ratios of throughput and peak memory that we promise."""
     held = max(s["images"] for s in samples if s["tool"] == "onnxruntime")
     pairs = [("plain", many), ("ours", few), ("ours", many), ("onnxruntime", held)]
-    rows = [
-        {
-            "tool": tool,
-            "images": images,
-            "images_per_s": median(tool, images, "images_per_s"),
-            "peak_rss_mb": median(tool, images, "peak_rss_mb"),
-        }
-        for tool, images in pairs
-    ]
+    rows = []
+    for tool, images in pairs:
+        own = [s for s in samples if (s["tool"], s["images"]) == (tool, images)]
+        names = ("images_per_s", "peak_rss_mb")
+        medians = {name: statistics.median(float(s[name]) for s in own) for name in names}
+        rows.append({"tool": tool, "images": images, **medians})
     plain, ours_few, ours, theirs = rows
     return {
         "rows": rows,
@@ -287,64 +261,36 @@ def summarize(samples: Sequence[Sample], few: int, many: int) -> dict[str, Any]:
     }
 
 
-def table(summary: dict[str, Any]) -> Table:
-    """Show the medians."""
-    shown = Table(title="Entropy calibration, medians", title_justify="left")
-    for column in ("tool", "images", "images/s", "peak MB"):
-        shown.add_column(column, justify="left" if column == "tool" else "right")
+def show(summary: dict[str, Any]) -> None:
+    """Print the medians and the ratios."""
+    rows = []
     for row in summary["rows"]:
         rate, peak = f"{row['images_per_s']:.1f}", f"{row['peak_rss_mb']:.0f}"
-        shown.add_row(row["tool"], str(row["images"]), rate, peak)
-    return shown
+        rows.append((row["tool"], str(row["images"]), rate, peak))
+    columns = ("tool", "images", "images/s", "peak MB")
+    console.table("Entropy calibration, medians", columns, rows)
+    for what, value in summary.items():
+        if what != "rows":
+            console.say(f"{what}: {value:.3g}")
 
 
-@click.command()
-@click.option("--model", type=click.Choice(list(zoo.ZOO)), default="resnet18", show_default=True)
-@click.option("--data", default="fashion-mnist", show_default=True, help="As exporter takes it.")
-@click.option("--images", type=click.IntRange(min=2), default=10_000, show_default=True)
-@click.option(
-    "--few", type=click.IntRange(min=1), default=500, show_default=True, help="To compare memory."
-)
-@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the order.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=RESULTS,
-    help="JSON file; default: benchmarks/results/calibration_cost.json.",
-)
-def main(
-    model: str,
-    data: str,
-    images: int,
-    few: int,
-    rounds: int,
-    seed: int,
-    output: Path,
-) -> None:
+@study.command("calibration_cost", "calibration_cost.json")
+@click.option("--model", type=click.Choice(list(zoo.ZOO)), default="resnet18")
+@study.data
+@click.option("--images", type=click.IntRange(min=2), default=10_000)
+@click.option("--few", type=study.COUNT, default=500, help="Images to compare memory with.")
+@click.option("--rounds", type=study.COUNT, default=3)
+@click.option("--seed", default=0, help="Of the order.")
+def main(log: Run, model: str, data: str, images: int, few: int, rounds: int, seed: int) -> None:
     """Measure what entropy calibration of a zoo model costs in time and memory."""
     if few >= images:
         raise click.UsageError(f"--few {few} must be less than --images {images}")
-    report: dict[str, Any] = {
-        **result_file.header("studies.calibration_cost"),
-        **{"model": model, "data": data, "scheme": "cpu", "seed": seed, "rounds": rounds},
-    }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    progress = Console(stderr=True, highlight=False)
+    log.start(model=model, data=data, scheme="cpu", seed=seed, rounds=rounds)
     with tempfile.TemporaryDirectory(prefix="calibration-cost-") as name:
-        job = json.dumps([model, data, images, name])
-        worker.need("benchmarks.studies.calibration_cost:prepared", job)
-        samples = run(Path(name), few, images, rounds, seed, progress.print)
-    report["results"] = summarize(samples, few, images)
-    report["samples"] = samples
-    result_file.write(report, output)
-    console = Console()
-    console.print(table(report["results"]))
-    for what, value in report["results"].items():
-        if what != "rows":
-            console.print(f"{what}: {value:.3g}", highlight=False)
-    console.print(f"all samples: {output}", highlight=False, soft_wrap=True)
+        worker.need(*study.job(prepare, model, data, images, name))
+        samples = run(Path(name), few, images, rounds, seed, log.say)
+    log.save(results=summarize(samples, few, images), samples=samples)
+    show(log.report["results"])
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What ran on which device: every such claim in a page comes from here.
 
 A claim is generated from the results of ``python -m benchmarks.gpu_acceptance`` that are kept as
-``benchmarks/results/gpu_*.json``. Without one, a claim reads "not run on a GPU". A result that is
-added changes the claims, and nothing else has to be edited.
+``benchmarks/results/gpu_*.json``. Without one, a claim reads "not run on a GPU". To change the
+claims, add a result. Nothing else has to be edited.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.studies import study
+
 Report = dict[str, Any]
 
 NEVER = "not run on a GPU"
@@ -20,20 +22,20 @@ _MARK = re.compile(r"<!-- ran:(?P<name>[\w-]+) -->.*?<!-- /ran -->", re.DOTALL)
 
 @dataclass(frozen=True)
 class Subject:
-    """One thing that the pages say something about.
+    """One thing that the pages make a claim about.
 
     Attributes:
-        name: what a mark in a page calls it.
+        name: in the marks of a page.
         what: the thing, in the words of the table.
         tried: how far it was tried without a GPU.
-        parts: of the acceptance run; all of them must be there and ok.
+        part: of the acceptance run; it must be there and ok.
         device: a pattern that the GPU's name must match; any by default.
     """
 
     name: str
     what: str
     tried: str
-    parts: tuple[str, ...]
+    part: str
     device: str = ""
 
 
@@ -42,86 +44,82 @@ SUBJECTS: tuple[Subject, ...] = (
         "ort-cuda",
         "`ort-cuda`: FP32, TF32 and FP16 on the CUDA provider",
         "run with onnxruntime's CPU provider in its place",
-        ("accuracy",),
+        "accuracy",
     ),
     Subject(
         "latency",
         "latency on a GPU beside the Keras original, with and without a CUDA graph",
         "run with the CPU provider in its place",
-        ("latency",),
+        "latency",
     ),
     Subject(
         "runner",
         "our engine runner: memory, streams, events, CUDA graph, any batch size",
         "wiring only, with stand-ins for TensorRT and CUDA",
-        ("runner",),
+        "runner",
     ),
     Subject(
         "nvml",
         "clocks, throttling, power and energy of a GPU; a load is noticed",
         "wiring only, with a stand-in for NVML",
-        ("nvml",),
+        "nvml",
     ),
     Subject(
         "doctor",
         "`doctor` on a GPU machine",
         "run on real TensorRT-RTX plans and on records of NVIDIA's",
-        ("doctor",),
+        "doctor",
     ),
     Subject(
         "trt-rtx",
         "`trt-rtx` engines",
         "built for real by TensorRT-RTX 1.7.1, which needs no GPU for that",
-        ("rtx",),
+        "rtx",
     ),
     Subject(
         "trt",
         "`trt` engines: `compile`, the record of layers, timing cache, speed, accuracy",
         "wiring only, with stand-ins; their graphs are built by TensorRT-RTX",
-        ("tensorrt",),
+        "tensorrt",
     ),
     Subject(
         "ort-trt",
         "`ort-trt` and `ort-trt-rtx`: onnxruntime's TensorRT providers",
         "wiring only; graphs as for `trt`",
-        ("ort-trt",),
+        "ort-trt",
     ),
     Subject(
         "jetson",
         "`trt` engines on a Jetson",
         "on paper",
-        ("tensorrt",),
+        "tensorrt",
         "Orin|Xavier|Thor|Jetson",
     ),
 )
 
 
 def claim(subject: Subject, reports: Sequence[Report]) -> str:
-    """Say in a few words on which GPUs a thing ran, and where it failed.
+    """Tell in a few words on which GPUs a thing ran, and where it failed.
 
     Returns:
         Such as "run on NVIDIA H100 80GB HBM3", or :data:`NEVER`.
     """
     ran, failed = [], []
     for report in filter(_on_gpu, reports):
-        parts = [part for part in report["parts"] if part["name"] in subject.parts]
-        if len(parts) < len(subject.parts) or not re.search(subject.device, _device(report)):
+        device = _device(report)
+        part = next((part for part in report["parts"] if part["name"] == subject.part), None)
+        if part is None or not re.search(subject.device, device):
             continue
-        bad = next((part for part in parts if part["status"] != "ok"), None)
-        if bad is None:
-            ran.append(_device(report))
-        elif bad["status"] != "skipped":
-            failed.append(f"{_device(report)} ({bad['status']}: {_first_line(bad['reason'])})")
-    words = []
-    if ran:
-        words.append(f"run on {_listed(ran)}")
-    if failed:
-        words.append(f"failed on {_listed(failed)}")
-    return "; ".join(words) or NEVER
+        if part["status"] == "ok":
+            ran.append(device)
+        elif part["status"] != "skipped":
+            failed.append(f"{device} ({part['status']}: {_first_line(part['reason'])})")
+    said = (("run on", ran), ("failed on", failed))
+    return "; ".join(f"{words} {_listed(names)}" for words, names in said if names) or NEVER
 
 
 def overall(reports: Sequence[Report]) -> str:
-    """Say which GPUs any part of the project ran on."""
+    """Tell on which GPUs any part of the project ran."""
     devices = [_device(report) for report in reports if _on_gpu(report)]
     if not devices:
         return "Nothing in this project has run on a GPU yet"
@@ -130,9 +128,8 @@ def overall(reports: Sequence[Report]) -> str:
 
 def table(reports: Sequence[Report]) -> str:
     """Write the table of what was tried where, as Markdown."""
-    rows = [("what", "without a GPU", "on a GPU"), ("---", "---", "---")]
-    rows += [(row.what, row.tried, claim(row, reports)) for row in SUBJECTS]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+    rows = [(row.what, row.tried, claim(row, reports)) for row in SUBJECTS]
+    return study.markdown(("what", "without a GPU", "on a GPU"), rows, words=3)
 
 
 def fill(text: str, reports: Sequence[Report]) -> str:
@@ -159,7 +156,7 @@ def fill(text: str, reports: Sequence[Report]) -> str:
 
 
 def _on_gpu(report: Report) -> bool:
-    """Whether a report is of a GPU: a rehearsal, on a CPU, shows nothing about one."""
+    """Whether a report is of a GPU. A rehearsal on a CPU shows nothing about one."""
     return not report["rehearsed"] and bool(report["gpu"]["devices"])
 
 
@@ -168,7 +165,7 @@ def _device(report: Report) -> str:
 
 
 def _first_line(text: str) -> str:
-    """Keep a stranger's error within a cell of a table."""
+    """Make an error text fit into a cell of a table, whatever it contains."""
     line = next(iter(text.strip().splitlines()), "")
     return line.replace("|", "/").replace("<", "(").replace(">", ")")[:120]
 

@@ -20,7 +20,7 @@ def parse_versions(text: str) -> tuple[str, ...]:
     """Split ``1.23.2,1.32.0``.
 
     Raises:
-        WrongUse: fewer than two, one twice, or one that is no full version.
+        WrongUse: fewer than two versions, one named twice, or one that is no full version.
     """
     found = tuple(part.strip() for part in text.split(","))
     if wrong := [one for one in found if not _VERSION.fullmatch(one)]:
@@ -34,18 +34,18 @@ def parse_versions(text: str) -> tuple[str, ...]:
 
 
 def requirements(version: str) -> tuple[str, ...]:
-    """Return all that such an environment is given: that version, and the numpy of this one."""
+    """Return what such an environment gets: that version, and the numpy of this environment."""
     return f"{PACKAGE}=={version}", f"numpy=={importlib.metadata.version('numpy')}"
 
 
 def prepare(version: str, folder: Path) -> Path:
-    """Make the environment, unless it is there, and return its Python.
+    """Make the environment if it is missing, and return its Python.
 
-    It has the Python that runs this. The stamp is written last, so what was interrupted, or made
-    with other requirements, is made anew.
+    It has the Python that runs this. The stamp is written last, so an environment is made anew if
+    the last attempt was interrupted or had other requirements.
 
     Raises:
-        Missing: pip can't install that version here; shows what it said.
+        Missing: pip can't install that version here; the hint has pip's last lines.
     """
     minor = ".".join(map(str, sys.version_info[:2]))
     place = folder.absolute() / f"{PACKAGE}-{version}-python{minor}"
@@ -54,7 +54,7 @@ def prepare(version: str, folder: Path) -> Path:
     if stamp.is_file() and stamp.read_text().split() == list(wanted):
         return python
     _run([sys.executable, "-m", "venv", "--clear", str(place)], version)
-    # Byte code is written when a module is first imported; most never is.
+    # Byte code is written when a module is first imported. Most modules never are.
     _run([str(python), "-m", "pip", "install", "-qq", "--no-compile", *wanted], version)
     stamp.write_text("\n".join(wanted) + "\n")
     return python

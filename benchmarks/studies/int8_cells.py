@@ -1,7 +1,7 @@
 """One cell of the INT8 comparison: a network, a scheme, a tool; quantized, chosen and scored.
 
 A network is prepared once (folded FP32 graph, calibration inputs, Keras' logits), and every tool
-starts from those files. Each function runs in a process of its own.
+starts from those files. :func:`prepare` and :func:`run_cell` each run in a process of their own.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.accuracy.measure import BATCH, score
+from benchmarks.accuracy.measure import BATCH, Images, Logits, score
+from benchmarks.accuracy.original import original_logits
 from benchmarks.latency import int8_tools
 from calibration.sensitivity import noise_ratio, sqnr_db
 from exporter.artifact import folder as artifact
-from exporter.config import ExportConfig
+from exporter.config import Calibration, ExportConfig
 from exporter.data import datasets
 from exporter.errors import ExporterError
 from exporter.machine.cpus import lacks_vnni
 from exporter.models.preprocessing import preprocess
+from exporter.progress import silent
 
 if TYPE_CHECKING:
     import onnx
@@ -35,49 +37,45 @@ HELD_OUT = 1000
 FP32 = "fp32"
 PREPARED = "prepared.npz"
 
-Logits = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
 _load = functools.cache(datasets.load)
 
 
-def prepare(model: str, folder: Path, images: int, calibration_images: int) -> None:
-    """Export a network in FP32, choose its images, and ask Keras.
+def prepare(folder: str, model: str, images: int, calibration_images: int) -> dict[str, Any]:
+    """Export a network in FP32, choose its images, and run Keras on them.
 
     Args:
-        model: a zoo name with shipped weights, or a ``.keras`` file that carries its preprocessing.
         folder: gets the artifact ``fp32`` and ``prepared.npz``.
+        model: a zoo name with shipped weights, or a ``.keras`` file that carries its preprocessing.
         images: how many test images.
         calibration_images: how many training images.
+
+    Returns:
+        ``keras``: how the original scores.
     """
     from exporter import pipeline
-    from exporter.data.feeds import image_size, network_input
     from exporter.data.training_images import choose_images
     from exporter.network import sources
-    from exporter.network.runner import KerasRunner
 
-    folder.mkdir(parents=True, exist_ok=True)
-    config = ExportConfig(model, target="onnx", output=folder / FP32, data=DATA, force=True)
+    place = Path(folder)
+    config = ExportConfig(model, target="onnx", output=place / FP32, data=DATA, force=True)
+    place.mkdir(parents=True, exist_ok=True)
     exported = pipeline.export(config)
-    source = sources.load(model)
-    train, test = _load(DATA, "train"), _load(DATA, "test")
-    size = image_size(source, test)
-    # The first are those that the exporter itself calibrates on, in its order.
-    chosen = choose_images(train, test, size, calibration_images + HELD_OUT)
-    output = source.outputs[0].name
-    with KerasRunner(source) as keras:
-        parts = [
-            keras.infer(network_input(source, pixels))[output]
-            for pixels, _ in datasets.batches(test, size, BATCH, images)
-        ]
+    tested = Images.load(sources.load(model), DATA, images, silent)
+    # The exporter calibrates on the first of these, in this order.
+    count = calibration_images + HELD_OUT
+    chosen = choose_images(_load(DATA, "train"), tested.data, tested.size, count)
+    logits = original_logits(tested, silent)
     np.savez(
-        folder / PREPARED,
+        place / PREPARED,
         calibration=chosen[:calibration_images],
         held_out=chosen[calibration_images:],
-        keras=np.concatenate(parts),
-        labels=test.labels[:images],
+        keras=logits,
+        labels=tested.labels,
         source=exported.passport["source"]["sha256"],
     )
+    return {"keras": score("keras", logits, tested.labels).as_json()}
 
 
 def network_inputs(
@@ -97,9 +95,9 @@ def run_graph(
     Args:
         graph: one input, one output.
         passport: of the FP32 artifact.
-        split: which images.
-        indices: of them.
-        written: execute Q and DQ as written, all graph optimizations off.
+        split: of the data set.
+        indices: of the images.
+        written: execute Q and DQ as written, with all graph optimizations off.
     """
     from exporter.targets.ort import OrtRunner
 
@@ -117,31 +115,30 @@ def fusion(graph: Path, folded: Path) -> dict[str, int | bool]:
 
     Args:
         graph: quantized.
-        folded: the FP32 graph it came from, which says how many there are.
+        folded: the FP32 graph it was made from, which has all convolutions and adds.
     """
     import onnx
 
     model = onnx.load(folded).graph
     constants = {initializer.name for initializer in model.initializer}
-    adds = [n for n in model.node if n.op_type == "Add" and not constants.intersection(n.input)]
+    adds = sum(n.op_type == "Add" and not constants.intersection(n.input) for n in model.node)
     convolutions = sum(node.op_type == "Conv" for node in model.node)
     executed = optimized_graph(graph)
     ops = Counter(node.op_type for node in executed.node)
     inside = _conversions_inside(executed)
+    whole = (ops["QLinearConv"], ops["QLinearAdd"], inside) == (convolutions, adds, 0)
     return {
         "convolutions": convolutions,
         "qlinear_convolutions": ops["QLinearConv"],
-        "adds": len(adds),
+        "adds": adds,
         "qlinear_adds": ops["QLinearAdd"],
         "q_and_dq_inside": inside,
-        "full": ops["QLinearConv"] == convolutions
-        and ops["QLinearAdd"] == len(adds)
-        and not inside,
+        "full": whole,
     }
 
 
 def _conversions_inside(graph: onnx.GraphProto) -> int:
-    """Count Q and DQ but those of the graph's inputs and outputs, reshaped before or not."""
+    """Count Q and DQ, except those at the graph's inputs and outputs, also behind a reshape."""
     made_by = {name: node for node in graph.node for name in node.output}
     given, results = ({port.name for port in ports} for ports in (graph.input, graph.output))
 
@@ -150,16 +147,11 @@ def _conversions_inside(graph: onnx.GraphProto) -> int:
         moves = node is not None and node.op_type in ("Transpose", "Reshape", "Unsqueeze")
         return source(node.input[0]) if node is not None and moves else name
 
-    quantize = [node for node in graph.node if node.op_type == "QuantizeLinear"]
-    dequantize = [node for node in graph.node if node.op_type == "DequantizeLinear"]
-    return sum(source(node.input[0]) not in given for node in quantize) + sum(
-        node.output[0] not in results for node in dequantize
+    return sum(
+        (node.op_type == "QuantizeLinear" and source(node.input[0]) not in given)
+        or (node.op_type == "DequantizeLinear" and node.output[0] not in results)
+        for node in graph.node
     )
-
-
-def optimized_ops(graph: Path) -> Counter[str]:
-    """Return how often each op is in the graph that onnxruntime executes."""
-    return Counter(node.op_type for node in optimized_graph(graph).node)
 
 
 def optimized_graph(graph: Path) -> onnx.GraphProto:
@@ -177,15 +169,16 @@ def optimized_graph(graph: Path) -> onnx.GraphProto:
         return onnx.load(options.optimized_model_filepath).graph
 
 
-def run_cell(folder: Path, model: str, scheme: str, tool: str) -> dict[str, Any]:
-    """Quantize by each of a tool's settings, keep the best on held-out images, score that one.
+def run_cell(place: str, model: str, scheme: str, tool: str) -> dict[str, Any]:
+    """Quantize by each of a tool's settings, keep the best on held-out images, and score it.
 
-    Best has the fewest label flips against the FP32 graph, on training images that it wasn't
-    calibrated on; the logits' SQNR decides between equals.
+    The best has the fewest label flips against the FP32 graph, on training images that it wasn't
+    calibrated on. Between equals, the logits' SQNR decides.
 
     Returns:
-        What goes into the table; ``SCHEME-TOOL.onnx`` and ``.npy`` (logits) stay in the folder.
+        The table's figures. ``SCHEME-TOOL.onnx`` and ``.npy`` (logits) stay in the folder.
     """
+    folder = Path(place)
     fp32 = artifact.read(folder / FP32)
     prepared = np.load(folder / PREPARED)
     held_out, simulated = prepared["held_out"], scheme == "tensorrt"
@@ -224,15 +217,10 @@ def run_cell(folder: Path, model: str, scheme: str, tool: str) -> dict[str, Any]
 
 
 def _maker(
-    folder: Path,
-    model: str,
-    scheme: str,
-    tool: str,
-    fp32: artifact.Artifact,
-    calibration: Indices,
+    folder: Path, model: str, scheme: str, tool: str, fp32: artifact.Artifact, calibration: Indices
 ) -> Callable[[int8_tools.Settings, Path], None]:
     if tool in int8_tools.OURS:
-        return lambda settings, output: _ours(folder, model, scheme, settings, calibration, output)
+        return functools.partial(_ours, folder, model, scheme, calibration)
     images = network_inputs(fp32.passport, "train", calibration)
     graph = fp32.file(artifact.MODEL)
     return lambda settings, output: int8_tools.quantize(tool, settings, graph, images, output)
@@ -242,14 +230,14 @@ def _ours(
     folder: Path,
     model: str,
     scheme: str,
-    settings: int8_tools.Settings,
     calibration: Indices,
+    settings: int8_tools.Settings,
     output: Path,
 ) -> None:
-    """Export as a user would, and make sure that it calibrated on the images of all the others.
+    """Export as a user would, and check that it calibrated on the same images as the others.
 
     Raises:
-        ExporterError: it did not.
+        ExporterError: it calibrated on other images.
     """
     import hashlib
 
@@ -262,14 +250,12 @@ def _ours(
             output=folder / f"{scheme}-ours-{settings['calibrator']}",
             precision="int8",
             data=DATA,
-            calibrator=settings["calibrator"],
-            calibration_images=len(calibration),
+            calibration=Calibration(settings["calibrator"], len(calibration)),
             force=True,
         )
     )
     recorded = exported.passport["preprocessing"]["resize"]
-    size = (recorded["height"], recorded["width"])
-    pixels = _load(DATA, "train").pixels(calibration, size)
+    pixels = _load(DATA, "train").pixels(calibration, (recorded["height"], recorded["width"]))
     content = json.loads(exported.file("calibration.json").read_text())
     if content["data"] != hashlib.sha256(pixels.tobytes()).hexdigest():
         raise ExporterError("the exporter calibrated on other images than its rivals")

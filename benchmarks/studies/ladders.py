@@ -1,11 +1,10 @@
-"""The drift ladders of the shipped networks and of one that is not of the zoo, as result files.
+"""The drift ladders of the shipped networks and of one outside the zoo, as result files.
 
-``python -m benchmarks.studies.ladders`` exports each to onnxruntime's INT8, climbs its ladder on
-all test
-images, walks the layers of the noisiest rung, and writes ``results/ladder_NETWORK.json`` with its
-pictures beside it: rungs, layers, and the images whose class changes. MobileNetV2 is trained first
-where it isn't there yet (``benchmarks.studies.untuned``); it is loaded as any user's ``.keras``
-file is.
+``python -m benchmarks.studies.ladders`` exports each network to onnxruntime's INT8, climbs its
+ladder on all test images, and walks the layers of the noisiest rung. It writes
+``results/ladder_NETWORK.json`` (rungs, layers, and the images whose class changes) with pictures
+beside it. MobileNetV2 is trained first if it is missing (``benchmarks.studies.untuned``), and is
+loaded like any user's ``.keras`` file.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from benchmarks import command, result_file
 from benchmarks.drift import ladder as drift
@@ -22,7 +20,8 @@ from benchmarks.drift import layers as drift_layers
 from benchmarks.drift import pictures as drift_pictures
 from benchmarks.drift.ladder import Ladder
 from benchmarks.drift.layers import Walk
-from benchmarks.studies.int8_comparison import model_of
+from benchmarks.studies import study
+from benchmarks.studies.int8_comparison import UNTUNED, model_of
 from exporter import pipeline
 from exporter.artifact import folder as artifact
 from exporter.artifact.folder import Artifact
@@ -32,20 +31,20 @@ from exporter.config import ExportConfig
 from exporter.models import zoo
 from exporter.progress import Progress
 
-RESULTS = Path(__file__).parents[1] / "results"
+WORK = Path("build/ladders")
 DATA = "fashion-mnist"
 USERS = "mobilenetv2"
 
 
 def networks() -> tuple[str, ...]:
-    """Return all shipped networks, and the one that is not of the zoo."""
+    """Return all shipped networks, and the one outside the zoo."""
     return (*(row.name for row in zoo.ZOO.values() if row.checkpoint), USERS)
 
 
 def export(model: str, output: Path, progress: Progress) -> Artifact:
-    """Export a network to onnxruntime's INT8, as the defaults have it, unless that was done.
+    """Export a network to onnxruntime's INT8 with the defaults, unless that was done before.
 
-    The ladder says whether what is there is what would be exported now.
+    The ladder tells whether an export would still give the same artifact.
     """
     if output.exists():
         return artifact.read(output)
@@ -54,7 +53,7 @@ def export(model: str, output: Path, progress: Progress) -> Artifact:
 
 
 def write(ladder: Ladder, walk: Walk, name: str, folder: Path) -> Path:
-    """Write a ladder's figures and pictures into a folder that is there."""
+    """Write a ladder's figures and pictures into a folder."""
     passport = ladder.made.artifact.passport
     int8 = {key: passport["int8"][key] for key in ("scheme", "reduce_range", "calibrator")}
     output = folder / f"ladder_{name}.json"
@@ -67,44 +66,24 @@ def write(ladder: Ladder, walk: Walk, name: str, folder: Path) -> Path:
     return output
 
 
-@click.command()
+@click.command(context_settings={"show_default": True})
 @click.argument("names", type=click.Choice(networks()), nargs=-1)
-@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many images.")
-@click.option(
-    "--work",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("build/ladders"),
-    show_default=True,
-    help="Where the artefacts are, or go.",
-)
-@click.option(
-    "--untuned",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("build/untuned"),
-    show_default=True,
-    help=f"Where {USERS}.keras is, or is trained.",
-)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=RESULTS,
-    help="Folder; default: benchmarks/results.",
-)
+@click.option("--limit", type=study.COUNT, help="Only the first so many images.")
+@study.folder("--work", default=WORK, what="For the artefacts.")
+@study.folder("--untuned", default=UNTUNED, what=f"For {USERS}.keras.")
+@study.folder("-o", "--output", default=study.RESULTS, what="For the results.")
 def main(names: Sequence[str], limit: int | None, work: Path, untuned: Path, output: Path) -> None:
     """Climb the ladders of NAMES; default: all."""
-    say = Console(stderr=True, highlight=False)
-    for folder in (work, output):
-        folder.mkdir(parents=True, exist_ok=True)
+    work.mkdir(parents=True, exist_ok=True)
     for name in names or networks():
-        model = model_of(name, untuned, say)
+        model = model_of(name, untuned, click.echo)
         with console.progress_bars(quiet=False) as progress:
             made = export(model, work / f"{name}-ort-int8", progress)
             ladder = drift.climb(made, DATA, limit=limit, progress=progress)
             walk = drift_layers.walk(ladder, progress=progress)
         show_ladder(ladder)
         show_walk(walk)
-        say.print(f"all figures: {write(ladder, walk, name, output)}", soft_wrap=True)
+        console.say(f"all figures: {write(ladder, walk, name, output)}", markup=False)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""Where a CPU engine's time goes, layer by layer, beside the time the machine's peak would take.
+"""Where a CPU engine's time goes, layer by layer, beside the time it would take at the peak.
 
-Every convolution and dense layer with its multiply-adds, everything else by its op, and what a
-call takes beside the engine's own account of its layers. Sums of milliseconds over the peak's
-are what another kernel, another fusion or fewer calls could win at most.
+Every convolution and dense layer is listed with its multiply-adds, everything else by its op. The
+last part is the time that a call takes outside the layers that the engine accounts for. The
+difference to the time at the machine's peak is the most that another kernel, another fusion or
+fewer calls could win.
 
-Each block compiles the engine anew in one fresh, pinned process and takes the mean over its
-calls; figures are medians over blocks. A profiled call is slower than a plain one (a clock is
-read around every layer), so these figures are for shares, and `exporter bench` is for latency.
+Each block compiles the engine anew, in one fresh, pinned process, and takes the mean over its
+calls. Figures are medians over blocks. A profiled call is slower than a plain one, because a clock
+is read around every layer. So these figures are for shares. Use `exporter bench` for latency.
 
 ``python -m benchmarks.studies.layer_times build/measured_table/resnet18/openvino-int8``
 """
@@ -19,140 +20,95 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import click
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks import command, result_file
 from benchmarks.drift.linear_layers import Linear, linear_layers, name_layers
 from benchmarks.latency import bench as latency
 from benchmarks.latency import worker
-from benchmarks.studies import measured_table, peak_probe
+from benchmarks.studies import measured_table, peak_probe, study
+from benchmarks.studies.study import Run
 from exporter.artifact import folder as artifact
 from exporter.artifact.folder import Artifact
+from exporter.cli import console
 from exporter.errors import WrongUse
-from exporter.network.runner import usable_cores
+from exporter.network.runner import Feeds, Runner
 
-RESULTS = Path(__file__).parents[1] / "results" / "layer_times.json"
+BLOCKS = 9  # engines compiled, one after the other
+CALLS = 40  # of each, after WARM_UP_CALLS
 WARM_UP_CALLS = 10
 OUTSIDE = "between and around the layers"
-LEAST_SHARE = 0.02  # of a call, for a line of its own in the README
+LEAST_SHARE = 0.02  # of a call; smaller layers share a line in the README
 
 Totals = dict[str, tuple[str, float]]
 """By node: its op in the engine, and milliseconds over all calls so far."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """One artifact at one batch size.
+def profile(folder: str, batch: int, threads: int, cores: Sequence[int]) -> dict[str, Any]:
+    """Profile one artifact at one batch size. The process must be fresh.
 
-    Attributes:
-        artifact: its folder.
+    Args:
+        folder: of the artifact.
         batch: images a call.
         threads: of the engine.
-        cores: that the process is pinned to; empty where it can't be.
-        blocks: engines compiled, one after the other.
-        calls: of each, after `WARM_UP_CALLS`.
-    """
-
-    artifact: str
-    batch: int
-    threads: int
-    cores: tuple[int, ...]
-    blocks: int = 9
-    calls: int = 40
-
-
-@dataclass(frozen=True)
-class Node:
-    """One node of an engine.
-
-    Attributes:
-        name: the engine's.
-        op: the engine's.
-        ms: a call.
-        linear: the ONNX node of a convolution or dense layer; None for anything else.
-    """
-
-    name: str
-    op: str
-    ms: float
-    linear: str | None
-
-
-def profile(job: Job) -> dict[str, Any]:
-    """Profile one artifact in this process, which must be fresh.
+        cores: to pin the process to; empty if it can't be pinned.
 
     Returns:
-        ``call_ms``, and ``nodes`` as :class:`Node` has them, in the engine's order.
+        ``call_ms``, and ``nodes`` in the engine's order: ``name`` and ``op`` are the engine's,
+        ``ms`` is of a call, ``linear`` is the ONNX node of a convolution or dense layer, or None.
 
     Raises:
-        ExporterError: a linear layer of the graph is not in the engine's account.
+        ExporterError: the engine does not account for a linear layer of the graph.
         WrongUse: the artifact is for no CPU engine.
     """
-    if job.cores:
-        os.sched_setaffinity(0, job.cores)
-    one = artifact.read(Path(job.artifact))
+    if cores:
+        os.sched_setaffinity(0, cores)
+    one = artifact.read(Path(folder))
     if one.target not in PROFILERS:
         raise WrongUse(f"{one.path} is for {one.target}", hint=f"known: {', '.join(PROFILERS)}")
-    blocks = [PROFILERS[one.target](one, job) for _ in range(job.blocks)]
+    blocks = [PROFILERS[one.target](one, batch, threads) for _ in range(BLOCKS)]
     totals = [nodes for _, nodes in blocks]
     ops = {name: op for total in totals for name, (op, _) in total.items()}
     layer_of = name_layers(list(ops), linear_layers(one))
-    nodes = [
-        Node(
-            name,
-            op,
-            statistics.median(
-                max(0.0, total.get(name, (op, 0.0))[1]) / job.calls for total in totals
-            ),
-            layer_of.get(name),
-        )
-        for name, op in ops.items()
-    ]
-    return {
-        "call_ms": statistics.median(seconds for seconds, _ in blocks) * 1000 / job.calls,
-        "nodes": [asdict(node) for node in nodes],
-    }
+    nodes = []
+    for name, op in ops.items():
+        every_ms = [max(0.0, total.get(name, (op, 0.0))[1]) / CALLS for total in totals]
+        ms = statistics.median(every_ms)
+        nodes.append({"name": name, "op": op, "ms": ms, "linear": layer_of.get(name)})
+    call_ms = statistics.median(seconds for seconds, _ in blocks) * 1000 / CALLS
+    return {"call_ms": call_ms, "nodes": nodes}
 
 
-def answer(job: str) -> worker.Answer:
-    """Profile the artifact of a job, in a process of its own."""
-    given = json.loads(job)
-    return profile(Job(**{**given, "cores": tuple(given["cores"])}))
-
-
-def _feeds(one: Artifact, batch: int) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
-    """Random images: no CPU kernel's time depends on the values."""
+def _feeds(one: Artifact, batch: int) -> Feeds:
+    """Return random images. No CPU kernel's time depends on the values."""
     (port,) = one.passport["graph"]["inputs"]
     shape = [batch, *port["shape"][1:]]
     return {port["name"]: np.random.default_rng(0).random(shape, np.float32)}
 
 
-def _timed(call: Callable[[], object], calls: int) -> float:
+def _called(runner: Runner, feeds: Feeds, calls: int) -> float:
+    """Call an engine so many times and return the seconds."""
     started = time.perf_counter()
     for _ in range(calls):
-        call()
+        runner.infer(feeds)
     return time.perf_counter() - started
 
 
-def _in_onnxruntime(one: Artifact, job: Job) -> tuple[float, Totals]:
-    """Read onnxruntime's trace, an event a node and call; the first calls are left out."""
+def _in_onnxruntime(one: Artifact, batch: int, threads: int) -> tuple[float, Totals]:
+    """Read onnxruntime's trace, with an event for each node and call, without the first calls."""
     from exporter.targets.ort import OrtRunner
 
-    feeds = _feeds(one, job.batch)
+    feeds = _feeds(one, batch)
     with TemporaryDirectory(prefix="layer-times-") as folder:
-        prefix = Path(folder, "trace")
-        with OrtRunner(one.file(artifact.MODEL), job.threads, trace=prefix) as runner:
-            for _ in range(WARM_UP_CALLS):
-                runner.infer(feeds)
-            seconds = _timed(lambda: runner.infer(feeds), job.calls)
+        trace = Path(folder, "trace")
+        with OrtRunner(one.file(artifact.MODEL), threads, trace=trace) as runner:
+            _called(runner, feeds, WARM_UP_CALLS)
+            seconds = _called(runner, feeds, CALLS)
         (file,) = Path(folder).iterdir()
         events = [event for event in json.loads(file.read_text()) if event.get("cat") == "Node"]
     by_node: dict[str, list[dict[str, Any]]] = {}
@@ -165,33 +121,28 @@ def _in_onnxruntime(one: Artifact, job: Job) -> tuple[float, Totals]:
     }
 
 
-def _in_openvino(one: Artifact, job: Job) -> tuple[float, Totals]:
-    """Ask OpenVINO for its means before and after; it averages over all calls of an engine.
+def _in_openvino(one: Artifact, batch: int, threads: int) -> tuple[float, Totals]:
+    """Ask OpenVINO for its means before and after. It averages over all calls of an engine.
 
-    A node that only moves memory around may not have run in the first.
+    A node that only moves memory around may be missing before.
     """
     from exporter.targets import openvino
 
     files = (one.file(openvino.IR), one.file(openvino.WEIGHTS))
-    passport = one.passport
-    feeds = _feeds(one, job.batch)
-    runner = openvino.OpenVinoRunner(
-        files, passport["precision"], passport["graph"], job.threads, profiled=True
-    )
-    with runner:
-        for _ in range(WARM_UP_CALLS):
-            runner.infer(feeds)
+    numbers, ports, feeds = one.passport["precision"], one.passport["graph"], _feeds(one, batch)
+    with openvino.OpenVinoRunner(files, numbers, ports, threads, profiled=True) as runner:
+        _called(runner, feeds, WARM_UP_CALLS)
         before = runner.mean_ms_by_node()
-        seconds = _timed(lambda: runner.infer(feeds), job.calls)
+        seconds = _called(runner, feeds, CALLS)
         after = runner.mean_ms_by_node()
-    every = WARM_UP_CALLS + job.calls
+    every = WARM_UP_CALLS + CALLS
     return seconds, {
         name: (op, ms * every - before.get(name, (op, 0.0))[1] * WARM_UP_CALLS)
         for name, (op, ms) in after.items()
     }
 
 
-PROFILERS: dict[str, Callable[[Artifact, Job], tuple[float, Totals]]] = {
+PROFILERS: dict[str, Callable[[Artifact, int, int], tuple[float, Totals]]] = {
     "ort": _in_onnxruntime,
     "openvino": _in_openvino,
 }
@@ -204,9 +155,9 @@ class Share:
     Attributes:
         what: the layers' kernel and output, or the op.
         nodes: how many.
-        ms: of a call, all of them.
-        ideal_ms: what their multiply-adds would take at the machine's peak.
-        weight_bytes: that a call reads at least once.
+        ms: of a call, all nodes together.
+        ideal_ms: time of their multiply-adds at the machine's peak.
+        weight_bytes: bytes of weights; a call reads each at least once.
     """
 
     what: str
@@ -216,37 +167,28 @@ class Share:
     weight_bytes: int = 0
 
     def __add__(self, other: Share) -> Share:
-        """Take two together, by the first one's name."""
-        return Share(
-            self.what,
-            self.nodes + other.nodes,
-            self.ms + other.ms,
-            self.ideal_ms + other.ideal_ms,
-            self.weight_bytes + other.weight_bytes,
-        )
+        """Add two up, under the first one's name."""
+        pairs = zip(astuple(self)[1:], astuple(other)[1:], strict=True)
+        return Share(self.what, *(mine + theirs for mine, theirs in pairs))
 
 
 def shares(
-    found: Mapping[str, Any],
-    linears: Mapping[str, Linear],
-    batch: int,
-    peak: float,
-    weight_size: int,
+    found: Mapping[str, Any], linears: Mapping[str, Linear], batch: int, peak: float, size: int
 ) -> list[Share]:
-    """Sum up nodes of the same shape or op, the most to win first.
+    """Add up nodes of the same shape or op. The one with the most to win comes first.
 
     Args:
         found: what :func:`profile` returned.
         linears: of :func:`benchmarks.drift.linear_layers.linear_layers`.
         batch: images a call.
         peak: multiply-adds a second.
-        weight_size: bytes a weight.
+        size: of a weight, in bytes.
     """
     sums: dict[str, Share] = {}
     for node in found["nodes"]:
         linear = linears.get(node["linear"] or "", Linear(0, 0, node["op"], ()))
         ideal_ms = linear.multiply_adds * batch / peak * 1000
-        one = Share(linear.what, 1, node["ms"], ideal_ms, linear.weights * weight_size)
+        one = Share(linear.what, 1, node["ms"], ideal_ms, linear.weights * size)
         sums[one.what] = sums.get(one.what, Share(one.what)) + one
     rest = found["call_ms"] - sum(share.ms for share in sums.values())
     rows = [share for share in sums.values() if share.ms > 0]
@@ -261,9 +203,8 @@ def measure(path: Path, batch: int, threads: int, peaks: Mapping[str, Any]) -> d
         ExporterError: as :func:`profile`.
     """
     one = artifact.read(path)
-    cores = tuple(latency.choose_cores(threads))
-    job = Job(str(path), batch, threads, cores)
-    found = worker.need("benchmarks.studies.layer_times:answer", json.dumps(asdict(job)))
+    cores = latency.choose_cores(threads)
+    found = worker.need(*study.job(profile, path, batch, threads, cores))
     numbers, size = ("int8", 1) if one.passport["precision"] == "int8" else ("fp32", 4)
     peak = peaks[numbers]["multiply_adds_per_s"]
     rows = shares(found, linear_layers(one), batch, peak, size)
@@ -273,36 +214,21 @@ def measure(path: Path, batch: int, threads: int, peaks: Mapping[str, Any]) -> d
         "target": one.target,
         "precision": one.passport["precision"],
         "batch": batch,
-        "call_ms": found["call_ms"],
+        **found,
         "shares": [asdict(row) for row in rows],
-        "nodes": found["nodes"],
     }
 
 
-COLUMNS = ("nodes", "ms", "of the call", "of the peak", "weights, GB/s", "to win, ms")
-
-
-def table(result: Mapping[str, Any]) -> Table:
-    """Show one profile, the most to win first."""
-    shown = Table(title=_title(result), title_justify="left")
-    shown.add_column("layers")
-    for column in COLUMNS:
-        shown.add_column(column, justify="right")
-    for row in result["shares"]:
-        shown.add_row(row["what"], *_cells(row, result["call_ms"]))
-    return shown
+COLUMNS = ("layers", "nodes", "ms", "of the call", "of the peak", "weights, GB/s", "to win, ms")
 
 
 def markdown(report: Mapping[str, Any]) -> str:
     """Render the README's tables of the first artifact, one a batch size, from a result file."""
     lines, first = [], report["results"][0]["artifact"]
     for result in (one for one in report["results"] if one["artifact"] == first):
-        lines += [_title(result) + ":", "", f"| layers | {' | '.join(COLUMNS)} |"]
-        lines.append("| --- |" + " --: |" * len(COLUMNS))
-        for row in _largest(result["shares"], LEAST_SHARE * result["call_ms"]):
-            entries = (row["what"], *_cells(row, result["call_ms"]))
-            lines.append(f"| {' | '.join(entries)} |")
-        lines.append("")
+        rows = _largest(result["shares"], LEAST_SHARE * result["call_ms"])
+        cells = [_cells(row, result["call_ms"]) for row in rows]
+        lines += [_title(result) + ":", "", study.markdown(COLUMNS, cells), ""]
     cpu = result_file.processor(report["machine"])
     where = f"{report['threads']} threads, {cpu}, {report['date'][:10]}"
     lines.append(f"By `{report['command']}`;")
@@ -311,7 +237,7 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def _largest(rows: Sequence[Mapping[str, Any]], least_ms: float) -> list[Mapping[str, Any]]:
-    """Take all rows under so many milliseconds together, as the last."""
+    """Put all rows below so many milliseconds together into the last row."""
     rest = Share("all else")
     for row in rows:
         if row["ms"] < least_ms:
@@ -329,6 +255,7 @@ def _title(result: Mapping[str, Any]) -> str:
 def _cells(row: Mapping[str, Any], call_ms: float) -> tuple[str, ...]:
     ms, ideal = row["ms"], row["ideal_ms"]
     return (
+        row["what"],
         str(row["nodes"] or ""),
         f"{ms:.2f}",
         f"{ms / call_ms:.0%}",
@@ -338,29 +265,21 @@ def _cells(row: Mapping[str, Any], call_ms: float) -> tuple[str, ...]:
     )
 
 
-@click.command()
-@click.argument("artifacts", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
-@click.option("--batch", default="1,32", show_default=True, help="Images a call, comma between.")
-@click.option("--threads", type=click.IntRange(min=1), default=usable_cores)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=RESULTS,
-    help="JSON file; default: benchmarks/results/layer_times.json.",
-)
-def main(artifacts: Sequence[Path], batch: str, threads: int, output: Path) -> None:
-    """Show where the time of CPU ARTIFACTS goes, layer by layer."""
-    say = Console(highlight=False, soft_wrap=True)
-    report = result_file.header("studies.layer_times")
-    probed = peak_probe.probe_all(threads, latency.choose_cores(threads))
-    peaks = measured_table.highest(probed, measured_table.WORK / "peaks.json")
-    results = []
-    for path, size in itertools.product(artifacts, map(int, batch.split(","))):
-        results.append(measure(path, size, threads, peaks))
-        say.print(table(results[-1]))
-    result_file.write({**report, "threads": threads, "peaks": peaks, "results": results}, output)
-    say.print(f"all layers: {output}")
+@study.command("layer_times", "layer_times.json")
+@study.artifacts
+@study.batches
+@study.threads
+def main(log: Run, artefacts: tuple[Path, ...], batch: tuple[int, ...], threads: int) -> None:
+    """Show where the time of ARTEFACTS goes, layer by layer. They must be for a CPU."""
+    log.start(threads=threads)
+    peaks = peak_probe.peaks(threads, measured_table.WORK / "peaks.json")
+    results: list[dict[str, Any]] = []
+    for path, size in itertools.product(artefacts, batch):
+        found = measure(path, size, threads, peaks)
+        results.append(found)
+        rows = [_cells(row, found["call_ms"]) for row in found["shares"]]
+        console.table(_title(found), COLUMNS, rows)
+        log.save(peaks=peaks, results=results)
 
 
 if __name__ == "__main__":

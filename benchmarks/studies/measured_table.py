@@ -1,39 +1,40 @@
-"""The table of latencies in the README: TensorFlow against every CPU engine, network by network.
+"""The README's table of latencies: TensorFlow against every CPU engine, network by network.
 
-``--prepare`` exports what is missing and times nothing; without it, what is there is timed, which
-wants an idle machine. Every cell (a network at a batch size: the original and four artifacts side
-by side, as ``exporter bench`` times them) is kept, and a run that was stopped goes on, or with
-``--kept`` becomes a table of what was finished. Networks without trained weights get random ones:
-they take the same time.
+``--prepare`` exports what is missing and times nothing. Without it, the study times what is there,
+which needs an idle machine. A cell is a network at a batch size: the original and four artifacts
+side by side, as ``exporter bench`` times them. Every finished cell is kept, so a run that was
+stopped goes on. ``--kept`` makes a table of the finished cells. Networks without trained weights
+get random ones, which take the same time.
 
-``python -m benchmarks.studies.measured_table --prepare`` then ``python -m
-benchmarks.studies.measured_table``.
+First ``python -m benchmarks.studies.measured_table --prepare``, then
+``python -m benchmarks.studies.measured_table``.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
-from benchmarks import result_file
+from benchmarks import command, result_file
 from benchmarks.drift.linear_layers import linear_layers
 from benchmarks.latency import bench as latency
 from benchmarks.latency.bench import Plan
-from benchmarks.studies import peak_probe
+from benchmarks.studies import peak_probe, study
+from benchmarks.studies.study import Cell, Run
 from exporter import pipeline
 from exporter.artifact import folder as artifact
 from exporter.artifact.folder import Artifact
-from exporter.config import ExportConfig, Precision
+from exporter.cli import console
+from exporter.config import Calibration, ExportConfig, Precision
+from exporter.errors import ExporterError
 from exporter.models import zoo
-from exporter.network.runner import usable_cores
 
-RESULTS = Path(__file__).parents[1] / "results" / "latency.json"
 WORK = Path("build/measured_table")
 NETWORKS = (
     "resnet18",
@@ -47,9 +48,6 @@ NETWORKS = (
 BASELINE = "keras"
 # For random weights, whose ranges mean nothing.
 _FEW_IMAGES = 32
-
-Cell = dict[str, Any]
-Peaks = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def prepare(network: str, work: Path) -> None:
                 output=output,
                 precision=engine.precision,
                 weights=None if shipped else "random",
-                calibration=calibration if engine.precision == "int8" else None,
+                calibration=Calibration(file=calibration if engine.precision == "int8" else None),
                 **few,  # type: ignore[arg-type]
             )
             pipeline.export(config)
@@ -96,13 +94,11 @@ def measure(network: str, batch: int, work: Path, plan: Plan, against: Sequence[
     """Time one network at one batch size.
 
     Returns:
-        ``multiply_adds`` an image, ``trained`` weights or not, by engine ``p50_ms`` and how many
-        times as fast as the original it is; and what made the run unstable.
+        ``multiply_adds`` an image; whether the weights are ``trained``; for each engine ``p50_ms``
+        and its ``speedup`` over the original; and what made the run unstable.
     """
-    from exporter.cli.console import progress_bars
-
     artifacts = [artifact.read(work / network / engine.name) for engine in ENGINES]
-    with progress_bars(quiet=False) as progress:
+    with console.progress_bars(quiet=False) as progress:
         report = latency.bench(artifacts, plan, against, progress=progress)
     names = {str(one.path): one.path.name for one in artifacts}
     return {
@@ -129,12 +125,12 @@ def measure(network: str, batch: int, work: Path, plan: Plan, against: Sequence[
 
 
 def count_multiply_adds(one: Artifact) -> int:
-    """Count those of an image, in all convolutions and dense layers of an FP32 artifact."""
+    """Count the multiply-adds of an image, in all linear layers of an FP32 artifact."""
     return sum(linear.multiply_adds for linear in linear_layers(one).values())
 
 
 def share_of_peak(cell: Cell, engine: str, peaks: Mapping[str, Any]) -> float | None:
-    """Return what share of the machine's peak an engine reaches, INT8's for INT8."""
+    """Return the share of the machine's peak that an engine reaches. INT8 has its own peak."""
     p50 = cell["engines"][engine]["p50_ms"]
     if p50 is None:
         return None
@@ -172,30 +168,13 @@ By `{report["command"]}`; versions and reasons: `benchmarks/results/{report["fil
 """
 
 
-def highest(probed: Peaks, file: Path) -> Peaks:
-    """Return the higher of these peaks and those kept, and keep it: a busy moment lowers a probe.
-
-    Args:
-        probed: as :func:`benchmarks.studies.peak_probe.probe_all` has them.
-        file: where those of earlier runs on this machine are.
-    """
-    kept: Peaks = json.loads(file.read_text()) if file.is_file() else {}
-    best = {
-        name: max(peak, kept.get(name, peak), key=lambda one: float(one["multiply_adds_per_s"]))
-        for name, peak in probed.items()
-    }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    result_file.write(best, file)
-    return best
-
-
 def network_name(cell: Cell) -> str:
-    """Name a cell's network, and say where its weights were never trained."""
+    """Name a cell's network. Say so if its weights were never trained."""
     return str(cell["network"]) + ("" if cell["trained"] else " (random weights)")
 
 
 def time_of(cell: Cell, engine: str) -> str | None:
-    """Word an engine's median in ms and its speedup; None where it failed."""
+    """Show an engine's median in ms and its speedup; None if it failed."""
     found = cell["engines"].get(engine)
     if found is None or found["p50_ms"] is None:
         return None
@@ -211,88 +190,49 @@ def _entry(cell: Cell, engine: str, peaks: Mapping[str, Any]) -> str:
     return "failed" if text is None else f"{text}, {share_of_peak(cell, engine, peaks):.0%}"
 
 
-def run(
-    networks: Sequence[str], plans: Mapping[int, Plan], work: Path, against: Sequence[str]
-) -> None:
-    """Measure every cell that is not kept, the small networks first."""
-    for network in networks:
-        for batch, plan in plans.items():
-            file = work / network / f"batch-{batch}.json"
-            if not file.is_file():
-                result_file.write(measure(network, batch, work, plan, against), file)
-
-
-def read_kept(networks: Sequence[str], batches: Iterable[int], work: Path) -> list[Cell]:
-    """Read the cells that are finished, in the order asked for."""
-    files = [work / name / f"batch-{batch}.json" for name in networks for batch in batches]
-    return [json.loads(file.read_text()) for file in files if file.is_file()]
-
-
-@click.command()
-@click.option("--networks", default=",".join(NETWORKS), show_default=True)
-@click.option("--batch", default="1,32", show_default=True, help="Images a call, comma between.")
-@click.option("--threads", type=click.IntRange(min=1), default=usable_cores)
-@click.option("--rounds", type=click.IntRange(min=5), default=5, show_default=True)
-@click.option("--seconds", type=float, default=0.5, show_default=True, help="Of each block.")
-@click.option("--against", default=BASELINE, show_default=True, help="As exporter bench has it.")
-@click.option(
-    "--work",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=WORK,
-    show_default=True,
-    help="Folder of artefacts and finished cells.",
-)
-@click.option("--prepare", "prepare_only", is_flag=True, help="Export only; time nothing.")
+@study.command("measured_table", "latency.json")
+@click.option("--networks", callback=study.listed(click.STRING), default=",".join(NETWORKS))
+@study.batches
+@study.threads
+@click.option("--rounds", type=click.IntRange(min=5), default=5)
+@click.option("--seconds", default=0.5, help="Of each block.")
+@click.option("--against", callback=study.listed(click.STRING), default=BASELINE)
+@study.folder("--work", default=WORK, what="Folder of artefacts and finished cells.")
+@click.option("--prepare", "prepare_only", is_flag=True, help="Export only, and time nothing.")
 @click.option("--fresh", is_flag=True, help="Time finished cells again.")
-@click.option("--kept", "kept_only", is_flag=True, help="Time nothing: a table of finished cells.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=RESULTS,
-    help="JSON file; default: benchmarks/results/latency.json.",
-)
+@click.option("--kept", "kept_only", is_flag=True, help="Time nothing; show the finished cells.")
 def main(
-    networks: str,
-    batch: str,
-    threads: int,
-    rounds: int,
-    seconds: float,
-    against: str,
+    log: Run,
+    networks: tuple[str, ...],
+    batch: tuple[int, ...],
+    against: tuple[str, ...],
     work: Path,
     prepare_only: bool,
     fresh: bool,
     kept_only: bool,
-    output: Path,
+    **plan: Any,
 ) -> None:
     """Time the zoo in TensorFlow and in every CPU engine."""
-    say = Console(stderr=True, highlight=False, soft_wrap=True)
-    names = networks.split(",")
-    for name in () if kept_only else names:
-        say.print(f"{name}: export what is missing")
+    for name in () if kept_only else networks:
+        log.say(f"{name}: export what is missing")
         prepare(name, work)
-        if fresh:
-            for file in (work / name).glob("batch-*.json"):
-                file.unlink()
     if prepare_only:
         return
-    report = result_file.header("studies.measured_table")
-    plans = {
-        size: Plan((size,), threads, rounds, seconds, warm_up_s=5.0)
-        for size in map(int, batch.split(","))
-    }
-    probed = peak_probe.probe_all(threads, latency.choose_cores(threads))
-    peaks = highest(probed, work / "peaks.json")
-    if not kept_only:
-        run(names, plans, work, against.split(","))
-    cells = read_kept(names, plans, work)
+    log.start(file=log.output and log.output.name, threads=plan["threads"])
+    log.report["peaks"] = peak_probe.peaks(plan["threads"], work / "peaks.json")
+    cells: list[Cell] = []
+    for network, size in itertools.product(networks, batch):
+        file = work / network / f"batch-{size}.json"
+        if file.is_file() or not kept_only:
+            timing = Plan((size,), warm_up_s=5.0, **plan)
+            measured = partial(measure, network, size, work, timing, against)
+            cells.append(study.kept(file, measured, resume=kept_only or not fresh))
+            log.save(cells=cells)
     if not cells:
-        raise click.ClickException(f"{work} holds no finished cell of {networks}")
-    report |= {"file": output.name, "threads": threads, "peaks": peaks, "cells": cells}
-    result_file.write(report, output)
-    Console(highlight=False, soft_wrap=True).print(markdown(report), markup=False)
-    say.print("for the README: python -m benchmarks.studies.readme_tables")
+        raise ExporterError(f"{work} holds no finished cell of {', '.join(networks)}")
+    console.say(markdown(log.report), markup=False)
+    log.say("for the README: python -m benchmarks.studies.readme_tables")
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -1,7 +1,7 @@
 """What each precision loses on a network: FP16, INT8 and FP8 by scheme, calibrator, recovery.
 
-All are compared with the Keras original on the same test images, in pairs. Target ``onnx`` is a
-simulation of TensorRT, Q, DQ and roundings executed as written, not run on a GPU.
+All are compared in pairs with the Keras original on the same test images. Target ``onnx`` is a
+simulation of TensorRT: Q, DQ and roundings are executed as written, and not run on a GPU.
 
 ``python -m benchmarks.studies.precision_accuracy resnet18``, or, for FP8 beside INT8,
 ``python -m benchmarks.studies.precision_accuracy resnet18 --variants fp8``. MODEL may be a
@@ -11,16 +11,17 @@ simulation of TensorRT, Q, DQ and roundings executed as written, not run on a GP
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks import command, result_file
+from benchmarks import command
 from benchmarks.accuracy import measure as accuracy
+from benchmarks.studies import study
+from benchmarks.studies.study import Run
 from exporter import pipeline
 from exporter.artifact.folder import Artifact
 from exporter.cli import console
@@ -36,7 +37,6 @@ from exporter.config import (
 from exporter.errors import Missing, WrongUse
 from exporter.machine.cpus import lacks_vnni
 
-RESULTS = Path(__file__).parents[1] / "results"
 DATA = "fashion-mnist"
 
 Row = dict[str, Any]
@@ -44,7 +44,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Variant:
-    """What to ask `export` for; None leaves it to the target."""
+    """What `export` is asked for; None leaves it to the target."""
 
     target: str
     precision: Precision = "int8"
@@ -55,7 +55,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """The name of its folder."""
         if self.precision not in QUANTIZED:
             return f"{self.target}-{self.precision}"
         recovery = ("none",) if self.recovery == () else self.recovery or ()
@@ -66,7 +66,7 @@ class Variant:
 
     @property
     def runs_here(self) -> bool:
-        """Whether this CPU sums its integers right."""
+        """Whether this CPU can sum its integers without saturating."""
         return self.weight_bits != 8 or not lacks_vnni()
 
 
@@ -88,7 +88,7 @@ VARIANTS = (
     Variant("ort", weight_bits=7, calibrator="minmax"),
     Variant("ort", weight_bits=7, recovery=ALL),
 )
-# FP8, and what it is to be compared with: all are simulated, with FP16 around them.
+# FP8, and INT8 to compare it with. All are simulated, with FP16 around them.
 FP8_VARIANTS = (
     Variant("onnx", rest="fp16"),
     Variant("onnx", "fp8"),
@@ -97,24 +97,18 @@ FP8_VARIANTS = (
 )
 
 
-@dataclass(frozen=True)
-class VariantSet:
-    """Variants that are measured together, and how their file's name begins."""
-
-    variants: tuple[Variant, ...]
-    file: str
-
-
-SETS = {"int8": VariantSet(VARIANTS, "precision"), "fp8": VariantSet(FP8_VARIANTS, "fp8")}
+# Variants that are measured together, by the option that asks for them.
+SETS = {"int8": VARIANTS, "fp8": FP8_VARIANTS}
+_FILES = {"int8": "precision", "fp8": "fp8"}
 
 
 def chosen(
-    names: tuple[str, ...], note: Console, among: tuple[Variant, ...] = VARIANTS
+    names: Sequence[str], say: Callable[[str], None], among: Sequence[Variant] = VARIANTS
 ) -> list[Variant]:
-    """Return the variants of these names, or all that run here.
+    """Return the variants with these names, or all that run here.
 
     Raises:
-        Missing: one that is named does not.
+        Missing: a named one does not run here.
     """
     asked = [variant for variant in among if not names or variant.name in names]
     refused = [variant.name for variant in asked if not variant.runs_here]
@@ -122,25 +116,12 @@ def chosen(
         why = f"this CPU has no VNNI, and sums of 8-bit weights would saturate: {refused}"
         if names:
             raise Missing(why, hint="measure these on a CPU with VNNI")
-        note.print(f"left out: {why}")
+        say(f"left out: {why}")
     return [variant for variant in asked if variant.runs_here]
 
 
-def export(model: str, variant: Variant, folder: Path, calibration_images: int) -> Artifact:
-    """Make one artifact."""
-    config = ExportConfig(
-        model,
-        data=DATA,
-        output=folder / variant.name,
-        calibration_images=calibration_images,
-        **asdict(variant),
-    )
-    with console.progress_bars(quiet=False) as progress:
-        return pipeline.export(config, progress)
-
-
 def row(variant: Variant, artifact: Artifact, found: accuracy.Accuracy) -> Row:
-    """Gather one variant's figures; the images that flip are left to ``exporter evaluate``."""
+    """Collect one variant's figures. Only ``exporter evaluate`` lists the images that flip."""
     figures = {name: value for name, value in found.as_json().items() if name != "flips"}
     quantized = artifact.quantization or {}
     kept = ("scheme", "reduce_range", "calibrator", "recovery")
@@ -159,7 +140,7 @@ def row(variant: Variant, artifact: Artifact, found: accuracy.Accuracy) -> Row:
 
 
 def described(one: Row) -> tuple[str, str, str]:
-    """Say in words what a row is: precision, calibrator, recovery."""
+    """Describe a row in words: precision, calibrator, recovery."""
     if one["precision"] not in QUANTIZED:
         return f"{one['precision'].upper()} (`{one['target']}`, simulated)", "-", "-"
     bits = 7 if one["reduce_range"] else 8
@@ -171,7 +152,7 @@ def described(one: Row) -> tuple[str, str, str]:
 
 
 def lost(one: Row) -> tuple[str, str, str, str]:
-    """Say in figures what a row lost: right, change with interval, p, flips."""
+    """Show what a row lost in figures: right, change with interval, p, flips."""
     paired = one["paired"]
     low, high = paired["interval_points"]
     return (
@@ -185,27 +166,14 @@ def lost(one: Row) -> tuple[str, str, str, str]:
 COLUMNS = ("precision", "calibrator", "recovery", "right", "change, points", "p", "label flips")
 
 
-def table(rows: list[Row], keras: Row) -> Table:
-    """Show the variants beside the original."""
-    shown = Table(
-        title=f"{keras['images']} test images; Keras has {keras['correct']} right",
-        title_justify="left",
-    )
-    for number, column in enumerate(COLUMNS):
-        shown.add_column(column, justify="left" if number < 3 else "right")
-    for one in rows:
-        shown.add_row(*described(one), *lost(one))
-    return shown
-
-
-@click.command()
+@study.command("precision_accuracy")
 @click.argument("model")
-@click.option("--images", type=click.IntRange(min=1), help="Test images; default: all 10,000.")
-@click.option("--calibration-images", type=int, default=512, show_default=True)
+@click.option("--images", type=study.COUNT, help="Test images; default: all 10,000.")
+@click.option("--calibration-images", default=512)
 @click.option(
     "--variant",
     "names",
-    type=click.Choice([each.name for group in SETS.values() for each in group.variants]),
+    type=click.Choice([each.name for group in SETS.values() for each in group]),
     multiple=True,
     help="Only these; default: all of the set that run here.",
 )
@@ -214,45 +182,41 @@ def table(rows: list[Row], keras: Row) -> Table:
     "group",
     type=click.Choice(list(SETS)),
     default="int8",
-    show_default=True,
-    help="Which set: INT8 on every target, or FP8 beside INT8 as simulated for TensorRT.",
-)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="JSON file; default: benchmarks/results/precision_MODEL.json, or fp8_MODEL.json.",
+    help="INT8 on every target, or FP8 beside INT8 as simulated for TensorRT.",
 )
 def main(
+    log: Run,
     model: str,
     images: int | None,
     calibration_images: int,
     names: tuple[str, ...],
     group: str,
-    output: Path | None,
 ) -> None:
-    """Measure what each precision loses on MODEL: a zoo model with shipped weights, or a file."""
-    every = SETS[group].variants
-    variants = chosen(names, Console(stderr=True, highlight=False), every)
-    if output is None and (images or len(variants) < len(every)):
+    """Measure what each precision loses on MODEL: a zoo model with shipped weights, or a file.
+
+    Without -o, the result goes to benchmarks/results/precision_MODEL.json or fp8_MODEL.json.
+    """
+    variants = chosen(names, log.say, SETS[group])
+    if log.output is None and (images or len(variants) < len(SETS[group])):
         raise WrongUse("the result of record has all variants on all images", hint="give -o FILE")
     name = Path(model).stem
-    output = output or RESULTS / f"{SETS[group].file}_{name}.json"
-    report: Row = {
-        **result_file.header("studies.precision_accuracy"),
-        "model": name,
-        "calibration_images": calibration_images,
-    }
-    with tempfile.TemporaryDirectory(prefix="precision-accuracy-") as folder:
-        made = [export(model, variant, Path(folder), calibration_images) for variant in variants]
-        with console.progress_bars(quiet=False) as progress:
-            keras, *found = accuracy.evaluate(made, DATA, limit=images, progress=progress)
+    log.output = log.output or study.RESULTS / f"{_FILES[group]}_{name}.json"
+    log.start(model=name, calibration_images=calibration_images)
+    asked: Row = {"data": DATA, "calibration_images": calibration_images}
+    with (
+        tempfile.TemporaryDirectory(prefix="precision-accuracy-") as folder,
+        console.progress_bars(quiet=False) as progress,
+    ):
+        made = []
+        for variant in variants:
+            place = Path(folder, variant.name)
+            config = ExportConfig(model, output=place, **asked, **asdict(variant))
+            made.append(pipeline.export(config, progress))
+        keras, *found = accuracy.evaluate(made, DATA, limit=images, progress=progress)
         rows = [row(*each) for each in zip(variants, made, found, strict=True)]
-    report |= {"keras": keras.as_json(), "results": rows}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    result_file.write(report, output)
-    Console().print(table(rows, report["keras"]))
-    Console().print(f"all figures: {output}", highlight=False, soft_wrap=True)
+    log.save(keras=keras.as_json(), results=rows)
+    title = f"{keras.images} test images; Keras has {keras.correct} right"
+    console.table(title, COLUMNS, [(*described(one), *lost(one)) for one in rows])
 
 
 if __name__ == "__main__":

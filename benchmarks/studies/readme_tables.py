@@ -1,15 +1,15 @@
-"""The tables of measurements in README files, generated from the files they come from.
+"""The tables of measurements in README files, generated from result files.
 
-``python -m benchmarks.studies.readme_tables`` writes each between its two marks; a test fails where
-a README and the files differ. The project's own README has what decides, ``benchmarks/README.md``
-all of it.
+``python -m benchmarks.studies.readme_tables`` writes each table between its two marks. A test fails
+if a README and the files differ. The project's README has the tables that matter most, and
+``benchmarks/README.md`` has all of them.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,19 +23,13 @@ from benchmarks.studies import (
     precision_accuracy,
     rtx_builds,
 )
+from benchmarks.studies.study import RESULTS, markdown
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 DETAILS = ROOT / "benchmarks" / "README.md"
-RESULTS = ROOT / "benchmarks" / "results"
 
 Report = dict[str, Any]
-
-
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1) -> str:
-    """Write a table whose first so many columns are words, and the others numbers."""
-    rule = ["---" if column < words else "--:" for column in range(len(header))]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
 
 
 def export_time(report: Report) -> str:
@@ -57,7 +51,7 @@ def precision(report: Report) -> str:
     return markdown(precision_accuracy.COLUMNS, rows, words=3)
 
 
-# What a user of the defaults gets, in words, by the variant's name.
+# The defaults, in words, by the variant's name.
 _DEFAULTS = {
     "onnx-fp16": "TensorRT FP16, simulated",
     "onnx-mse-fp16": "TensorRT INT8, simulated",
@@ -73,28 +67,22 @@ def precision_summary(*reports: Report) -> str:
     names = [
         f"`{report['model']}`, Keras {report['keras']['correct']:,} right" for report in reports
     ]
-    rows = []
-    for variant, words in _DEFAULTS.items():
-        cells = []
-        for report in reports:
-            found = next((row for row in report["results"] if row["engine"] == variant), None)
-            cells.append("-" if found is None else _lost(found))
-        rows.append((words, *cells))
+    found = [{row["engine"]: _lost(row) for row in report["results"]} for report in reports]
+    rows = [
+        (words, *(lost.get(variant, "-") for lost in found)) for variant, words in _DEFAULTS.items()
+    ]
     return markdown(("default of", *names), rows)
 
 
-# What is compared with FP8, in words, by the variant's name.
-_FP8 = {
-    "onnx-mse-fp16": "INT8",
-    "onnx-fp8-mse": "FP8",
-}
+# INT8 and FP8 side by side, by the variant's name.
+_FP8 = {"onnx-mse-fp16": "INT8", "onnx-fp8-mse": "FP8"}
 
 
 def fp8_summary(*reports: Report) -> str:
-    """FP8 beside INT8 of scheme `tensorrt`, a line a network; all are simulated.
+    """FP8 beside INT8 of scheme `tensorrt`, all simulated, with a line for each network.
 
     Args:
-        reports: of any set of variants; those of one network, with one original, share a line.
+        reports: of any set of variants; those of one network must have the same original.
     """
     rows = []
     for model in dict.fromkeys(report["model"] for report in reports):
@@ -188,11 +176,7 @@ TABLES: dict[Path, dict[str, Source]] = {
         ),
         "speed": Source(("latency_vnni.json",), speed_summary, f"measured_table -o {_WITH_VNNI}"),
         "fp8": Source((*_FP8_FILES, *_PRECISION.values()), fp8_summary, _FP8_COMMAND),
-        "rtx_builds": Source(
-            ("rtx_builds.json",),
-            lambda report: rtx_builds.markdown(report["results"]),
-            "rtx_builds",
-        ),
+        "rtx_builds": Source(("rtx_builds.json",), rtx_builds.markdown, "rtx_builds"),
     },
     DETAILS: {
         **{
@@ -212,10 +196,10 @@ TABLES: dict[Path, dict[str, Source]] = {
 
 
 def rewrite(page: Path, text: str) -> str:
-    """Return a page's text with every table of it made anew, or with what would measure it.
+    """Return a page's text with every table made anew. A missing file gives a command instead.
 
     Raises:
-        ValueError: a table's marks are not there exactly once.
+        ValueError: the page does not have a table's marks exactly once.
     """
     for name, source in TABLES[page].items():
         begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
@@ -228,7 +212,7 @@ def rewrite(page: Path, text: str) -> str:
 
 
 def acceptance_runs(folder: Path = RESULTS) -> list[Report]:
-    """Read the results of runs on GPUs, by file name; none where nobody has sent one."""
+    """Read the results of runs on GPUs, by file name. There may be none."""
     files = sorted(folder.glob("gpu_*.json"))
     return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 

@@ -1,9 +1,9 @@
 """What each way to recover INT8 accuracy gains: none, each alone, and all, on both schemes.
 
-The reference is the FP32 graph in onnxruntime. Label flips count images, of which few change; the
-signal-to-quantisation-noise ratio of the logits, in dB, tells methods apart on far fewer images.
-Scheme ``cpu`` runs as its engine does; ``tensorrt`` is a simulation, Q and DQ executed as
-written, not run on a GPU.
+The reference is the FP32 graph in onnxruntime. Few images change their label, so label flips tell
+little. The logits' signal-to-quantization-noise ratio, in dB, tells methods apart on far fewer
+images. Scheme ``cpu`` runs as its engine does. Scheme ``tensorrt`` is a simulation: Q and DQ are
+executed as written, and not run on a GPU.
 
 ``python -m benchmarks.studies.recovery resnet18``
 """
@@ -11,57 +11,69 @@ written, not run on a GPU.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_ir as ir
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks import result_file
+from benchmarks import command
+from benchmarks.accuracy.measure import BATCH, Images, Logits
+from benchmarks.studies import study
+from benchmarks.studies.study import Run
 from calibration.sensitivity import noise_ratio, sqnr_db
 from exporter import pipeline
 from exporter.artifact import serialize
+from exporter.cli import console
 from exporter.config import ExportConfig, RecoveryName
-from exporter.data import datasets
-from exporter.data.feeds import image_size, network_input
+from exporter.data.datasets import Labels
 from exporter.network import sources
-from exporter.network.sources import Source
 from exporter.precision import quantize
+from exporter.progress import silent
 
 SCHEMES = ("cpu", "tensorrt")
-BATCH = 50
-RESULTS = Path(__file__).parents[1] / "results"
 
-Logits = npt.NDArray[np.float32]
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What all rows have in common: the network, its FP32 graph and logits, and the images."""
+    """What all rows share: the test images, the network's FP32 graph, and what to ask for."""
 
-    source: Source
+    images: Images
     graph: bytes
     config: ExportConfig
-    data: datasets.Dataset
-    images: int
-    expected: Logits
+
+    def logits(self, graph: bytes, *, as_written: bool = False) -> Logits:
+        """Run the images through a graph."""
+        from exporter.targets.ort import OrtRunner
+
+        with OrtRunner(graph, as_written=as_written) as runner:
+            return self.images.logits(runner, self.images.feeds(), BATCH, "", silent)
+
+
+def prepare(config: ExportConfig, limit: int) -> Setup:
+    """Load a network, convert it, and load its first test images."""
+    from exporter.network import frontend
+
+    source = sources.load(config.model)
+    graph = frontend.to_onnx(source)
+    pipeline.run_passes(graph, "nhwc")
+    images = Images.load(source, str(config.data), limit, silent)
+    return Setup(images, serialize.checked_bytes(graph), config)
 
 
 def variants() -> list[tuple[RecoveryName, ...]]:
-    """None, each method alone, all together."""
+    """Return no method, each method alone, and all together."""
     names: tuple[RecoveryName, ...] = get_args(RecoveryName)
     return [(), *((name,) for name in names), names]
 
 
-def score(reference: Logits, got: Logits, labels: npt.NDArray[np.int64]) -> Row:
+def score(reference: Logits, got: Logits, labels: Labels) -> Row:
     """Compare logits (images, classes) with the reference's, and with the labels."""
     best, expected = got.argmax(-1), reference.argmax(-1)
     return {
@@ -73,79 +85,50 @@ def score(reference: Logits, got: Logits, labels: npt.NDArray[np.int64]) -> Row:
     }
 
 
-def logits_of(graph: bytes, setup: Setup, *, as_written: bool = False) -> Logits:
-    """Run the first test images through a graph."""
-    from exporter.targets.ort import OrtRunner
-
-    size = image_size(setup.source, setup.data)
-    name = setup.source.outputs[0].name
-    with OrtRunner(graph, as_written=as_written) as runner:
-        return np.concatenate(
-            [
-                runner.infer(network_input(setup.source, pixels))[name]
-                for pixels, _ in datasets.batches(setup.data, size, BATCH, setup.images)
-            ]
-        )
-
-
-def measure(setup: Setup, schemes: Sequence[str], console: Console) -> list[Row]:
+def measure(setup: Setup, expected: Logits, say: Callable[[str], None]) -> list[Row]:
     """Quantize and score every variant under every scheme."""
     rows = []
     with tempfile.TemporaryDirectory(prefix="recovery-") as folder:
-        for scheme in schemes:
+        for scheme in SCHEMES:
             for methods in variants():
                 kept = Path(folder, f"{scheme}-{'equalize' in methods}.json")
-                row = _measure_one(setup, scheme, methods, kept)
-                console.print(f"{scheme}: {_name(row)}: {row['sqnr_db']:.2f} dB")
+                row = _measure_one(setup, expected, scheme, methods, kept)
+                say(f"{scheme}: {_name(row)}: {row['sqnr_db']:.2f} dB")
                 rows.append(row)
     return rows
 
 
 def _measure_one(
-    setup: Setup, scheme: str, methods: tuple[RecoveryName, ...], calibration: Path
+    setup: Setup,
+    expected: Logits,
+    scheme: str,
+    methods: tuple[RecoveryName, ...],
+    calibration: Path,
 ) -> Row:
-    """Score one variant; what was calibrated before on the same graph is used again."""
+    """Score one variant. An earlier calibration of the same graph is used again."""
     reused = calibration if calibration.exists() else None
-    config = replace(setup.config, recovery=methods, calibration=reused)
+    config = replace(
+        setup.config,
+        int8=replace(setup.config.int8, recovery=methods),
+        calibration=replace(setup.config.calibration, file=reused),
+    )
     model = ir.from_proto(onnx.load_model_from_string(setup.graph))
-    done = quantize.quantize(model, setup.source, config, scheme, lambda *_: None)
+    done = quantize.quantize(model, setup.images.source, config, scheme, silent)
     done.params.save(calibration)
-    got = logits_of(serialize.checked_bytes(model), setup, as_written=scheme == "tensorrt")
-    labels = setup.data.labels[: setup.images]
-    common = {"scheme": scheme, "simulated": scheme == "tensorrt"}
-    return {**common, "recovery": done.recovery, **score(setup.expected, got, labels)}
+    simulated = scheme == "tensorrt"
+    got = setup.logits(serialize.checked_bytes(model), as_written=simulated)
+    common = {"scheme": scheme, "simulated": simulated, "recovery": done.recovery}
+    return {**common, **score(expected, got, setup.images.labels)}
 
 
-def prepare(model: str, weights: str | None, config: ExportConfig, images: int) -> Setup:
-    """Load and convert a network, and run its FP32 graph."""
-    from exporter.network import frontend
-
-    source = sources.load(model, weights=weights)
-    graph = frontend.to_onnx(source)
-    pipeline.run_passes(graph, "nhwc")
-    data = datasets.load(config.data or "fashion-mnist", "test")
-    count = min(images, len(data))
-    empty = np.zeros((0, 0), np.float32)
-    setup = Setup(source, serialize.checked_bytes(graph), config, data, count, empty)
-    return replace(setup, expected=logits_of(setup.graph, setup))
-
-
-def table(rows: Sequence[Row], reference: Row) -> Table:
-    """Show the rows beside the FP32 graph."""
-    shown = Table(title=f"Recovery, {reference['images']} test images", title_justify="left")
-    for column in ("scheme", "recovery", "right", "flips", "SQNR, dB", "mean squared error"):
-        shown.add_column(column, justify="left" if column in ("scheme", "recovery") else "right")
-    shown.add_row("FP32", "-", str(reference["correct"]), "-", "-", "-")
+def table(rows: Sequence[Row], reference: Row) -> list[list[str]]:
+    """Return the table's rows, the FP32 graph first."""
+    shown = [["FP32", "-", str(reference["correct"]), "-", "-", "-"]]
     for row in rows:
         scheme = f"{row['scheme']} (simulated)" if row["simulated"] else row["scheme"]
-        shown.add_row(
-            scheme,
-            _name(row),
-            str(row["correct"]),
-            str(row["label_flips"]),
-            f"{row['sqnr_db']:.2f}",
-            f"{row['mean_squared_error']:.2e}",
-        )
+        counts = [str(row["correct"]), str(row["label_flips"])]
+        noise = [f"{row['sqnr_db']:.2f}", f"{row['mean_squared_error']:.2e}"]
+        shown.append([scheme, _name(row), *counts, *noise])
     return shown
 
 
@@ -153,50 +136,29 @@ def _name(row: Row) -> str:
     return ", ".join(f"{name} ({count})" for name, count in row["recovery"].items()) or "none"
 
 
-@click.command()
+@study.command("recovery")
 @click.argument("model")
-@click.option("--weights", help="For a zoo model without shipped ones: FILE or random.")
-@click.option("--data", default="fashion-mnist", show_default=True)
-@click.option("--images", type=click.IntRange(min=1), default=10_000, show_default=True)
-@click.option("--calibration-images", type=int, default=512, show_default=True)
-@click.option("--calibrator", default="mse", show_default=True)
-@click.option("--scheme", "schemes", type=click.Choice(SCHEMES), multiple=True, default=SCHEMES)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="JSON file; default: benchmarks/results/recovery_MODEL.json.",
-)
-def main(
-    model: str,
-    weights: str | None,
-    data: str,
-    images: int,
-    schemes: tuple[str, ...],
-    output: Path | None,
-    **options: Any,
-) -> None:
-    """Measure what each recovery method gains on MODEL."""
-    output = output or RESULTS / f"recovery_{Path(model).stem}.json"
-    report: dict[str, Any] = {
-        **result_file.header("studies.recovery"),
-        "model": model,
-        "weights": weights or "shipped",
-        "data": data,
-        **options,
-    }
-    config = ExportConfig(model, "ort", output, precision="int8", data=data, **options)
-    setup = prepare(model, weights, config, images)
-    labels = setup.data.labels[: setup.images]
-    report["fp32"] = score(setup.expected, setup.expected, labels)
-    del report["fp32"]["sqnr_db"]  # infinite, which JSON has no word for
-    report["results"] = measure(setup, schemes, Console(stderr=True, highlight=False))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    result_file.write(report, output)
-    console = Console()
-    console.print(table(report["results"], report["fp32"]))
-    console.print(f"all figures: {output}", highlight=False, soft_wrap=True)
+@study.data
+@click.option("--images", type=study.COUNT, default=10_000)
+@click.option("--calibration-images", default=512)
+@click.option("--calibrator", default="mse")
+def main(log: Run, model: str, data: str, images: int, **options: Any) -> None:
+    """Measure what each recovery method gains on MODEL.
+
+    Without -o, the result goes to benchmarks/results/recovery_MODEL.json.
+    """
+    log.output = log.output or study.RESULTS / f"recovery_{Path(model).stem}.json"
+    log.start(model=model, data=data, **options)
+    config = ExportConfig(model, "ort", log.output, precision="int8", data=data, **options)
+    setup = prepare(config, images)
+    expected = setup.logits(setup.graph)
+    fp32 = score(expected, expected, setup.images.labels)
+    del fp32["sqnr_db"]  # infinite, which JSON can't hold
+    log.save(fp32=fp32, results=measure(setup, expected, log.say))
+    columns = ("scheme", "recovery", "right", "flips", "SQNR, dB", "mean squared error")
+    title = f"Recovery, {fp32['images']} test images"
+    console.table(title, columns, table(log.report["results"], fp32))
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -1,17 +1,16 @@
-"""Real TensorRT-RTX builds of the whole zoo: a row per model and precision, with no GPU.
+"""Real TensorRT-RTX builds of the whole zoo, with no GPU: a row per model and precision.
 
-NVIDIA's own parser and builder take every graph that ``exporter export --to trt-rtx`` makes, or
-this fails. Each model is converted once and typed for each precision by the export's own steps;
-only the comparison with Keras is left to the tests. Models without shipped weights get random
-ones, with activations no larger than a trained network's: that changes neither which ops there are
-nor how many bytes they take. Each is calibrated on a few real images: enough for scales that a
-builder takes, and no statement about accuracy. Plans are built, not run: nothing here says how fast
-they are.
+NVIDIA's own parser and builder must take every graph that ``exporter export --to trt-rtx`` makes.
+Each model is converted once, and typed for each precision by the export's own steps. Only the
+comparison with Keras is left to the tests. Models without shipped weights get random ones, with
+activations no larger than a trained network's. That changes neither which ops there are nor how
+many bytes they take. Each model is calibrated on a few real images: enough for scales that a
+builder accepts, but too few to judge accuracy. Plans are built and not run, so nothing here tells
+how fast they are.
 
-``python -m benchmarks.studies.rtx_builds [--output FILE]``; exit code 1 when a graph is refused, 3
-when
-ResNet-18's INT8 or FP8 plan is over a third of FP32's, or FP16's roundings, simulated, change a
-network's logits by more than roundings do.
+``python -m benchmarks.studies.rtx_builds [--output FILE]``. Exit code 1: a graph is refused. Exit
+code 3: ResNet-18's INT8 or FP8 plan is over a third of FP32's, or FP16's simulated roundings change
+a network's logits by more than roundings can.
 """
 
 from __future__ import annotations
@@ -23,16 +22,17 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks import command, result_file
+from benchmarks import command
+from benchmarks.studies import study
+from benchmarks.studies.study import Run
 from exporter import pipeline, targets
 from exporter.artifact import serialize
 from exporter.artifact.folder import MODEL
+from exporter.cli import console
 from exporter.config import QUANTIZED, Batch, ExportConfig, Precision
 from exporter.data import datasets
 from exporter.data.feeds import check_feeds
@@ -47,10 +47,10 @@ TARGET = "trt-rtx"
 _BATCH = Batch(1, 8, 32)
 _IMAGES = 2
 _GAMMA = 0.5
-# What a layer's rounding takes of its largest value: FP16's, half of one of 127 steps, and for FP8
-# see check_rounding.
+# The error of a layer's rounding, as a share of its largest value: FP16's own, half of one of 127
+# steps, and FP8's as check_rounding explains.
 _ROUNDOFF = {"fp16": 2.0**-11, "int8": 2.0**-8, "fp8": 2.0**-6}
-# Weights are nearly all of a plan: 8 bits are a quarter, and some for what has no such weights.
+# Weights are nearly all of a plan. In 8 bits they take a quarter; the rest takes some more.
 HELD = "resnet18"
 MOST_OF_FP32 = 1 / 3
 
@@ -58,13 +58,13 @@ Row = dict[str, Any]
 
 
 def precisions() -> tuple[Precision, ...]:
-    """Return what the target does."""
+    """Return the precisions of the target."""
     return targets.lookup(TARGET).precisions
 
 
 @dataclass(frozen=True)
 class Converted:
-    """One model's graph in float32, from which every precision is made."""
+    """One model's graph in float32. Every precision is made from it."""
 
     source: Source
     graph: bytes
@@ -72,10 +72,10 @@ class Converted:
 
 
 def load(model: str) -> Source:
-    """Load a zoo model; without shipped weights, with random ones that are like trained ones.
+    """Load a zoo model. Without shipped weights, it gets random ones that resemble trained ones.
 
-    Fresh residual branches each add as much as there is, so that activations double from block
-    to block and leave FP16's range, and weights behind them would stay FP32.
+    Each fresh residual branch adds as much as its input has. So activations would double from block
+    to block and leave FP16's range, and the weights behind them would stay FP32.
     """
     if zoo.ZOO[model].checkpoint:
         return sources.load(model)
@@ -87,7 +87,7 @@ def load(model: str) -> Source:
 
 
 def convert(source: Source) -> Converted:
-    """Take a network to its folded graph, as an export does."""
+    """Convert a network to its folded graph, as an export does."""
     from exporter.network import frontend
 
     started = time.process_time()
@@ -104,70 +104,48 @@ def build(converted: Converted, precision: Precision, images: str, folder: Path)
         converted: the graph.
         precision: of the plan.
         images: a data set to measure ranges on.
-        folder: empty; the plan goes there.
+        folder: empty; graph and plan go there.
 
     Returns:
         ``plan_bytes``, ``onnx_bytes``, ``build_seconds``, ``cpu_seconds`` of typing and building,
-        ``warnings``, ``convolutions``; of INT8 and FP8 ``kept_float`` (layers without a kernel);
-        of FP16 ``kept_fp32`` (nodes that it can't hold) and
-        ``rounding``, what its simulation changes of the largest logit. Or ``error``.
+        ``warnings``, ``convolutions``. For INT8 and FP8, ``kept_float`` counts the layers without a
+        kernel. For FP16, ``kept_fp32`` counts the nodes that it can't hold, and ``rounding`` is how
+        much its simulation changes the logits, as a share of the largest.
+
+    Raises:
+        ExporterError: the graph is refused.
     """
-    config = ExportConfig(
-        converted.source.name,
-        TARGET,
-        folder,
-        precision,
-        data=images,
-        batch=_BATCH,
-        check_images=1,
-        calibrator="minmax",
-        calibration_images=_IMAGES,
-    )
-    row: Row = {"model": converted.source.name, "precision": precision}
-    started = time.process_time()
-    try:
-        found = _export(converted, config)
-    except ExporterError as error:
-        return {**row, "error": str(error)}
-    return {
-        **row,
-        "plan_bytes": (folder / ENGINE).stat().st_size,
-        "onnx_bytes": (folder / MODEL).stat().st_size,
-        "cpu_seconds": round(time.process_time() - started, 1),
-        **found,
-    }
-
-
-def _export(converted: Converted, config: ExportConfig) -> Row:
-    """Write graph and plan; return what a passport would tell of them."""
     import onnx
     import onnx_ir as ir
 
-    from exporter.precision import typed as precision
+    from exporter.precision.apply import apply
 
-    target = targets.lookup(TARGET)
+    asked: Row = {"data": images, "batch": _BATCH, "check_images": 1}
+    asked |= {"calibrator": "minmax", "calibration_images": _IMAGES}
+    config = ExportConfig(converted.source.name, TARGET, folder, precision, **asked)
+    started, target = time.process_time(), targets.lookup(TARGET)
     graph = ir.from_proto(onnx.load_model_from_string(converted.graph))
     feeds, _ = check_feeds(config, converted.source, silent)
-    typed = precision.apply(graph, converted.source, config, target, feeds, silent)
-    (config.output / MODEL).write_bytes(typed.data or converted.graph)
-    build = targets.Build(config.batch, config.precision, config.build)
-    section = target.load().compile(config.output, build).section
-    kept = [node for report in typed.reports if report.name == "to_fp16" for node in report.kept]
-    against = typed.fields.get("fp16", {}).get("simulated_against_untyped", {})
+    typed = apply(graph, converted.source, config, target, feeds, silent)
+    (folder / MODEL).write_bytes(typed.data or converted.graph)
+    section = target.load().compile(folder, targets.Build(_BATCH, precision, config.build)).section
+    kept = {report.name: len(report.kept) for report in typed.reports}
+    halved = typed.fields.get("fp16", {}).get("simulated_against_untyped", {})
     return {
+        "plan_bytes": (folder / ENGINE).stat().st_size,
+        "onnx_bytes": (folder / MODEL).stat().st_size,
+        "cpu_seconds": round(time.process_time() - started, 1),
         "build_seconds": section["build_seconds"],
         "warnings": section["warnings"],
         "convolutions": sum(node.op_type == "Conv" for node in graph.graph),
-        "kept_float": sum(
-            len(report.kept) for report in typed.reports if report.name == "insert_qdq"
-        ),
-        "kept_fp32": len(kept),
-        "rounding": against.get("max_relative_error"),
+        "kept_float": kept.get("insert_qdq", 0),
+        "kept_fp32": kept.get("to_fp16", 0),
+        "rounding": halved.get("max_relative_error"),
     }
 
 
 def few_images(folder: Path) -> str:
-    """Write a few real images as a data set: choosing them anew each time takes most of a build."""
+    """Write a few real images as a data set. To choose them anew would take most of a build."""
     from PIL import Image
 
     for split, count in (("train", _IMAGES), ("test", 1)):
@@ -180,7 +158,7 @@ def few_images(folder: Path) -> str:
 
 
 def build_all(models: Sequence[str], wanted: Sequence[Precision]) -> Iterator[Row]:
-    """Build every model in every precision, each plan deleted before the next."""
+    """Build every model in every precision. Each plan is deleted before the next."""
     from exporter.network.keras_env import load_keras
 
     keras = load_keras()
@@ -189,9 +167,13 @@ def build_all(models: Sequence[str], wanted: Sequence[Precision]) -> Iterator[Ro
         for model in models:
             converted = convert(load(model))
             for precision in wanted:
+                row: Row = {"model": model, "precision": precision}
                 with tempfile.TemporaryDirectory(prefix="rtx-builds-") as folder:
-                    row = build(converted, precision, images, Path(folder))
-                    yield {**row, "conversion_cpu_seconds": converted.cpu_seconds}
+                    try:
+                        row |= build(converted, precision, images, Path(folder))
+                    except ExporterError as error:
+                        row["error"] = str(error)
+                yield {**row, "conversion_cpu_seconds": converted.cpu_seconds}
             keras.backend.clear_session()
             gc.collect()
 
@@ -204,10 +186,10 @@ def cpu_seconds(rows: Sequence[Row]) -> float:
 
 
 def check_size(rows: Sequence[Row]) -> None:
-    """Hold ResNet-18's plans of 8 bits to their share of the FP32 plan, where both were built.
+    """Check that ResNet-18's 8-bit plans are small beside its FP32 plan, if both were built.
 
     Raises:
-        GateRefused: one is larger.
+        GateRefused: one is too large.
     """
     sizes = {row["precision"]: row.get("plan_bytes") for row in rows if row["model"] == HELD}
     fp32 = sizes.get("fp32")
@@ -222,17 +204,17 @@ def check_size(rows: Sequence[Row]) -> None:
 
 
 def check_rounding(rows: Sequence[Row]) -> None:
-    """Hold FP16's simulation to what roundings can do.
+    """Check that FP16's simulation changes no more than roundings can.
 
-    Each layer rounds by 2**-11 to either side, and these add as a walk does; four times that. Amid
-    INT8 such a rounding moves some values to the next of 127 steps, so each layer is off by as much
-    as INT8 itself, 2**-8. Amid FP8 one value in 2**7 or so is so near a tie of E4M3 that it moves,
-    by a step of 2**-3 of itself: 2**-6.5 in the mean of squares, taken as 2**-6. (Another CPU sums
-    in another order, which moves others: a deep network of random weights was off by 0.08 on one
-    and by 0.11 on another, for the same graph in INT8.)
+    Each layer rounds by 2**-11 to either side, and these errors add up like a random walk; four
+    times that is allowed. With INT8, such a rounding moves some values to the next of 127 steps, so
+    each layer is off by as much as INT8 itself, 2**-8. With FP8, about one value in 2**7 is so near
+    a tie of E4M3 that it moves by a step, 2**-3 of itself: 2**-6.5 in the mean of squares, taken as
+    2**-6. (Another CPU sums in another order, which moves other values. One deep network of random
+    weights was off by 0.08 on one CPU and by 0.11 on another, for the same graph in INT8.)
 
     Raises:
-        GateRefused: one is off by more.
+        GateRefused: one changes more.
     """
     for row in rows:
         if row.get("rounding") is None:
@@ -245,34 +227,27 @@ def check_rounding(rows: Sequence[Row]) -> None:
             )
 
 
-def table(rows: Sequence[Row]) -> Table:
-    """Show the rows; each plan also as a share of the same model's FP32 plan."""
+COLUMNS = ("model", "precision", "plan MB", "of FP32", "kept FP32", "build s", "CPU s", "warnings")
+
+
+def cells(rows: Sequence[Row]) -> Iterator[list[str]]:
+    """Yield the table's rows. Each plan also has its share of the same model's FP32 plan."""
     fp32 = {row["model"]: row.get("plan_bytes") for row in rows if row["precision"] == "fp32"}
-    shown = Table(title="TensorRT-RTX builds, no GPU", title_justify="left")
-    shown.add_column("model")
-    for column in ("precision", "plan MB", "of FP32", "kept FP32", "build s", "CPU s", "warnings"):
-        shown.add_column(column, justify="right")
     for row in rows:
+        name = [row["model"], row["precision"]]
         if "error" in row:
-            shown.add_row(row["model"], row["precision"], "refused", *"-----")
+            yield [*name, "refused", *"-----"]
             continue
         whole = fp32.get(row["model"])
-        shown.add_row(
-            row["model"],
-            row["precision"],
-            f"{row['plan_bytes'] / 1e6:.1f}",
-            f"{row['plan_bytes'] / whole:.2f}" if whole else "-",
-            str(row["kept_fp32"]),
-            f"{row['build_seconds']:.2f}",
-            f"{row['cpu_seconds']:.1f}",
-            str(len(row["warnings"])),
-        )
-    return shown
+        share = f"{row['plan_bytes'] / whole:.2f}" if whole else "-"
+        seconds = [f"{row['build_seconds']:.2f}", f"{row['cpu_seconds']:.1f}"]
+        sizes = [f"{row['plan_bytes'] / 1e6:.1f}", share, str(row["kept_fp32"])]
+        yield [*name, *sizes, *seconds, str(len(row["warnings"]))]
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """Return the README's table: a line a model, megabytes by precision, all of them built."""
-    names = precisions()
+def markdown(report: Row) -> str:
+    """Return the README's table: a line a model, megabytes by precision. All must be built."""
+    rows, names = report["results"], precisions()
     sizes = {(row["model"], row["precision"]): row["plan_bytes"] for row in rows}
     quantized = [name for name in names if name in QUANTIZED]
     shares = [f"{name.upper()} of FP32" for name in quantized]
@@ -285,52 +260,34 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _write(header: Row, rows: Sequence[Row], output: Path) -> None:
-    report = {
-        **header,
-        "batch": [_BATCH.minimum, _BATCH.usual, _BATCH.maximum],
-        "executed": "built, not run on a GPU",
-        "cpu_seconds": cpu_seconds(rows),
-        "results": rows,
-    }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    result_file.write(report, output)
-
-
-def _names(_: click.Context, option: click.Parameter, text: str | None) -> tuple[str, ...]:
-    """Split a list at its commas; all names where none is given."""
-    known = tuple(zoo.ZOO) if option.name == "models" else precisions()
-    if text is None:
-        return known
-    names = tuple(name.strip() for name in text.split(","))
-    if unknown := set(names) - set(known):
-        raise click.BadParameter(f"{', '.join(sorted(unknown))}; known: {', '.join(known)}")
-    return names
-
-
-@click.command()
-@click.option("--models", callback=_names, help="Zoo names, comma between; default: all.")
+@study.command("rtx_builds")
+@click.option(
+    "--models",
+    callback=study.listed(click.Choice(list(zoo.ZOO))),
+    default=",".join(zoo.ZOO),
+    show_default="all",
+    help="Zoo names, separated by commas.",
+)
 @click.option(
     "--precisions",
     "wanted",
-    callback=_names,
-    help=f"Of {', '.join(get_args(Precision))}; default: all that trt-rtx does.",
+    callback=study.listed(click.Choice(precisions())),
+    default=",".join(precisions()),
+    help="Separated by commas.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="JSON file.")
-def main(models: tuple[str, ...], wanted: tuple[Precision, ...], output: Path | None) -> None:
-    """Build TensorRT-RTX plans of the zoo; exit 1: one is refused, 3: too large, FP16 off."""
-    targets.lookup(TARGET).load()  # missing: say so before the first conversion
-    log = Console(stderr=True, highlight=False)
-    header = result_file.header("studies.rtx_builds")
+def main(log: Run, models: tuple[str, ...], wanted: tuple[Precision, ...]) -> None:
+    """Build TensorRT-RTX plans of the zoo. Exit code 1: one is refused; 3: too large, FP16 off."""
+    targets.lookup(TARGET).load()  # if it is missing, fail before the first conversion
+    batch = [_BATCH.minimum, _BATCH.usual, _BATCH.maximum]
+    log.start(batch=batch, executed="built, not run on a GPU")
     rows: list[Row] = []
     for row in build_all(models, wanted):
         said = row.get("error") or f"{row['plan_bytes'] / 1e6:.1f} MB, {row['cpu_seconds']} s CPU"
-        log.print(f"{row['model']} {row['precision']}: {said}", soft_wrap=True)
+        log.say(f"{row['model']} {row['precision']}: {said}")
         rows.append(row)
-        if output is not None:  # each time: an interrupted run leaves what it has
-            _write(header, rows, output)
-    Console().print(table(rows))
-    Console().print(f"{cpu_seconds(rows):.0f} s of CPU time, conversions included")
+        log.save(cpu_seconds=cpu_seconds(rows), results=rows)
+    console.table("TensorRT-RTX builds, no GPU", COLUMNS, list(cells(rows)))
+    console.say(f"{cpu_seconds(rows):.0f} s of CPU time, conversions included")
     if any("error" in row for row in rows):
         raise click.exceptions.Exit(1)
     check_size(rows)

@@ -1,13 +1,12 @@
-"""Two networks that no setting of the exporter was chosen on, trained briefly for comparisons.
+"""Two networks that no setting of the exporter was tuned on, trained briefly for comparisons.
 
 ``python -m benchmarks.studies.untuned mobilenetv2 -o build/untuned/mobilenetv2.keras`` trains a
-``keras.applications`` network on Fashion-MNIST at 32x32 and writes a ``.keras`` file like any
-user's, which carries its preprocessing, and a JSON history with options and seeds beside it.
+``keras.applications`` network on Fashion-MNIST at 32x32. It writes a ``.keras`` file like any
+user's, which carries its preprocessing, and beside it a JSON history with options and seeds.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,16 @@ from typing import Any
 import click
 import numpy as np
 
+from benchmarks import result_file
+from benchmarks.accuracy.measure import Images, score
+from benchmarks.accuracy.original import original_logits
 from exporter.data import datasets
 from exporter.models import checkpoint
 from exporter.models.preprocessing import preprocess
+from exporter.network import sources
+from exporter.progress import silent
 
+DATA = "fashion-mnist"
 SIZE = (32, 32)
 CLASSES = 10
 PREPROCESSING = "unit"
@@ -34,8 +39,8 @@ class Recipe:
         epochs: passes over the 60,000 training images.
         batch_size: images a step.
         learning_rate: Adam's at the start; it falls to 0 along a cosine.
-        momentum: of batch norm's statistics. keras.applications' 0.999 needs thousands of steps
-            before inference sees what training saw; so few epochs need less.
+        momentum: of batch norm's statistics. The 0.999 of keras.applications needs thousands of
+            steps before they fit the training images, and there are fewer steps here.
         seed: of weights and order.
     """
 
@@ -73,75 +78,56 @@ def build(recipe: Recipe) -> Any:
     return model
 
 
-def train(name: str, path: Path, steps: int | None = None) -> dict[str, Any]:
+def train(name: str, path: Path) -> dict[str, Any]:
     """Train a network and write it with its history.
 
     Args:
         name: a key of :data:`RECIPES`.
         path: the ``.keras`` file; ``.history.json`` goes beside it.
-        steps: stop after so many of each epoch; None for all.
 
     Returns:
-        The history: recipe, losses, and what the written file scores on all test images.
+        The history: recipe, losses, and how the written file scores on all test images. Its kernels
+        are in half precision.
     """
     recipe = RECIPES[name]
     model = build(recipe)
     import keras
 
-    data = datasets.load("fashion-mnist", "train")
-    count = len(data) if steps is None else steps * recipe.batch_size
-    images = preprocess(PREPROCESSING, data.pixels(np.arange(count), SIZE))
-    rate = keras.optimizers.schedules.CosineDecay(
-        recipe.learning_rate, recipe.epochs * -(-count // recipe.batch_size)
-    )
+    data = datasets.load(DATA, "train")
+    images = preprocess(PREPROCESSING, data.pixels(np.arange(len(data)), SIZE))
+    steps = recipe.epochs * -(-len(data) // recipe.batch_size)
     model.compile(
-        keras.optimizers.Adam(rate),
+        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(recipe.learning_rate, steps)),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    fitted = model.fit(
-        images,
-        data.labels[:count],
-        batch_size=recipe.batch_size,
-        epochs=recipe.epochs,
-        verbose=2,
-    )
+    asked = {"batch_size": recipe.batch_size, "epochs": recipe.epochs}
+    fitted = model.fit(images, data.labels, **asked, verbose=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     card = {"preprocessing": PREPROCESSING, "classes": list(data.classes)}
     checkpoint.save_half(model, path, card)
+    tested = Images.load(sources.load(str(path)), DATA, None, silent)
+    found = score("keras", original_logits(tested, silent), tested.labels).as_json()
     history = {
         "network": name,
         "recipe": asdict(recipe),
         "image_size": SIZE[0],
         "preprocessing": PREPROCESSING,
-        "training_images": count,
+        "training_images": len(data),
         "keras": keras.__version__,
         "epochs": {key: [float(x) for x in values] for key, values in fitted.history.items()},
-        "test": _test(path, None if steps is None else count),
+        "test": {key: found[key] for key in ("images", "correct", "top1")},
     }
-    path.with_suffix(".history.json").write_text(json.dumps(history, indent=1) + "\n")
+    result_file.write(history, path.with_suffix(".history.json"))
     return history
-
-
-def _test(path: Path, limit: int | None) -> dict[str, Any]:
-    """Score the file as it was written: its kernels are in half precision."""
-    import keras
-
-    model = keras.models.load_model(path, compile=False)
-    data = datasets.load("fashion-mnist", "test")
-    count = len(data) if limit is None else min(limit, len(data))
-    images = preprocess(PREPROCESSING, data.pixels(np.arange(count), SIZE))
-    correct = int((model.predict(images, 256, verbose=0).argmax(-1) == data.labels[:count]).sum())
-    return {"images": count, "correct": correct, "top1": correct / count}
 
 
 @click.command()
 @click.argument("name", type=click.Choice(list(RECIPES)))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
-@click.option("--steps", type=click.IntRange(min=1), help="Of each epoch; default: all.")
-def main(name: str, output: Path, steps: int | None) -> None:
+def main(name: str, output: Path) -> None:
     """Train NAME on Fashion-MNIST at 32x32."""
-    test = train(name, output, steps)["test"]
+    test = train(name, output)["test"]
     click.echo(f"{output}: top-1 {test['top1']:.4f} ({test['correct']} of {test['images']})")
 
 

@@ -1,4 +1,4 @@
-"""Versions of onnxruntime held against the first: what differs, whether by chance, in a table."""
+"""Versions of onnxruntime compared with the first: what differs, and whether it is chance."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
 from benchmarks.accuracy.measure import Logits
-from benchmarks.accuracy.paired import LEVEL
+from benchmarks.accuracy.paired import LEVEL, Paired
 from benchmarks.drift.ladder import Change, Labels, changed
 from benchmarks.studies.versions_run import Answer
+from exporter.cli import console
 
 _OPS_SHOWN = 6
 
@@ -25,11 +25,11 @@ class Cell:
         artefact: its folder.
         rung: of its ladder.
         version: of onnxruntime.
-        answer: what it gave.
-        failed: why there is nothing to compare: refused, or logits that are not finite.
-        against_keras: None where it failed.
-        against_first: against the first version; None for that itself, and where either failed.
-        ops_changed: executed ops whose count differs from the first version's: there, here.
+        answer: the version's.
+        failed: why there is nothing to compare: a refusal, or logits that are not finite.
+        against_keras: None if it failed.
+        against_first: against the first version; None for the first itself, or if either failed.
+        ops_changed: executed ops whose count differs: the first version's count, and this one's.
     """
 
     artefact: str
@@ -40,11 +40,6 @@ class Cell:
     against_keras: Change | None = None
     against_first: Change | None = None
     ops_changed: Mapping[str, tuple[int, int]] | None = None
-
-    @property
-    def place(self) -> str:
-        """Name it in a sentence."""
-        return f"{self.artefact}, {self.rung}, onnxruntime {self.version}"
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -65,7 +60,7 @@ class Cell:
 def compare(
     artefact: str, rung: str, answers: Mapping[str, Answer], keras: Logits, labels: Labels
 ) -> list[Cell]:
-    """Hold every version's answer to one job against Keras and against the first version.
+    """Compare every version's answer to one job with Keras and with the first version.
 
     Args:
         artefact: its folder.
@@ -78,17 +73,14 @@ def compare(
     cells = []
     for version, answer in answers.items():
         failed = _failure(answer)
-        if failed or answer.logits is None:
-            cells.append(Cell(artefact, rung, version, answer, failed))
-            continue
-        against_keras = changed(version, keras, answer.logits, labels)
-        against_first = moved = None
-        if version != first and reference.logits is not None and not _failure(reference):
-            against_first = changed(version, reference.logits, answer.logits, labels)
-            moved = _moved(reference.ops or {}, answer.ops or {})
-        cells.append(
-            Cell(artefact, rung, version, answer, None, against_keras, against_first, moved)
-        )
+        against_keras = against_first = moved = None
+        if not failed and answer.logits is not None:
+            against_keras = changed(version, keras, answer.logits, labels)
+            if version != first and reference.logits is not None and not _failure(reference):
+                against_first = changed(version, reference.logits, answer.logits, labels)
+                moved = _moved(reference.ops or {}, answer.ops or {})
+        found = (failed, against_keras, against_first, moved)
+        cells.append(Cell(artefact, rung, version, answer, *found))
     return cells
 
 
@@ -104,7 +96,7 @@ def _moved(before: Mapping[str, int], now: Mapping[str, int]) -> dict[str, tuple
 
 
 def drifts(cells: Sequence[Cell], *, strict: bool) -> list[str]:
-    """Say what fails: nothing where the versions are alike for all that can be told.
+    """List what fails. The list is empty if the versions can't be told apart.
 
     Each pair of versions is one of several tests, so p is multiplied by their number (Bonferroni).
 
@@ -113,7 +105,11 @@ def drifts(cells: Sequence[Cell], *, strict: bool) -> list[str]:
         strict: labels and executed ops count too.
     """
     tests = sum(cell.against_first is not None for cell in cells)
-    return [f"{cell.place}: {reason}" for cell in cells for reason in _reasons(cell, tests, strict)]
+    return [
+        f"{cell.artefact}, {cell.rung}, onnxruntime {cell.version}: {reason}"
+        for cell in cells
+        for reason in _reasons(cell, tests, strict)
+    ]
 
 
 def _reasons(cell: Cell, tests: int, strict: bool) -> Iterator[str]:
@@ -121,22 +117,25 @@ def _reasons(cell: Cell, tests: int, strict: bool) -> Iterator[str]:
         yield cell.failed
     if cell.against_first is None:
         return
-    tested, agreement = (
-        cell.against_first.accuracy.paired,
-        cell.against_first.accuracy.against_keras,
-    )
-    assert tested is not None
-    assert agreement is not None
+    tested, flips, _ = _figures(cell.against_first)
     corrected = min(1.0, tested.p_value * tests)
     if corrected < 1 - LEVEL:
         yield (
             f"top-1 {tested.change_points:+.2f} points ({tested.lost} images lost, {tested.won} "
             f"won), which is not chance (p {tested.p_value:.2g}, {corrected:.2g} of {tests} tests)"
         )
-    if strict and agreement.label_flips:
-        yield f"{agreement.label_flips} images get another label"
+    if strict and flips:
+        yield f"{flips} images get another label"
     if strict and cell.ops_changed:
         yield f"executes other ops: {_ops_text(cell.ops_changed)}"
+
+
+def _figures(change: Change) -> tuple[Paired, int, float]:
+    """Return the test of top-1, the number of flipped labels and the largest error of a logit."""
+    tested, agreement = change.accuracy.paired, change.accuracy.against_keras
+    assert tested is not None
+    assert agreement is not None
+    return tested, agreement.label_flips, agreement.max_abs_error
 
 
 def _ops_text(moved: Mapping[str, tuple[int, int]]) -> str:
@@ -145,18 +144,15 @@ def _ops_text(moved: Mapping[str, tuple[int, int]]) -> str:
     return ", ".join([*said, *(["..."] if len(moved) > _OPS_SHOWN else [])])
 
 
-def tables(cells: Sequence[Cell]) -> Iterator[Table]:
-    """Yield a table for each artifact and rung, with a line for each version."""
+COLUMNS = ("onnxruntime", "top-1", "flips", "change", "p", "max error", "dB", "executed ops")
+
+
+def show(cells: Sequence[Cell]) -> None:
+    """Print a table for each artifact and rung, with a line for each version."""
     for (artefact, rung), found in _by_rung(cells).items():
-        title = f"{artefact}, {rung}: each version against the first"
-        shown = Table(title=title, title_justify="left")
-        shown.add_column("onnxruntime", no_wrap=True)
-        for column in ("top-1", "flips", "change", "p", "max error", "dB"):
-            shown.add_column(column, justify="right", no_wrap=True)
-        shown.add_column("executed ops", overflow="fold")
-        for cell in found:
-            shown.add_row(cell.version, *_row(cell))
-        yield shown
+        rows = [[cell.version, *_row(cell)] for cell in found]
+        console.table(f"{artefact}, {rung}: each version against the first", COLUMNS, rows)
+    console.say("flips, max error (of a logit), dB (SQNR): against the first")
 
 
 def _by_rung(cells: Sequence[Cell]) -> dict[tuple[str, str], list[Cell]]:
@@ -172,15 +168,13 @@ def _row(cell: Cell) -> list[str]:
     top1, change = f"{cell.against_keras.accuracy.top1:.4f}", cell.against_first
     if change is None:
         return [top1, *["-"] * 5, str(sum((cell.answer.ops or {}).values()))]
-    tested, agreement = change.accuracy.paired, change.accuracy.against_keras
-    assert tested is not None
-    assert agreement is not None
+    tested, flips, error = _figures(change)
     return [
         top1,
-        str(agreement.label_flips),
+        str(flips),
         f"{tested.change_points:+.2f}",
         f"{tested.p_value:.2g}",
-        f"{agreement.max_abs_error:.1e}",
+        f"{error:.1e}",
         "exact" if change.noise == 0 else f"{change.sqnr_db:.1f}",
         _ops_text(cell.ops_changed or {}) or "same",
     ]

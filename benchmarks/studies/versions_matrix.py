@@ -1,12 +1,12 @@
 """What another version of onnxruntime changes: the ladder's rungs that it runs, version by version.
 
 ``python -m benchmarks.studies.versions_matrix resnet18-ort --data fashion-mnist --onnxruntime
-1.23.2,1.32.0`` makes an environment for each version, runs the same graphs on the same inputs in
-each, and holds every version against the first: logits, labels, top-1 in pairs, and the ops that
-are executed. Keras and the conversion run once, here; the environments need neither.
+1.23.2,1.32.0`` makes an environment for each version, and runs the same graphs on the same inputs
+in each. It compares every version with the first: logits, labels, top-1 in pairs, and the executed
+ops. Keras and the conversion run once, here. The environments need neither.
 
-Ends with 3 where a version refuses a graph, gives logits that are not finite, or has another top-1
-beyond chance; ``--strict``: also where one label or one executed op differs.
+Exit code 3: a version refuses a graph, gives logits that are not finite, or has another top-1 that
+is not chance. With ``--strict``, also: one label or one executed op differs.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from functools import partial
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-from benchmarks import command, result_file
+from benchmarks import command
 from benchmarks.accuracy.measure import Images, load_original
 from benchmarks.accuracy.original import original_logits
 from benchmarks.drift.graphs import remake
 from benchmarks.drift.ladder import LADDERS, Made
-from benchmarks.studies import environments, versions_run
-from benchmarks.studies.versions_cells import Cell, compare, drifts, report, tables
-from benchmarks.studies.versions_run import Answer, Job, Runtime
+from benchmarks.studies import environments, study, versions_run
+from benchmarks.studies.study import Run
+from benchmarks.studies.versions_cells import Cell, compare, drifts, report, show
+from benchmarks.studies.versions_run import Runtime
 from exporter.artifact import folder as artifact
 from exporter.artifact.folder import Artifact
+from exporter.cli import console
 from exporter.errors import GateRefused, WrongUse
-from exporter.network.runner import usable_cores
 from exporter.progress import Progress
 
-RESULTS = Path(__file__).parents[1] / "results" / "versions_matrix.json"
+ENVIRONMENTS = Path("build/environments")
 
 
 def measure(
@@ -52,7 +52,7 @@ def measure(
         runtimes: by version.
         data: as :func:`exporter.data.datasets.load`.
         limit: only the first so many images.
-        threads: of onnxruntime, the same everywhere: sums depend on how they are split.
+        threads: of onnxruntime, the same everywhere, because sums depend on how they are split.
         progress: one bar a rung.
         rungs: only these; none: all that onnxruntime runs.
 
@@ -67,26 +67,19 @@ def measure(
         made = Made(one, source, remake(one, source))
         with tempfile.TemporaryDirectory(prefix="versions-matrix-") as folder:
             for job in versions_run.jobs(made, images, Path(folder), threads, rungs):
-                answers = _ask(runtimes, job, f"{one.path.name}, {job.rung}", progress)
+                name, answers = f"{one.path.name}, {job.rung}", {}
+                for number, (version, run) in enumerate(runtimes.items(), 1):
+                    answers[version] = run(job)
+                    progress(name, number, len(runtimes), version)
                 cells += compare(str(one.path), job.rung, answers, keras, images.labels)
     return cells
 
 
-def _ask(
-    runtimes: Mapping[str, Runtime], job: Job, stage: str, progress: Progress
-) -> dict[str, Answer]:
-    answers = {}
-    for number, (version, run) in enumerate(runtimes.items(), 1):
-        answers[version] = run(job)
-        progress(stage, number, len(runtimes), version)
-    return answers
-
-
-@click.command()
-@click.argument("artefacts", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option("--onnxruntime", "versions", required=True, help="Two or more, comma between.")
-@click.option("--data", default="fashion-mnist", show_default=True)
-@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many images.")
+@study.command("versions_matrix", "versions_matrix.json")
+@study.artifacts
+@click.option("--onnxruntime", "versions", required=True, help="Two or more, with commas between.")
+@study.data
+@click.option("--limit", type=study.COUNT, help="Only the first so many images.")
 @click.option(
     "--rung",
     "rungs",
@@ -94,37 +87,21 @@ def _ask(
     multiple=True,
     help="Only these; default: all that onnxruntime runs.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Default: all cores.")
+@study.threads
 @click.option("--strict", is_flag=True, help="Exit 3 for one label or one executed op, too.")
-@click.option(
-    "--environments",
-    "folder",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("build/environments"),
-    show_default=True,
-    help="Where they are kept.",
-)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=RESULTS,
-    help="JSON file; default: benchmarks/results/versions_matrix.json.",
-)
+@study.folder("--environments", "folder", default=ENVIRONMENTS, what="Where they are kept.")
 def main(
+    log: Run,
     artefacts: tuple[Path, ...],
     versions: str,
     data: str,
     limit: int | None,
     rungs: tuple[str, ...],
-    threads: int | None,
+    threads: int,
     strict: bool,
     folder: Path,
-    output: Path,
 ) -> None:
     """Run ARTEFACTS, of one or several networks, in several versions of onnxruntime."""
-    from exporter.cli import console
-
     names = environments.parse_versions(versions)
     networks: dict[str, list[Artifact]] = {}
     for one in map(artifact.read, artefacts):
@@ -132,25 +109,19 @@ def main(
     runtimes = {
         name: partial(versions_run.run_with, environments.prepare(name, folder)) for name in names
     }
-    cores = threads or usable_cores()
+    log.start(data=data, limit=limit, threads=threads, strict=strict)
     cells: list[Cell] = []
     with console.progress_bars(quiet=False) as progress:
         for artifacts in networks.values():
-            cells += measure(artifacts, runtimes, data, limit, cores, progress, rungs)
+            cells += measure(artifacts, runtimes, data, limit, threads, progress, rungs)
     if not cells:
         raise WrongUse(
             f"onnxruntime runs none of {', '.join(rungs) or 'their rungs'}",
             hint="name artefacts for ort or onnx, and rungs that they have",
         )
     failures = drifts(cells, strict=strict)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    asked = {"data": data, "limit": limit, "threads": cores, "strict": strict}
-    found = {**asked, "drifted": failures, **report(cells)}
-    result_file.write({**result_file.header("studies.versions_matrix"), **found}, output)
-    for table in tables(cells):
-        Console().print(table)
-    Console().print("flips, max error (of a logit), dB (SQNR): against the first", highlight=False)
-    Console().print(f"all figures: {output}", highlight=False, soft_wrap=True)
+    log.save(drifted=failures, **report(cells))
+    show(cells)
     if failures:
         raise GateRefused(f"{len(failures)} drifted from {names[0]}", hint="\n".join(failures))
 

@@ -1,4 +1,4 @@
-"""What the versions matrix runs: graphs and images as files, and a worker that takes them."""
+"""What the versions matrix runs: graphs and images as files, and a worker that reads them."""
 
 from __future__ import annotations
 
@@ -15,34 +15,10 @@ import numpy as np
 from benchmarks.accuracy.measure import BATCH, Images, Logits
 from benchmarks.drift.ladder import Made
 from benchmarks.studies import versions_worker
+from benchmarks.studies.versions_worker import Job
 from exporter.errors import ExporterError, Missing
 
 _MOST_WORDS = 300
-
-
-@dataclass(frozen=True)
-class Job:
-    """One graph to run on all images, as :mod:`benchmarks.studies.versions_worker` takes it.
-
-    Attributes:
-        rung: its name.
-        graph: an ONNX file with one input and one output.
-        feeds: ``.npy``, (images, ...), as the graph takes them.
-        batch: images a run.
-        as_written: every graph optimization off.
-        threads: of onnxruntime.
-        providers: of its session.
-        disabled: the optimizers that the product turns off.
-    """
-
-    rung: str
-    graph: Path
-    feeds: Path
-    batch: int
-    as_written: bool
-    threads: int
-    providers: tuple[str, ...]
-    disabled: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -50,9 +26,9 @@ class Answer:
     """What a version of the runtime made of a job.
 
     Attributes:
-        versions: of what ran, by package.
-        logits: (images, classes); None where it refused.
-        ops: of the graph that was executed, counted.
+        versions: by package.
+        logits: (images, classes); None if it refused.
+        ops: of the executed graph, counted.
         refused: why.
     """
 
@@ -70,15 +46,13 @@ def jobs(
 ) -> list[Job]:
     """Write the graphs of the rungs that onnxruntime runs, and the images, into a folder.
 
-    Every version reads the same bytes, so what differs is the runtime's. ``rungs``: only these,
-    where there are any.
+    Every version reads the same bytes, so every difference comes from the runtime. ``rungs``: only
+    these, if there are any.
     """
     from exporter.targets.ort import NOT_THESE, PROVIDERS, OrtRunner
 
     found = []
-    for step in made.steps:
-        if rungs and step.name not in rungs:
-            continue
+    for step in (step for step in made.steps if not rungs or step.name in rungs):
         try:
             runner = step.open(made)
         except Missing:  # a TensorRT engine that is not compiled
@@ -90,24 +64,19 @@ def jobs(
         feeds = folder / f"images-{step.layout(made)}.npy"
         if not feeds.exists():
             _write_feeds(images, step.layout(made), feeds)
-        batch = step.batch(made) or BATCH
-        shared = {"providers": tuple(PROVIDERS), "disabled": tuple(NOT_THESE)}
-        found.append(Job(step.name, graph, feeds, batch, runner.as_written, threads, **shared))
+        batch, setting = step.batch(made) or BATCH, (tuple(PROVIDERS), tuple(NOT_THESE))
+        files = (str(graph), str(feeds))
+        found.append(Job(step.name, *files, batch, runner.as_written, threads, *setting))
     return found
 
 
 def _write_feeds(images: Images, layout: Any, path: Path) -> None:
-    """Write all images in one array on disk, a batch at a time."""
-    array = None
-    done = 0
-    for feed in images.feeds(layout):
-        ((_, batch),) = feed.items()
-        if array is None:
-            shape = (images.count, *batch.shape[1:])
-            array = np.lib.format.open_memmap(path, "w+", batch.dtype, shape)
-        array[done : done + len(batch)] = batch
-        done += len(batch)
-    assert array is not None
+    """Write all images into one array on disk, a batch at a time."""
+    (image,) = next(images.feeds(layout, limit=1)).values()
+    shape = (images.count, *image.shape[1:])
+    array = np.lib.format.open_memmap(path, "w+", image.dtype, shape)
+    for start, feed in zip(range(0, images.count, BATCH), images.feeds(layout), strict=True):
+        (array[start : start + BATCH],) = feed.values()
     array.flush()
 
 
@@ -117,12 +86,8 @@ def run_with(python: Path, job: Job) -> Answer:
     Raises:
         ExporterError: the worker can't even start there.
     """
-    logits, executed = (job.graph.with_suffix(ending) for ending in (".npy", ".executed.onnx"))
-    given = {name: _plain(value) for name, value in asdict(job).items()}
-    note = job.graph.with_suffix(".json")
-    note.write_text(json.dumps({**given, "logits": str(logits), "executed": str(executed)}))
-    command = [str(python), versions_worker.__file__, str(note)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    given, line = json.dumps(asdict(job)), [str(python), versions_worker.__file__]
+    done = subprocess.run(line, input=given, capture_output=True, text=True, check=False)
     if done.returncode < 0:
         return Answer({}, refused=f"it crashed with signal {-done.returncode}")
     if done.returncode:
@@ -130,15 +95,11 @@ def run_with(python: Path, job: Job) -> Answer:
     said = json.loads(done.stdout)
     if said["refused"] is not None:
         return Answer(said["versions"], refused=said["refused"][:_MOST_WORDS])
-    return Answer(said["versions"], np.load(logits), count_ops(executed))
+    return Answer(said["versions"], np.load(job.logits), count_ops(job.executed))
 
 
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
-
-
-def count_ops(graph: Path) -> dict[str, int]:
-    """Count the ops of a graph, those of onnxruntime's own domains by their full name."""
+def count_ops(graph: str) -> dict[str, int]:
+    """Count the ops of a graph. Those of onnxruntime's own domains have their full name."""
     import onnx
 
     nodes = onnx.load(graph, load_external_data=False).graph.node

@@ -1,1 +1,1 @@
-"""The folder that we hand over: reading, writing, the passport."""
+"""The artifact folder: reading it, writing it, and its passport."""

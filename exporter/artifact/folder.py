@@ -1,4 +1,4 @@
-"""An artifact: a folder that is written whole or not at all, and opened only if unchanged."""
+"""An artifact: a folder that is written completely or not at all, and opened only if unchanged."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from calibration.whole_file import write_whole
 from exporter.config import QUANTIZED
 from exporter.errors import ExporterError, WrongUse
 from exporter.untrusted import refuse_external_data
@@ -47,25 +48,25 @@ class Artifact:
 
     @property
     def target(self) -> str:
-        """What it was compiled for."""
+        """The target that it was exported for."""
         return str(self.passport["target"])
 
     @property
     def quantization(self) -> dict[str, Any] | None:
-        """What the passport says of its INT8 or FP8; None where it is in floating point."""
+        """The passport's entry on INT8 or FP8; None if the artifact is in floating point."""
         return quantization_of(self.passport)
 
     @property
     def is_simulation(self) -> bool:
-        """Whether running it here only imitates the engine it is meant for."""
+        """Whether running it here only simulates the engine that it is for."""
         return self.target == "onnx" and self.passport["precision"] != "fp32"
 
     def file(self, name: str) -> Path:
-        """Return the path of a file of the artifact, once its hash is the passport's.
+        """Check a file of the artifact against the passport's hash, and return its path.
 
         Raises:
-            ExporterError: the file is missing, changed, or not in the passport, or a graph with
-                weights in other files.
+            ExporterError: the file is missing, changed, or not in the passport, or it is a graph
+                that stores weights in other files.
         """
         path = self._find(name)
         self._check(name, sha256(path))
@@ -74,10 +75,10 @@ class Artifact:
         return path
 
     def read_bytes(self, name: str) -> bytes:
-        """Return a file's bytes, hashed as they were read: nobody can change them in between.
+        """Read a file's bytes, and check their hash, so that nobody can change them in between.
 
         Raises:
-            ExporterError: as `file`, but that a graph is not looked into.
+            ExporterError: as in `file`, except that this doesn't look into graphs.
         """
         path = self._find(name)
         content = path.read_bytes()
@@ -87,10 +88,10 @@ class Artifact:
     def _find(self, name: str) -> Path:
         record = self.passport["files"].get(name)
         if record is None:
-            raise ExporterError(f"{self.path}: the passport knows no file {name!r}")
+            raise ExporterError(f"{self.path}: the passport doesn't list a file {name!r}")
         path = self.path / name
         if not path.resolve().is_relative_to(self.path.resolve()):
-            raise ExporterError(f"{self.path}: the passport names a file outside: {name!r}")
+            raise ExporterError(f"{self.path}: the passport lists a file outside it: {name!r}")
         if not path.is_file():
             raise ExporterError(f"{self.path}: {name} is missing", hint="export it again")
         return path
@@ -98,20 +99,20 @@ class Artifact:
     def _check(self, name: str, digest: str) -> None:
         if digest != self.passport["files"][name]["sha256"]:
             raise ExporterError(
-                f"{self.path / name} is not the file its passport describes (SHA-256 differs)",
-                hint="it was changed or damaged; export it again",
+                f"{self.path / name} doesn't match the passport (its SHA-256 differs)",
+                hint="the file was changed or damaged; export it again",
             )
 
     def record(self, key: str, value: Any) -> Artifact:
-        """Write a measurement into the passport, under ``measured``, beside what is there by now.
+        """Add a measurement to the passport, under ``measured``, and keep the others there.
 
         Raises:
-            ExporterError: the artifact is another than the one that was measured.
+            ExporterError: the artifact was replaced since the measurement.
         """
         now = read(self.path).passport
         if now["files"] != self.passport["files"]:
             raise ExporterError(
-                f"{self.path} was replaced while it was measured: {key} is not of what is there",
+                f"{self.path} was replaced during the measurement, so {key} doesn't belong to it",
                 hint="measure it again",
             )
         passport = {**now, "measured": {**now.get("measured", {}), key: value}}
@@ -120,7 +121,7 @@ class Artifact:
 
 
 def quantization_of(passport: Passport) -> dict[str, Any] | None:
-    """Return what a passport says of its INT8 or FP8; None where it is in floating point."""
+    """Return a passport's entry on INT8 or FP8; None if the artifact is in floating point."""
     found: dict[str, Any] | None = next(
         (passport[name] for name in QUANTIZED if passport.get(name)), None
     )
@@ -128,16 +129,17 @@ def quantization_of(passport: Passport) -> dict[str, Any] | None:
 
 
 def read(path: Path) -> Artifact:
-    """Open an artifact's passport; nothing else is read yet.
+    """Read an artifact's passport, and no other files yet.
 
     Raises:
-        WrongUse: no such folder, or it has no passport.
+        WrongUse: the folder doesn't exist or has no passport.
         ExporterError: the passport is damaged or of a newer format.
     """
     file = path / PASSPORT
     if not file.is_file():
         raise WrongUse(
-            f"{path} is not an artefact: it has no {PASSPORT}", hint="make one: exporter export"
+            f"{path} is not an artifact: it has no {PASSPORT}",
+            hint="make one with exporter export",
         )
     try:
         passport = json.loads(file.read_text())
@@ -146,7 +148,7 @@ def read(path: Path) -> Artifact:
     version = passport.get("format") if isinstance(passport, dict) else None
     if type(version) is int and version != FORMAT:
         raise ExporterError(
-            f"{file} has format {version}, this version reads {FORMAT}",
+            f"{file} has format {version}, but this version of exporter reads format {FORMAT}",
             hint="use the version of exporter that wrote it, or export again",
         )
     if version is None or not _is_whole(passport):
@@ -155,7 +157,7 @@ def read(path: Path) -> Artifact:
 
 
 def _is_whole(passport: Passport) -> bool:
-    """Whether every field that commands rely on is there and of its type."""
+    """Return whether every field that commands need is present and has the right type."""
     files = passport.get("files")
     return (
         isinstance(passport.get("measured", {}), dict)
@@ -170,27 +172,27 @@ def _is_whole(passport: Passport) -> bool:
 
 @contextlib.contextmanager
 def writing(output: Path, *, force: bool) -> Iterator[Path]:
-    """Give a folder aside to build in; it takes its place when the block ends well.
+    """Yield a temporary folder to build in. It moves to ``output`` if the block succeeds.
 
-    Whatever ends the block otherwise, Ctrl-C included, leaves neither the folder aside nor
-    a change at ``output``.
+    If the block fails, Ctrl-C included, the temporary folder is removed, and ``output`` is
+    unchanged.
 
     Raises:
-        WrongUse: ``output`` exists and ``force`` is not given, or is no artifact.
+        WrongUse: ``output`` exists, and ``force`` is False or it isn't an artifact.
     """
     check_free(output, force=force)
     aside = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
         yield aside
         aside.chmod(0o755)
-        check_free(output, force=force)  # somebody may have come before us
+        check_free(output, force=force)  # another process may have created it meanwhile
         _swap(aside, output)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
 def _swap(new: Path, place: Path) -> None:
-    """Put a folder in another's place; if that fails, the other is there as before."""
+    """Replace a folder by another. If that fails, the first one is unchanged."""
     if not place.exists():
         os.rename(new, place)
         return
@@ -205,26 +207,26 @@ def _swap(new: Path, place: Path) -> None:
 
 
 def check_free(output: Path, *, force: bool) -> None:
-    """Refuse an output that can't be written to, before any work is done for it."""
+    """Refuse an output that can't be written, before any work begins."""
     if output.is_symlink() or not output.name:
-        raise WrongUse(f"{output} is no name for a new folder", hint="choose another with -o")
+        raise WrongUse(f"{output} can't be the name of a new folder", hint="choose another with -o")
     if not output.parent.is_dir():
         raise WrongUse(f"no such folder: {output.parent}")
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not force:
         raise WrongUse(
-            f"{output} already exists", hint="choose another folder with -o, or say --force"
+            f"{output} already exists", hint="choose another folder with -o, or use --force"
         )
     if not (output / PASSPORT).is_file():
         raise WrongUse(
-            f"{output} exists and is not an artefact, so --force won't replace it",
+            f"{output} exists but is not an artifact, so --force won't replace it",
             hint="choose another folder with -o",
         )
 
 
 def seal(folder: Path, passport: Passport) -> Passport:
-    """Add every file's size and SHA-256 to the passport and write it, last of all."""
+    """Add every file's size and SHA-256 to the passport, and write it. Call this last."""
     files = {
         str(path.relative_to(folder)): {"sha256": sha256(path), "bytes": path.stat().st_size}
         for path in sorted(folder.rglob("*"))
@@ -245,14 +247,5 @@ def sha256(path: Path) -> str:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    """Write whole or not at all, through a new file: of a stranger's folder any name may link."""
-    text = json.dumps(value, indent=1) + "\n"
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    part = Path(name)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        part.chmod(0o644)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    """Write all or nothing, via a new file, as names in an untrusted folder may be links."""
+    write_whole(path, json.dumps(value, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""What an artifact says of itself: where it is from, what was done to it, how it was checked."""
+"""An artifact's description of itself: its source, what was done to it, how it was checked."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def describe_export(
     reports: list[PassReport],
     check: dict[str, Any],
 ) -> dict[str, Any]:
-    """Gather the passport's fields, all but the files' hashes."""
+    """Collect all of the passport's fields except the hashes of the files."""
     return {
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "source": {
@@ -52,7 +52,7 @@ def describe_export(
 
 
 def describe_graph(model: ir.Model) -> dict[str, Any]:
-    """Count what is in a graph: ops, parameters, inputs and outputs, opset."""
+    """Describe a graph: ops, parameters, inputs and outputs, opset."""
     graph = model.graph
     return {
         "opset": model.opset_imports[""],
@@ -66,7 +66,7 @@ def describe_graph(model: ir.Model) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the installed versions of all that touches a graph, without importing any."""
+    """Return the installed versions of all packages that touch a graph, without importing them."""
     found = {name: version for name, version in installed_versions().items() if version is not None}
     return {"python": platform.python_version(), **found}
 
@@ -79,7 +79,7 @@ def _port(value: ir.Value) -> dict[str, Any]:
 
 
 def _batch(config: ExportConfig, source: Source) -> dict[str, int | None]:
-    """Return the accepted batch sizes; ``max`` is None where any is."""
+    """Return the accepted batch sizes. ``max`` is None if any size is accepted."""
     if source.batch is not None:
         return {"min": source.batch, "opt": source.batch, "max": source.batch}
     batch = config.batch

@@ -1,4 +1,4 @@
-"""A graph as bytes, once onnx's own check has passed it."""
+"""Serialize a graph, after onnx's own check has accepted it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from exporter.errors import ConversionError
 
 
 def checked_bytes(model: ir.Model) -> bytes:
-    """Serialize a graph once onnx's full check, shape inference included, has passed it.
+    """Check a graph with onnx's full check, including shape inference, and serialize it.
 
     Raises:
-        ConversionError: the check refuses it; a defect of ours, never written to disk.
+        ConversionError: the check fails. That is a defect of ours; such a graph is never written
+            to disk.
     """
     import onnx
 
@@ -23,5 +24,5 @@ def checked_bytes(model: ir.Model) -> bytes:
     try:
         data: bytes = proto.SerializeToString()
     except Exception as error:  # protobuf's own type, which differs between its releases
-        raise ConversionError(f"the graph is over protobuf's 2 GB: {error}") from error
+        raise ConversionError(f"the graph is larger than protobuf's 2 GB: {error}") from error
     return data

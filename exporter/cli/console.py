@@ -31,7 +31,7 @@ _WHOLE_NAME = 12
 
 @contextmanager
 def progress_bars(quiet: bool) -> Iterator[Progress]:
-    """Show one bar per stage on standard error; plain lines if that is not a terminal."""
+    """Show one bar per stage on standard error, or plain lines if that is not a terminal."""
     console = Console(stderr=True, quiet=quiet)
     if not console.is_terminal:
         yield _Lines(console)
@@ -55,7 +55,7 @@ def progress_bars(quiet: bool) -> Iterator[Progress]:
 
 
 class _Lines:
-    """Progress for logs: one line at each stage's start and end, and one every 30 s."""
+    """Log progress: one line at the start and end of each stage, and one every 30 s."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -72,10 +72,10 @@ class _Lines:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; the first column left-aligned, the others right.
+    """Print a table with its first column left-aligned and the others right-aligned.
 
-    If it does not fit, the first column takes what the others leave, and paths in it lose their
-    first folders. Without a width of its own, it would be cut first.
+    If the table is too wide, the first column gets the space that the others leave, and paths in
+    it lose their leading folders. rich would otherwise cut the first column first.
     """
     console = Console()
     shown = _table(title, columns, rows, None)
@@ -83,7 +83,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     if console.measure(shown, options=endless).maximum > console.width:
         others = _table(title, columns, [["", *row[1:]] for row in rows], None)
         need = console.measure(others, options=endless)
-        # Room beside the other columns as wide as they can be, and as narrow.
+        # Space left for the first column when the others are at their widest and narrowest.
         wide, narrow = (
             max(_WHOLE_NAME, console.width - other + len(columns[0]))
             for other in (need.maximum, need.minimum)
@@ -109,7 +109,7 @@ def _table(
 
 
 def facts(title: str, pairs: Sequence[tuple[str, str]]) -> None:
-    """Print one name and value per line. Brackets are not markup: values come from files too."""
+    """Print one name and value per line. Brackets aren't markup, as values may come from files."""
     shown = Table(title=Text(title), title_justify="left", show_header=False, box=None)
     shown.add_column(style="bold")
     shown.add_column(overflow="fold")
@@ -119,7 +119,7 @@ def facts(title: str, pairs: Sequence[tuple[str, str]]) -> None:
 
 
 def accuracy_table(rows: Sequence[Accuracy]) -> None:
-    """Show the Keras original, then the engines; ``--json`` lists all label flips."""
+    """Show the Keras original, then the engines. Only ``--json`` lists every label flip."""
     columns = ("engine", "top-1", "change", "95% interval", "p", "top-5", "flips", "max error")
     shown = []
     for row in rows:
@@ -143,11 +143,11 @@ def accuracy_table(rows: Sequence[Accuracy]) -> None:
                 f"went from {flip['keras']} to {flip['artefact']}"
             )
         if len(row.flips) > _FLIPS_SHOWN:
-            say(f"{row.engine}: {len(row.flips) - _FLIPS_SHOWN} more flips; --json lists all")
+            say(f"{row.engine}: {len(row.flips) - _FLIPS_SHOWN} more flips; --json lists them all")
 
 
 def passport_lines(passport: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the lines of a passport that people want to see first."""
+    """Return the most useful facts of a passport as (name, value) lines."""
     graph, check, source = passport["graph"], passport["check"], passport["source"]
     ports = [f"{p['name']} {p['shape']} {p['dtype'].lower()}" for p in graph["inputs"]]
     outs = [f"{p['name']} {p['shape']} {p['dtype'].lower()}" for p in graph["outputs"]]
@@ -163,7 +163,7 @@ def passport_lines(passport: dict[str, Any]) -> list[tuple[str, str]]:
         ("parameters", f"{graph['parameters']:,}"),
         ("batch norms folded", str(folded["applied"])),
     ]
-    lines += [("  left alone", f"{kept['node']}: {kept['reason']}") for kept in folded["kept"]]
+    lines += [("  not folded", f"{kept['node']}: {kept['reason']}") for kept in folded["kept"]]
     lines += [
         (
             "FP32 against Keras",
@@ -202,13 +202,13 @@ def _quantized_lines(
 ) -> list[tuple[str, str]]:
     width = "7-bit weights, for CPUs without VNNI" if found["reduce_range"] else "8 bits"
     how = f"{found['calibrator']} on {found['calibration_images']} training images"
-    how += " (stopped early: the ranges had settled)" if found.get("stopped_early") else ""
+    how += " (stopped early because the ranges had settled)" if found.get("stopped_early") else ""
     lines = [(precision, f"scheme {found['scheme']}, {how}, {width}")]
     lines += _budget_lines(precision, found["max_drop"]) if found.get("max_drop") else []
     touched = (f"{name} ({count} nodes)" for name, count in found["recovery"].items())
     lines += [("  recovery", ", ".join(touched))] if found["recovery"] else []
     kept = Counter(each["reason"] for each in passes.get("insert_qdq", {}).get("kept", ()))
-    del kept["asked for"]  # told with the budget
+    del kept["asked for"]  # the budget lines name these
     lines += [("  stays in float", f"{count}: {reason}") for reason, count in kept.items()]
     return lines + [("  warning", warning) for warning in found["warnings"]]
 
@@ -232,20 +232,20 @@ def _budget_lines(precision: str, budget: dict[str, Any]) -> list[tuple[str, str
     lines = [
         (
             "  top-1 lost",
-            f"{budget['lost_points']:.2f} points ({lost} of {images:,} held-out training images), "
-            f"{budget['points']:g} allowed",
+            f"{budget['lost_points']:.2f} points ({lost} of {images:,} held-out training images); "
+            f"the limit is {budget['points']:g}",
         )
     ]
     for kept in budget["kept"]:
         name, without = kept["keras_layer"] or kept["node"], kept["lost_images_without"]
         lines.append(
-            ("  kept in float", f"{name}: in {precision.upper()}, {without} images would be lost")
+            ("  kept in float", f"{name}: {precision.upper()} would lose {without} images")
         )
     return lines
 
 
 def sensitivity_table(result: Sensitivity) -> None:
-    """Show what each layer costs if only that layer is quantized."""
+    """Show what quantizing each layer alone costs."""
     columns = ("layer", "SQNR dB", "flips", "MMACs", "share")
     rows = [
         (
@@ -264,11 +264,11 @@ def sensitivity_table(result: Sensitivity) -> None:
 
 
 def engine_lines(engine: dict[str, Any], record: dict[str, Any] | None) -> list[tuple[str, str]]:
-    """Pick from a TensorRT target's part of a passport: the build, or how to finish it.
+    """Return lines about a TensorRT engine: how it was built, or how to build it.
 
     Args:
-        engine: what the passport has under the target's name.
-        record: an `exporter.engines.record.EngineRecord` as JSON, None if nothing was built.
+        engine: the passport's entry under the target's name.
+        record: an `exporter.engines.record.EngineRecord` as JSON, or None if nothing was built.
     """
     if record is not None:
         profile = "; ".join(
@@ -288,12 +288,14 @@ def engine_lines(engine: dict[str, Any], record: dict[str, Any] | None) -> list[
         warnings = engine["warnings"]
     else:
         checked = engine["parser"]
-        parser = f"{checked['module']} {checked['version']}" if checked else "nothing: not here"
+        parser = (
+            f"{checked['module']} {checked['version']}" if checked else "no parser on this machine"
+        )
         lines = [
             ("not compiled", engine["why"]),
             ("parsed by", parser),
             ("to finish", "copy the folder to the target machine and run: exporter compile FOLDER"),
-            ("  or, inside it", engine["trtexec"]),
+            ("  or, in the folder", engine["trtexec"]),
         ]
         warnings = checked["warnings"] if checked else []
     lines += [("executed", engine["executed"])] if "executed" in engine else []
@@ -301,14 +303,14 @@ def engine_lines(engine: dict[str, Any], record: dict[str, Any] | None) -> list[
 
 
 def provider_lines(engine: dict[str, Any]) -> list[tuple[str, str]]:
-    """Pick from the passport's part of an onnxruntime provider: where nodes run, or how to finish.
+    """Return lines about an onnxruntime provider: where nodes run, or how to compile for it.
 
     Args:
-        engine: what the passport has under the target's name.
+        engine: the passport's entry under the target's name.
     """
     lines = [("provider", engine["provider"])]
     if not engine["compiled"]:
-        finish = "copy the folder to its machine; there: exporter compile FOLDER"
+        finish = "copy the folder to the target machine and run: exporter compile FOLDER"
         return [*lines, ("not compiled", engine["why"]), ("to finish", finish)]
     placement = engine["placement"]
     versions = ", ".join(f"{name} {version}" for name, version in engine["versions"].items())
@@ -321,7 +323,7 @@ def provider_lines(engine: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def zoo_table(rows: Sequence[dict[str, Any]]) -> None:
-    """Show the zoo."""
+    """Show the zoo's models."""
     columns = ("model", "block", "depths", "groups", "shipped weights")
     table(
         "Zoo (default: 96x96x1, 10 classes)",
@@ -362,12 +364,12 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
         for does, able in (("export", status.exports), ("compile", status.compiles))
         if able is not None
     ]
-    columns = ("target", "to", "works here", "how to get it")
+    columns = ("target", "step", "works here", "how to install it")
     table("Targets", columns, [tuple(map(escape, row)) for row in rows])  # extras have brackets
 
 
 def say(text: str, *, markup: bool = True) -> None:
-    """Print one line to standard output; without ``markup``, brackets print as they are."""
+    """Print one line to standard output. Without ``markup``, brackets print as they are."""
     Console().print(text, highlight=False, soft_wrap=True, markup=markup)
 
 

@@ -1,4 +1,4 @@
-"""What the terminal shows of a drift ladder. Only the command line imports this."""
+"""Show a drift ladder in the terminal. Only the command line imports this module."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _FLIPS_SHOWN, _CLASSES_SHOWN, _LAYERS_SHOWN, _LONGEST_NAME = 20, 20, 20, 44
 
 
 def show_ladder(ladder: Ladder) -> None:
-    """Show the rungs, their changes by class, the rung that lost most, and the label flips."""
+    """Show the rungs, their changes by class, the rung that lost most, and the flipped labels."""
     made = ladder.made
     title = f"{made.artifact.path}: {ladder.images.count} images of {ladder.images.data.name}"
     run = [rung for rung in ladder.rungs if rung.accuracy]
     columns = ("change", "95% interval", "p", "flips", "max", "mean", "dB")
     rows = [[rung.name, _top1(rung), *_against(rung.against_before)] for rung in run]
-    table(f"{title}; each rung against the one before", ("rung", "top-1", *columns), rows)
+    table(f"{title}; each rung compared with the one before", ("rung", "top-1", *columns), rows)
     rows = [[rung.name, _top5(rung), *_against(rung.against_keras)] for rung in run]
-    table("Against Keras", ("rung", "top-5", *columns), rows)
+    table("Compared with Keras", ("rung", "top-5", *columns), rows)
     say("change: top-1, in points; p: McNemar's exact test; max, mean: logit error; dB: SQNR")
     for rung in ladder.rungs:
         if rung.not_run:
@@ -37,7 +37,7 @@ def show_ladder(ladder: Ladder) -> None:
 
 
 def show_walk(walk: Walk) -> None:
-    """Show the layers with most noise of their own, in graph order."""
+    """Show the layers that add the most noise themselves, in graph order."""
     worst = sorted(walk.layers, key=lambda layer: -layer.own.ratio)[:_LAYERS_SHOWN]
     rows = [_layer_row(layer) for layer in walk.layers if layer in worst]
     title = f"SQNR in dB by layer, {walk.before} to {walk.after}, on {walk.images} images"
@@ -96,14 +96,14 @@ def _show_classes(ladder: Ladder) -> None:
         ]
         for label in changed[:_CLASSES_SHOWN]
     ]
-    title = "Images right by class (won, lost against the rung before)"
+    title = "Correct images by class (won and lost compared with the rung before)"
     table(title, ("class", "keras", *(rung.name for rung, _ in steps)), rows)
     if len(changed) > _CLASSES_SHOWN:
-        say(f"{len(changed) - _CLASSES_SHOWN} more classes change; --json or -o lists all")
+        say(f"{len(changed) - _CLASSES_SHOWN} more classes change; --json or -o lists them all")
 
 
 def _show_flips(ladder: Ladder) -> None:
-    """List the first images that not all rungs agree on."""
+    """List the first images on which the rungs disagree."""
     run = [rung.name for rung in ladder.rungs if rung.accuracy]
     names = ladder.classes
     flipped = ladder.flipped
@@ -112,7 +112,7 @@ def _show_flips(ladder: Ladder) -> None:
         classes = ", ".join(f"{rung} {names[c]}" for rung, c in zip(run, given, strict=True))
         say(f"image {index} ({names[label]}): {classes}", markup=False)
     if len(flipped) > _FLIPS_SHOWN:
-        say(f"{len(flipped) - _FLIPS_SHOWN} more images flip; --json or -o lists all")
+        say(f"{len(flipped) - _FLIPS_SHOWN} more images flip; --json or -o lists them all")
 
 
 def _layer_row(layer: Layer) -> list[str]:
@@ -123,7 +123,7 @@ def _layer_row(layer: Layer) -> list[str]:
 
 
 def _decibels(noise: float) -> str:
-    """Format a noise-to-signal ratio as SQNR; "exact" without noise, "-" if not finite."""
+    """Format a noise-to-signal ratio as SQNR: "exact" if there is no noise, "-" if not finite."""
     if noise == 0:
         return "exact"
     return f"{sqnr_db(noise):.1f}" if math.isfinite(noise) else "-"

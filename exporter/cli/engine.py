@@ -1,6 +1,7 @@
-"""What the terminal shows of an engine: the fusion audit, and where it loads.
+"""Show an engine in the terminal: its fusion audit, and whether it loads on a machine.
 
-Names come from strangers' files, so all of them are escaped: rich would obey their brackets.
+Names may come from untrusted files, so all of them are escaped. rich would otherwise interpret
+brackets in them as markup.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def show_audit(audit: Audit) -> None:
         [
             (
                 row.node or row.layer,
-                "not told" if row.reason == NOT_TOLD else "no" if row.left_int8 else "yes",
+                "unknown" if row.reason == NOT_TOLD else "no" if row.left_int8 else "yes",
                 row.reason or "-",
                 ", ".join(f"{one.tensor} {one.precision}" for one in row.without_qdq) or "-",
                 ", ".join(one.made_by or "an input" for one in row.without_qdq) or "-",
@@ -65,16 +66,18 @@ def show_audit(audit: Audit) -> None:
     )
     split = [(row.node, ", ".join(row.layers), row.reason) for row in audit.split]
     _table("Split grouped convolutions", ("node", "layers", "how"), split)
-    _table("Compiled regions, which tell nothing of their inside", ("layer",), _rows(audit.opaque))
+    _table("Compiled regions, whose layers are not listed", ("layer",), _rows(audit.opaque))
     _show_times(audit)
     counts = ", ".join(f"{count} {name}" for name, count in audit.precisions().items())
     left = sum(row.left_int8 for row in audit.adds)
     console.say(f"{audit.layers} layers; convolutions: {counts or 'none'}")
     untold = sum(row.reason == NOT_TOLD for row in audit.adds)
-    also = f", {untold} not told" if untold else ""
+    also = f", {untold} unknown" if untold else ""
     console.say(f"{len(audit.adds)} residual adds, {left} of them outside INT8{also}")
     objections = audit.objections()
-    console.say("INT8 throughout" if not objections else f"not INT8: {len(objections)} objections")
+    console.say(
+        "INT8 throughout" if not objections else f"not all INT8: {len(objections)} objections"
+    )
 
 
 def _show_times(audit: Audit) -> None:
@@ -91,19 +94,19 @@ def _show_times(audit: Audit) -> None:
     _table("Slowest layers", ("layer", "kind", "ms", "share"), slowest)
     kinds = sorted(by_kind.items(), key=lambda row: -row[1])
     rows = [(kind, _ms(time_ms), _share(time_ms, total)) for kind, time_ms in kinds]
-    _table(f"Time by kind of layer, {total:.4f} ms in all", ("kind", "ms", "share"), rows)
+    _table(f"Time by kind of layer, {total:.4f} ms in total", ("kind", "ms", "share"), rows)
 
 
 def show_fit(title: str, fit: Fit) -> None:
-    """Show the verdict, then each rule with NVIDIA's words and their source."""
+    """Show the verdict, then each rule with NVIDIA's text and its source."""
     machine = fit.machine
     console.facts(
         title,
         [
             ("engine", _engine(fit)),
             ("machine", f"{machine.name}: {machine.gpu or 'no GPU'}"),
-            ("compute capability", machine.compute_capability or "not known"),
-            ("TensorRT there", machine.tensorrt or "not known"),
+            ("compute capability", machine.compute_capability or "unknown"),
+            ("TensorRT on it", machine.tensorrt or "unknown"),
             ("verdict", fit.verdict),
             *(("unverified", f"{field} of this machine") for field in machine.unverified),
             *(("source", source) for source in machine.sources),

@@ -1,4 +1,4 @@
-"""The command line: the commands, and how errors are shown. Heavy libraries load in commands."""
+"""The command line: its commands, and how it shows errors. Heavy libraries load inside commands."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import click
 from calibration.errors import Refusal
 from exporter.cli.commands import bench, check, evaluate, export, report, sensitivity, show, train
 
-EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong use, 3 a gate said no, 4 something is missing here."
+EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong use, 3 a check failed, 4 something is missing here."
 INTERRUPTED = 130  # what shells give for Ctrl-C
 
 
 class Commands(click.Group):
-    """A group that turns the project's errors into one message and its exit code."""
+    """A command group that turns each of the project's errors into a message and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; show errors as they are meant for users, never as a trace."""
+        """Run a command, and show its errors as messages, never as tracebacks."""
         try:
             return super().invoke(ctx)
         except Refusal as error:
             _fail(error.message, error.hint)
             ctx.exit(error.exit_code)
-        except BrokenPipeError:  # `exporter models | head`: click ends it quietly
+        except BrokenPipeError:  # `exporter models | head`: click handles this quietly
             raise
         except OSError as error:
             _fail(f"{error.strerror or error}: {error.filename or 'while writing'}", None)
@@ -48,7 +48,7 @@ def _fail(message: str, hint: str | None) -> None:
 )
 @click.version_option(package_name="exporter")
 def main() -> None:
-    """Take a trained Keras network to an engine, and prove what it lost and gained.
+    """Convert a trained Keras network to an engine, and measure what it lost and gained.
 
     \b
     Start here:
@@ -74,5 +74,5 @@ for command in (
 
 
 def export_main() -> None:
-    """Run ``exporter export`` under its other name."""
+    """Run ``exporter export`` as the separate program ``export``."""
     main(args=["export", *sys.argv[1:]], prog_name="exporter")

@@ -1,4 +1,4 @@
-"""Names and paths as a table shows them: short enough, and never broken in two."""
+"""Shorten names and paths for tables, so that none of them breaks across lines."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ def shorten(names: Sequence[str], wanted: int, most: int) -> list[str]:
 
     Args:
         names: paths, or names without a slash; they may break at spaces.
-        wanted: the longest word that there is room for; folders are dropped for it.
-        most: the longest word that there can be room for; the start of a name is dropped for it.
+        wanted: preferred maximum length of a word; leading folders are dropped to reach it.
+        most: hard maximum length of a word; the start of a name is dropped to reach it.
 
     Returns:
-        The short names; the given ones if two would look the same.
+        The short names, or the given names if two short ones would look the same.
     """
     short = []
     for name in names:

@@ -1,1 +1,1 @@
-"""Images and labels, and which of them calibrate, recover or judge."""
+"""Images and labels, and the choice of those to calibrate, recover or judge on."""

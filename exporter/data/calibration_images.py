@@ -1,4 +1,4 @@
-"""The images that INT8, FP8 and FP16 are measured on, and what a graph's tensors are on them."""
+"""Choose images to measure INT8, FP8 and FP16 on, and observe a graph's tensors on them."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 
 BATCH = 16
 AUTO_TOLERANCE = 0.05
-"""``--calibration-images auto`` stops below this: a step 5% too wide costs 0.4 dB of noise."""
+"""``--calibration-images auto`` stops below this. A step 5% too wide adds 0.4 dB of noise."""
 
-AUTO_MOST = 8192  # images; FIRST_SNAPSHOT doubled nine times
+AUTO_MOST = 8192  # images: FIRST_SNAPSHOT, doubled nine times
 
 
 @dataclass(frozen=True)
 class CalibrationImages:
-    """Training images as a network takes them, as often as they are asked for.
+    """Training images as network inputs. You can iterate over them any number of times.
 
     Attributes:
         data: the training set.
-        chosen: indices of the images, in their order.
+        chosen: indices of the images, in order.
         size: height and width.
         batch: the graph's fixed batch size; None: any.
         source: the network.
-        config: ``layout`` and ``calibration_images`` matter here.
+        config: only ``layout`` and ``calibration_images`` matter here.
     """
 
     data: datasets.Dataset
@@ -57,30 +57,30 @@ class CalibrationImages:
 
     @property
     def labels(self) -> datasets.Labels:
-        """The label of each."""
+        """The label of each image."""
         return self.data.labels[self.chosen]
 
     def pixels(self, limit: int | None = None) -> Iterator[datasets.Pixels]:
-        """Yield the first `limit` images a batch at a time."""
+        """Yield the first `limit` images in batches."""
         return batches(self.data, self.chosen[:limit], self.size, self.batch or BATCH)
 
     def feeds(self, pixels: datasets.Pixels) -> Feeds:
-        """Make a batch what the graph takes; one of a fixed size is filled up with repeats."""
+        """Turn a batch into the graph's inputs. Repeat images to fill a batch of a fixed size."""
         whole = np.resize(pixels, (self.batch or len(pixels), *pixels.shape[1:]))
         return in_layout(network_input(self.source, whole), self.config.layout)
 
 
 def choose(source: Source, config: ExportConfig, progress: Progress) -> CalibrationImages:
-    """Choose ``calibration_images`` training images, always the same, none of them a test image.
+    """Choose ``calibration_images`` training images, always the same ones, without test images.
 
     Raises:
-        WrongUse: too few are left, no data is named, or the network takes no images.
+        WrongUse: too few images are left, there is no data, or the network doesn't take images.
     """
     spec = training_data(source, config)
     data = datasets.load(spec, "train", progress)
     test = datasets.load(spec, "test", progress)
     size = image_size(source, data)
-    asked = config.calibration_images
+    asked = config.calibration.images
     most, least = (AUTO_MOST, FIRST_SNAPSHOT) if asked == "auto" else (asked, asked)
     chosen = choose_images(data, test, size, most, least=least)
     return CalibrationImages(data, chosen, size, source.batch or config.batch.fixed, source, config)
@@ -94,10 +94,10 @@ def observe(
     progress: Progress,
     kind: Kind = "symmetric",
 ) -> tuple[Collected, str]:
-    """Run the images through a graph; return what its tensors were, and the images' hash.
+    """Run the images through a graph, and return the observed tensors and the images' hash.
 
     Raises:
-        CalibrationError: a tensor is not finite, or has not the batch as its first axis.
+        CalibrationError: a tensor isn't finite, or its first axis isn't the batch.
     """
     pixels_hash = hashlib.sha256()
 
@@ -115,7 +115,7 @@ def observe(
         options=Options(
             method=method,
             kind=kind,
-            tolerance=AUTO_TOLERANCE if images.config.calibration_images == "auto" else None,
+            tolerance=AUTO_TOLERANCE if images.config.calibration.images == "auto" else None,
         ),
         labels=images.labels,
         progress=progress,
@@ -124,13 +124,13 @@ def observe(
 
 
 def open_session(graph: bytes, *, as_written: bool = False) -> Any:
-    """Make an onnxruntime session that leaves the processor to whoever counts the values."""
+    """Create an onnxruntime session that leaves CPU time to the code that counts the values."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if as_written:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    # Spinning threads would take the cores that count the values meanwhile.
+    # Spinning threads would occupy the cores that count the values.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

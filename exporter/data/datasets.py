@@ -1,7 +1,7 @@
 """Labeled images: Fashion-MNIST, a folder of classes, or an ``.npz`` file.
 
-A data set hands out uint8 pixels at the size a model asks for; turning them into
-network inputs is :mod:`exporter.models.preprocessing`'s part.
+A data set returns uint8 pixels at the size that a model needs.
+:mod:`exporter.models.preprocessing` turns them into network inputs.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ _FASHION_CLASSES = (
     "Bag",
     "Ankle boot",
 )
-# The four published files (Xiao et al. 2017, arXiv:1708.07747) and the SHA-256 of each once
-# unpacked: distributions pack the same bytes anew.
+# The four published files (Xiao et al. 2017, arXiv:1708.07747) and the SHA-256 of each after
+# unpacking, as distributions compress the same bytes again.
 _FASHION_FILES: dict[Split, dict[str, str]] = {
     "train": {
         "train-images-idx3-ubyte.gz": (
@@ -69,17 +69,17 @@ _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 class Dataset(Protocol):
     """Images with labels, readable in any order.
 
-    ``labels`` is (n,) int64, ``classes`` the class names by label (may be empty),
-    ``channels`` 1 or 3, ``name`` and ``split`` say where it came from.
+    ``labels`` is (n,) int64. ``classes`` has the class names by label; it may be empty.
+    ``channels`` is 1 or 3. ``name`` and ``split`` identify the source.
     """
 
     @property
     def name(self) -> str:
-        """Where the images came from."""
+        """Name of the source."""
 
     @property
     def split(self) -> str:
-        """Which part this is."""
+        """Which part this is: ``train`` or ``test``."""
 
     @property
     def labels(self) -> Labels:
@@ -105,8 +105,8 @@ class Dataset(Protocol):
 def resize(image: Pixels, size: tuple[int, int]) -> Pixels:
     """Resize one (height, width, channels) image with Pillow's bilinear filter.
 
-    Pillow works in uint8 and gives the same bytes on every platform, which an
-    accuracy that must be reproduced to the last image needs.
+    Pillow works in uint8 and returns the same bytes on every platform. We need that to reproduce
+    an accuracy to the last image.
     """
     from PIL import Image
 
@@ -120,7 +120,7 @@ def resize(image: Pixels, size: tuple[int, int]) -> Pixels:
 
 @dataclass(frozen=True)
 class ArrayDataset:
-    """Images that are in memory, (n, height, width, channels) uint8."""
+    """Images in memory, (n, height, width, channels) uint8."""
 
     name: str
     split: str
@@ -146,7 +146,7 @@ class ArrayDataset:
 
 @dataclass(frozen=True)
 class FolderDataset:
-    """Images on disk, decoded when asked for."""
+    """Images on disk, decoded when needed."""
 
     name: str
     split: str
@@ -172,7 +172,7 @@ class FolderDataset:
             with Image.open(path) as image:
                 array = np.asarray(image.convert("L" if self.channels == 1 else "RGB"), np.uint8)
         except OSError as error:
-            raise ExporterError(f"unreadable image {path}: {error}") from error
+            raise ExporterError(f"can't read image {path}: {error}") from error
         return array.reshape(*array.shape[:2], self.channels)
 
 
@@ -180,15 +180,15 @@ def load(spec: str, split: Split, progress: Progress = silent) -> Dataset:
     """Open a data set.
 
     Args:
-        spec: ``fashion-mnist``, ``folder:PATH`` (one folder a class; ``PATH/train`` and
-            ``PATH/test`` are used where both exist) or ``npz:PATH`` (``images`` uint8
-            (n, height, width[, channels]) and ``labels`` (n,); or, as Keras' own data sets have
-            them, ``x_train``, ``y_train``, ``x_test``, ``y_test``).
-        split: which part; flat folders and one pair of arrays have only one, which serves as both.
-        progress: told about a download.
+        spec: ``fashion-mnist``, ``folder:PATH`` (one folder per class; ``PATH/train`` and
+            ``PATH/test`` are used if both exist) or ``npz:PATH`` (``images`` uint8
+            (n, height, width[, channels]) and ``labels`` (n,); or ``x_train``, ``y_train``,
+            ``x_test``, ``y_test``, as in Keras' own data sets).
+        split: which part. A flat folder or one pair of arrays serves as both parts.
+        progress: called during a download.
 
     Raises:
-        WrongUse: the spec is not one of these, or what it names is not usable.
+        WrongUse: the spec is not one of these, or its data can't be used.
         Missing: Fashion-MNIST is neither on disk nor downloadable.
     """
     kind, _, path = spec.partition(":")
@@ -204,7 +204,7 @@ def load(spec: str, split: Split, progress: Progress = silent) -> Dataset:
 def batches(
     dataset: Dataset, size: tuple[int, int], batch: int, limit: int | None = None
 ) -> Iterator[tuple[Pixels, Labels]]:
-    """Yield (pixels, labels) in order, the last batch as short as it comes."""
+    """Yield (pixels, labels) in order. The last batch may be shorter."""
     count = len(dataset) if limit is None else min(limit, len(dataset))
     for start in range(0, count, batch):
         indices = np.arange(start, min(start + batch, count))
@@ -244,7 +244,7 @@ def _fashion_file(name: str, sha256: str, progress: Progress) -> Path:
     except (OSError, http.client.HTTPException) as error:
         raise Missing(
             f"Fashion-MNIST ({name}) is not on this machine and can't be downloaded: {error}",
-            hint="any one of these helps:\n"
+            hint="do any one of these:\n"
             "  1. put the four .gz files into a folder and set EXPORTER_DATA to it\n"
             "  2. on Debian or Ubuntu: apt-get install dataset-fashion-mnist\n"
             f"  3. allow a download from {_FASHION_URL}",
@@ -253,10 +253,10 @@ def _fashion_file(name: str, sha256: str, progress: Progress) -> Path:
 
 
 def _download(url: str, target: Path, sha256: str, progress: Progress) -> None:
-    """Fetch a gzipped file; it gets its name only when its content is the published one.
+    """Download a gzipped file. It gets its final name only if its content is the published one.
 
     Raises:
-        OSError: it can't be fetched or stored, or something else came.
+        OSError: the file can't be downloaded or stored, or its content differs.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_suffix(f".{os.getpid()}.part")
@@ -267,14 +267,14 @@ def _download(url: str, target: Path, sha256: str, progress: Progress) -> None:
                 out.write(chunk)
                 progress(f"download {target.name}", out.tell(), max(total, out.tell()))
         if _unpacked_sha256(part.read_bytes()) != sha256:
-            raise OSError(f"what {url} sent is not the published file")
+            raise OSError(f"the content of {url} is not the published file")
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
 
 
 def _unpacked_sha256(packed: bytes) -> str | None:
-    """Hash what a gzip file holds; None if it is damaged."""
+    """Hash the content of a gzip file; None if it is damaged."""
     try:
         return hashlib.sha256(gzip.decompress(packed)).hexdigest()
     except (OSError, EOFError, zlib.error):
@@ -290,7 +290,7 @@ def _idx(path: Path, sha256: str) -> Pixels:
     if hashlib.sha256(raw).hexdigest() != sha256:
         raise ExporterError(
             f"damaged data file {path}: its content is not the published one",
-            hint="delete it, and it is fetched again",
+            hint="delete it, and run the command again to download it",
         )
     ndim = raw[3]
     shape = struct.unpack_from(f">{ndim}I", raw, 4)
@@ -304,7 +304,7 @@ def _npz(path: Path, split: Split) -> ArrayDataset:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it holds one bare array")
+                raise ValueError("it contains a single array without a name")
             parts = f"x_{split}" in archive
             images = archive[f"x_{split}" if parts else "images"]
             labels = archive[f"y_{split}" if parts else "labels"]
@@ -320,12 +320,12 @@ def _npz(path: Path, split: Split) -> ArrayDataset:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise WrongUse(
             f"{path}: images are {images.dtype} {images.shape}",
-            hint="expected uint8 (n, height, width[, 1 or 3])",
+            hint="they must be uint8 (n, height, width[, 1 or 3])",
         )
     if len(images) == 0 or labels.shape != (len(images),) or labels.dtype.kind not in "iu":
         raise WrongUse(
             f"{path}: {len(images)} images, labels {labels.dtype} {labels.shape}",
-            hint="expected at least one image and one integer label for each",
+            hint="there must be at least one image, and one integer label for each",
         )
     if labels.min() < 0:
         raise WrongUse(f"{path}: label {labels.min()} is negative")
@@ -341,7 +341,7 @@ def _folder(path: Path, split: Split) -> FolderDataset:
     if (path / "train").is_dir() and (path / "test").is_dir():
         parts = [path / "train", path / "test"]
         path = path / split
-    # A class that one part lacks must not move the labels of the classes after it.
+    # If one part lacks a class, that must not shift the labels of the classes after it.
     classes = sorted({entry.name for part in parts for entry in part.iterdir() if entry.is_dir()})
     files: list[Path] = []
     labels: list[int] = []
@@ -353,7 +353,8 @@ def _folder(path: Path, split: Split) -> FolderDataset:
     if not files:
         raise WrongUse(
             f"no images in {path}",
-            hint=f"expected one folder a class, holding {', '.join(sorted(_IMAGE_SUFFIXES))} files",
+            hint="it must have one folder per class, with "
+            f"{', '.join(sorted(_IMAGE_SUFFIXES))} files",
         )
     grey = True
     for file in files:
@@ -361,10 +362,10 @@ def _folder(path: Path, split: Split) -> FolderDataset:
             with Image.open(file) as image:
                 mode = image.mode
         except OSError as error:
-            raise WrongUse(f"unreadable image {file}: {error}") from error
+            raise WrongUse(f"can't read image {file}: {error}") from error
         if mode.startswith(("I", "F")):
-            # Pillow would clip these at 255 without a word.
-            raise WrongUse(f"{file} has more than 8 bits a channel", hint="convert it to 8 bits")
+            # Pillow would silently clip these at 255.
+            raise WrongUse(f"{file} has more than 8 bits per channel", hint="convert it to 8 bits")
         grey = grey and mode in ("1", "L")
     return FolderDataset(
         str(path), split, tuple(files), np.array(labels, np.int64), tuple(classes), 1 if grey else 3

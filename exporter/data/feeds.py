@@ -1,4 +1,4 @@
-"""What goes into a network: images as it takes them, or noise where there are none."""
+"""Make a network's inputs: images in its format, or noise if there are no images."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 def check_feeds(
     config: ExportConfig, source: Source, progress: Progress
 ) -> tuple[list[Feeds], str]:
-    """Choose what to compare on, and name it: real images wherever there are any.
+    """Choose the inputs for the comparison with Keras: real images if there are any.
 
     Returns:
-        Batches of the size that the graph takes, ``check_images`` images in all, and the
-        name of the data.
+        Batches of the graph's size, with ``check_images`` images in total, and the name of the
+        data.
     """
     batch = source.batch or config.batch.fixed or config.check_images
     rounds = math.ceil(config.check_images / batch)
@@ -36,28 +36,28 @@ def check_feeds(
         return noise, "uniform noise (no --data was given)"
     if source.preprocessing is None:
         raise WrongUse(
-            f"{source.name} does not say how its images are preprocessed",
-            hint="say it with --preprocess {unit,raw,signed,caffe,torch}",
+            f"the preprocessing of {source.name} is unknown",
+            hint="give it with --preprocess {unit,raw,signed,caffe,torch}",
         )
     data = datasets.load(spec, "test", progress)
     size = image_size(source, data)
-    chosen = np.arange(rounds * batch) % len(data)  # a small data set is gone through again
+    chosen = np.arange(rounds * batch) % len(data)  # start again at the end of a small data set
     feeds = [network_input(source, data.pixels(part, size)) for part in chosen.reshape(-1, batch)]
     return feeds, data.name
 
 
 def network_input(source: Source, pixels: datasets.Pixels) -> Feeds:
-    """Preprocess images and give them the type that the network's input has.
+    """Preprocess images, and convert them to the type of the network's input.
 
     Raises:
-        WrongUse: the network takes whole numbers, and its preprocessing makes fractions.
+        WrongUse: the network takes integers, but its preprocessing makes fractions.
     """
     assert source.preprocessing is not None
     port = source.inputs[0]
     whole = np.issubdtype(np.dtype(port.dtype), np.integer)
     if whole and source.preprocessing != "raw":
         raise WrongUse(
-            f"{source.name} takes {port.dtype}, and preprocessing "
+            f"{source.name} takes {port.dtype}, but preprocessing "
             f"{source.preprocessing!r} makes fractions",
             hint="use --preprocess raw",
         )
@@ -65,7 +65,7 @@ def network_input(source: Source, pixels: datasets.Pixels) -> Feeds:
 
 
 def in_layout(feeds: Feeds, layout: Layout) -> Feeds:
-    """Transpose NHWC images where the graph takes NCHW."""
+    """Transpose NHWC images if the graph takes NCHW."""
     if layout == "nhwc":
         return feeds
     return {
@@ -75,39 +75,40 @@ def in_layout(feeds: Feeds, layout: Layout) -> Feeds:
 
 
 def image_size(source: Source, data: datasets.Dataset) -> tuple[int, int]:
-    """Return the height and width the network takes.
+    """Return the height and width that the network takes.
 
     Raises:
-        WrongUse: it does not take one image, or not one with the data's channels.
+        WrongUse: its input isn't one image with the data's channels.
     """
     size, channels = fixed_size(source), source.inputs[0].shape[-1]
     if channels != data.channels:
         raise WrongUse(
-            f"{source.name} takes images of {channels} channel(s), {data.name} has {data.channels}",
+            f"{source.name} takes images with {channels} channel(s), but {data.name} has "
+            f"{data.channels}",
             hint="choose other data with --data",
         )
     return size
 
 
 def fixed_size(source: Source) -> tuple[int, int]:
-    """Return the height and width the network takes, of any number of channels.
+    """Return the height and width that the network takes, with any number of channels.
 
     Raises:
-        WrongUse: it does not take one image.
+        WrongUse: its input isn't one image of a fixed size.
     """
     shape = source.inputs[0].shape
     if len(source.inputs) != 1 or len(shape) != 4 or shape[1] is None or shape[2] is None:
-        raise WrongUse(f"{source.name} does not take one image of a fixed size: {source.inputs}")
+        raise WrongUse(f"{source.name} doesn't take one image of a fixed size: {source.inputs}")
     return shape[1], shape[2]
 
 
 def _noise(source: Source, batch: int, rng: np.random.Generator) -> Feeds:
-    """Draw an input of every port: [0, 1) for floats, 0 to 9 for whole numbers."""
+    """Draw random inputs for every port: [0, 1) for floats, 0 to 9 for integers."""
     feeds = {}
     for port in source.inputs:
         if None in port.shape[1:]:
             raise WrongUse(
-                f"input {port.name!r} of {source.name} has an open size: {port.shape}",
+                f"input {port.name!r} of {source.name} has open dimensions: {port.shape}",
                 hint="build the network with a fixed image size",
             )
         shape = (batch, *(size or 1 for size in port.shape[1:]))
@@ -118,24 +119,24 @@ def _noise(source: Source, batch: int, rng: np.random.Generator) -> Feeds:
 
 
 def training_data(source: Source, config: ExportConfig) -> str:
-    """Name the data whose training images a network is to be measured on.
+    """Return the data whose training images the network is measured on.
 
     Raises:
-        WrongUse: it is not said, and the weights are not the zoo's own.
+        WrongUse: the user gave no data, and the weights aren't the zoo's own.
     """
     if config.data is not None:
         return config.data
     if not source.is_ours:
         raise WrongUse(
-            f"which images {source.name} is measured on is not said",
-            hint="give some that it was trained on: --data folder:PATH, with train/ and test/ in "
-            "PATH, one folder a class in each",
+            f"{source.name} needs training images to be measured on",
+            hint="give images that it was trained on: --data folder:PATH, with train/ and test/ in "
+            "PATH, each with one folder per class",
         )
     return "fashion-mnist"
 
 
 def default_data(source: Source) -> str | None:
-    """Fashion-MNIST for networks it fits; for any other there is no image without ``--data``."""
+    """Return Fashion-MNIST if it fits the network's input, otherwise None."""
     shape = source.inputs[0].shape
     fits = len(source.inputs) == 1 and len(shape) == 4 and None not in shape[1:] and shape[-1] == 1
     return "fashion-mnist" if fits and source.preprocessing is not None else None

@@ -1,4 +1,4 @@
-"""Training images to judge INT8 or FP8 on: none was calibrated on, none is a test image."""
+"""Training images to judge INT8 or FP8 on. None is used for calibration or is a test image."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Images as a network takes them, made anew on every pass over them.
+    """Images as network inputs, computed again on every pass.
 
     Attributes:
         source: the network.
         pixels: (images, height, width, channels) uint8.
         labels: (images,).
-        layout: of the graph's input.
-        batch: the graph's fixed batch size, of which the images are a multiple; None: any.
+        layout: layout of the graph's input.
+        batch: the graph's fixed batch size, which divides the number of images; None: any.
     """
 
     source: Source
@@ -45,7 +45,7 @@ class HeldOut:
         return len(self.labels)
 
     def first(self, count: int) -> HeldOut:
-        """Return the first images, at least so many as make whole batches."""
+        """Return the first images, rounded up to whole batches."""
         count = whole_batches(count, self.batch)
         return replace(self, pixels=self.pixels[:count], labels=self.labels[:count])
 
@@ -60,20 +60,21 @@ class HeldOut:
 def hold_out(
     source: Source, config: ExportConfig, params: Params, progress: Progress, *, used: int = 0
 ) -> tuple[HeldOut, list[str]]:
-    """Choose ``config.held_out_images`` training images, always the same.
+    """Choose ``config.int8.held_out_images`` training images, always the same ones.
 
     Args:
         source: the network.
         config: ``data``, ``batch`` and ``layout`` matter here too.
         params: the calibration, whose images are left out.
-        progress: told of a download.
-        used: how many of the first images something else was chosen on, more than the calibration.
+        progress: called during a download.
+        used: number of first images that were used for other choices, if more than for the
+            calibration.
 
     Returns:
-        The images, and what a reader of a result on them should know.
+        The images, and warnings for readers of results on them.
 
     Raises:
-        WrongUse: too few images are left, or the network is no classifier of them.
+        WrongUse: too few images are left, or the network isn't a classifier for them.
     """
     classes = _classes(source)
     spec = training_data(source, config)
@@ -84,8 +85,10 @@ def hold_out(
     calibrated = choose_images(data, test, size, params.images)
     warnings = []
     if hashlib.sha256(data.pixels(calibrated, size).tobytes()).hexdigest() != params.data:
-        warnings.append("the calibration is of other images, which the held-out ones may be among")
-    count = whole_batches(config.held_out_images, batch)
+        warnings.append(
+            "the calibration used other images, so the held-out images may be among them"
+        )
+    count = whole_batches(config.int8.held_out_images, batch)
     if used > params.images:
         calibrated = choose_images(data, test, size, used)
     chosen = choose_images(data, test, size, count, without=calibrated)
@@ -93,7 +96,7 @@ def hold_out(
     if not 0 <= labels.min() <= labels.max() < classes:
         raise WrongUse(
             f"{data.name} has labels {labels.min()} to {labels.max()}, "
-            f"{source.name} knows the {classes} classes 0 to {classes - 1}"
+            f"but {source.name} has the {classes} classes 0 to {classes - 1}"
         )
     return HeldOut(source, data.pixels(chosen, size), labels, config.layout, batch), warnings
 
@@ -103,7 +106,7 @@ def _classes(source: Source) -> int:
     classes = outputs[0].shape[-1] if len(outputs) == 1 and len(outputs[0].shape) == 2 else None
     if classes is None:
         raise WrongUse(
-            f"{source.name} is no classifier with one output of (batch, classes): {outputs}",
-            hint="labels, and so --max-drop and the sensitivity, need one",
+            f"{source.name} is not a classifier with one output (batch, classes): {outputs}",
+            hint="--max-drop and exporter sensitivity need one, as they use labels",
         )
     return classes

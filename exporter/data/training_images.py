@@ -1,4 +1,4 @@
-"""Which training images INT8 is calibrated on or judged on: a fixed seed's, and no test image."""
+"""Choose training images to calibrate or judge INT8 on, with a fixed seed and no test images."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def choose_images(
     least: int | None = None,
     without: npt.NDArray[np.int64] | None = None,
 ) -> npt.NDArray[np.int64]:
-    """Choose training images that the test set does not repeat.
+    """Choose training images that aren't also in the test set.
 
-    The first so many of a choice are the same whatever its size.
+    A larger choice begins with the images of a smaller one.
 
     Args:
         data: the training images.
         test: the test images.
         size: height and width at which images are compared.
-        most: how many to choose.
-        least: fewer than `most`, where so many do as well.
-        without: indices of images to choose neither, nor any with the same content.
+        most: number of images to choose.
+        least: the smallest number that is enough; by default `most`.
+        without: indices of images to leave out, together with images of the same content.
 
     Raises:
-        WrongUse: too few are left, as where training and test images are the same.
+        WrongUse: too few are left, for example if training and test images are the same.
     """
     order = np.random.default_rng(_SEED).permutation(len(data))
     known = {image_hash(image) for image in _one_by_one(test, np.arange(len(test)), size)}
@@ -54,9 +54,9 @@ def choose_images(
         if without is None:
             what, option = ("calibrate on", "--calibration-images")
         raise WrongUse(
-            f"{data.name} has {len(chosen)} images to {what} that are not test images, "
-            f"{wanted} were asked for",
-            hint=f"ask for fewer with {option}, or give training and test images apart: "
+            f"{data.name} has only {len(chosen)} images to {what} that are not test images, "
+            f"but {wanted} are needed",
+            hint=f"use fewer with {option}, or give separate training and test images: "
             "folder:PATH with train/ and test/ in it, or npz:PATH with x_train and x_test",
         )
     return chosen
@@ -65,7 +65,7 @@ def choose_images(
 def batches(
     data: Dataset, indices: npt.NDArray[np.int64], size: tuple[int, int], step: int
 ) -> Iterator[Pixels]:
-    """Yield images a batch at a time: all at once would take more memory the more there are."""
+    """Yield images in batches, so that memory doesn't grow with their number."""
     for start in range(0, len(indices), step):
         yield data.pixels(indices[start : start + step], size)
 

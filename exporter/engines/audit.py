@@ -1,15 +1,15 @@
-"""The fusion audit: what an engine really runs in INT8, and where a missing Q/DQ cost it.
+"""The fusion audit: what an engine really runs in INT8, and where a missing Q/DQ prevents it.
 
-An INT8 graph says what may run in INT8; only the engine's own record says what does. Read here,
-from types alone and never from the order of layers:
+An INT8 graph says what may run in INT8. Only the engine's own record says what does. The audit
+uses only the types in the record, never the order of layers:
 
-- a convolution is INT8 when its weights and an input are; its kernel's name is asked only where
-  the record does not tell these;
-- a residual Add stays INT8 when both summands arrive as INT8. A floating-point summand that no
-  DequantizeLinear made is a shortcut without Q/DQ: it forces the Add, and what feeds it, out of
-  INT8. One that a DequantizeLinear made has its Q/DQ; then what follows the Add wants floating
-  point, usually the pooling before the classifier, and nothing is amiss;
-- a reformat that the graph did not ask for moves memory and computes nothing.
+- A convolution is INT8 if its weights and an input are. Only if the record lacks these types does
+  the audit use the name of the kernel.
+- A residual Add stays INT8 if both summands arrive as INT8. A floating-point summand that doesn't
+  come from a DequantizeLinear is a shortcut without Q/DQ. It forces the Add, and the layer that
+  feeds it, out of INT8. A summand from a DequantizeLinear has its Q/DQ. The layer after the Add
+  then needs floating point, usually the pooling before the classifier, and nothing is wrong.
+- A reformat that the graph doesn't request moves memory and computes nothing.
 
 Placement rules: NVIDIA TensorRT documentation, "Working with Quantized Types", "Q/DQ Placement
 Recommendations".
@@ -30,16 +30,16 @@ Reason = Literal[
     "",
     "shortcut has no Q/DQ",
     "its convolution is not INT8",
-    "its result is not quantised",
-    "the record does not tell its types",
+    "its result is not quantized",
+    "the record lacks its types",
 ]
 MISSING: Reason = "shortcut has no Q/DQ"
 FLOAT_CONVOLUTION: Reason = "its convolution is not INT8"
-FLOAT_RESULT: Reason = "its result is not quantised"
-NOT_TOLD: Reason = "the record does not tell its types"
+FLOAT_RESULT: Reason = "its result is not quantized"
+NOT_TOLD: Reason = "the record lacks its types"
 _FLOATS = ("FP16", "FP32", "BF16")
 
-# Of kernels' names, most telling first: an INT8 kernel may name the type of its result too.
+# Patterns for kernel names, most specific first: an INT8 kernel may also name its result's type.
 _TACTICS = (
     (re.compile(r"e4m3|fp8"), "FP8"),
     (re.compile(r"i8i8|i8f32|i8f16|i8816|i16832|int8|imma"), "INT8"),
@@ -52,7 +52,7 @@ _ADD_NODE = re.compile(r"(^|/)(residual_)?add(_?\d+)?$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Convolution:
-    """One convolution and what its precision was read from."""
+    """One convolution, its precision, and the facts that the precision was read from."""
 
     layer: str
     precision: str
@@ -79,13 +79,13 @@ class Add:
 
     Attributes:
         layer: the engine's layer that computes it.
-        node: the ONNX node, None where the names don't tell.
-        fused: whether a convolution computes it on the way.
-        output: the precision of its result.
-        left_int8: whether it is computed on, or into, floating point.
+        node: the ONNX node; None if the names don't tell.
+        fused: whether it is fused into a convolution.
+        output: precision of its result.
+        left_int8: whether a summand or the result is in floating point.
         reason: why it left INT8.
         without_qdq: the summands that lack Q/DQ.
-        time_ms: of its layer.
+        time_ms: time of its layer, in milliseconds.
     """
 
     layer: str
@@ -100,7 +100,7 @@ class Add:
 
 @dataclass(frozen=True)
 class Reformat:
-    """A layer that only changes type or layout; ``asked`` where Q or DQ of the graph wants it."""
+    """A layer that only changes type or layout. ``asked``: whether the graph's Q or DQ needs it."""
 
     layer: str
     source: str
@@ -111,7 +111,7 @@ class Reformat:
 
 @dataclass(frozen=True)
 class SplitConvolution:
-    """A grouped convolution that the engine does not run as one."""
+    """A grouped convolution that the engine doesn't run as one grouped convolution."""
 
     node: str
     layers: tuple[str, ...]
@@ -120,11 +120,11 @@ class SplitConvolution:
 
 @dataclass(frozen=True)
 class Audit:
-    """All that :func:`audit` found.
+    """Everything that :func:`audit` found.
 
-    ``opaque`` names compiled regions, whose inside no record tells, and ``hidden`` counts the
-    graph's convolutions that must be in them; 0 where the graph is not at hand. Times are
-    milliseconds per inference, slowest layer first; empty without a profile.
+    ``opaque`` names the compiled regions, whose layers no record lists. ``hidden`` counts the
+    graph's convolutions that must be inside them; it is 0 if there is no graph. ``times`` are
+    in milliseconds per inference, slowest layer first; empty without a profile.
     """
 
     layers: int
@@ -141,12 +141,12 @@ class Audit:
         return dict(Counter(row.precision for row in self.convolutions).most_common())
 
     def untold(self) -> list[str]:
-        """What the record leaves open: convolutions and adds whose types it does not have."""
+        """List the convolutions and adds for which the record has no types."""
         rows = [row.layer for row in self.convolutions if row.precision == "unknown"]
         return rows + [row.node or row.layer for row in self.adds if row.reason == NOT_TOLD]
 
     def objections(self) -> list[str]:
-        """Why this engine is not known to be an INT8 engine; empty where it is one."""
+        """List why this engine may not run in INT8 throughout; empty if it does."""
         if not self.convolutions:
             inside = f" outside {len(self.opaque)} compiled regions" if self.opaque else ""
             return [f"the record shows no convolution{inside}, so none is known to run in INT8"]
@@ -157,8 +157,8 @@ class Audit:
         ]
         if self.hidden:
             wrong.append(
-                f"{self.hidden} convolutions are inside {len(self.opaque)} compiled regions, where "
-                "nothing tells what they run in"
+                f"{self.hidden} convolutions are inside {len(self.opaque)} compiled regions, so "
+                "their precision is unknown"
             )
         wrong += [
             f"{row.node or row.layer} left INT8: {shortcut.tensor} ({shortcut.precision}), made "
@@ -167,8 +167,8 @@ class Audit:
             for shortcut in row.without_qdq
         ]
         wrong += [
-            f"{row.node or row.layer}: {NOT_TOLD}; those of an engine of open shapes are told once "
-            "all shapes are set (exporter compile does so)"
+            f"{row.node or row.layer}: {NOT_TOLD}; for an engine with open shapes, TensorRT tells "
+            "them only if all shapes are set (exporter compile sets them)"
             for row in self.adds
             if row.reason == NOT_TOLD
         ]
@@ -192,20 +192,20 @@ def audit(
     times: Mapping[str, float] | None = None,
     groups: Mapping[str, int] | None = None,
 ) -> Audit:
-    """Read an engine's layers.
+    """Audit an engine's layers.
 
     Args:
         layers: from :func:`exporter.engines.layers.read_layers`.
         times: milliseconds by layer name, from :func:`exporter.engines.layers.read_times`.
-        groups: the graph's Conv nodes with their ``group``, where the graph is at hand.
+        groups: the graph's Conv nodes with their ``group``, if there is a graph.
 
     Raises:
-        ExporterError: the times are of another engine.
+        ExporterError: the times belong to another engine.
     """
     times = times or {}
     if times and not any(layer.name in times for layer in layers):
         raise ExporterError(
-            "the profile names no layer of this engine", hint="give the profile of this engine"
+            "the profile has no layer of this engine", hint="give the profile of this engine"
         )
     made_by = {tensor.name: layer for layer in layers for tensor in layer.outputs}
     opaque = tuple(row.name for row in layers if row.is_opaque)
@@ -240,9 +240,9 @@ def audit(
 
 
 def convolution_precision(layer: Layer) -> str:
-    """Tell in what a convolution computes: "INT8", "FP16"..., or "unknown".
+    """Return the precision in which a convolution computes: "INT8", "FP16"..., or "unknown".
 
-    INT8 weights with no INT8 input are stored small and computed in the input's type.
+    If no input is INT8, INT8 weights are only a storage format: it computes in the input's type.
     """
     inputs = {tensor.precision for tensor in layer.inputs}
     told = bool(inputs) and "unknown" not in inputs
@@ -280,7 +280,7 @@ def _try_add(layer: Layer, made_by: Mapping[str, Layer], time_ms: float | None) 
     left = output in _FLOATS or any(tensor.precision in _FLOATS for tensor in summands)
     reason: Reason = "" if not left else MISSING if without else FLOAT_RESULT
     if left and layer.is_convolution and convolution_precision(layer) != "INT8":
-        # Nothing tells a floating-point convolution's own input from what it adds.
+        # For a floating-point convolution, we can't tell its own input from the summand.
         reason, without = FLOAT_CONVOLUTION, ()
     if not left and "unknown" in (output, *(tensor.precision for tensor in summands)):
         reason = NOT_TOLD
@@ -289,7 +289,7 @@ def _try_add(layer: Layer, made_by: Mapping[str, Layer], time_ms: float | None) 
 
 
 def _shortcuts(summands: Sequence[Tensor], made_by: Mapping[str, Layer]) -> Iterator[Shortcut]:
-    """Yield the floating-point summands that no DequantizeLinear made."""
+    """Yield the floating-point summands that don't come from a DequantizeLinear."""
     for tensor in summands:
         maker = _maker(tensor, made_by)
         if tensor.precision in _FLOATS and not (maker and maker.dequantizes):
@@ -297,10 +297,11 @@ def _shortcuts(summands: Sequence[Tensor], made_by: Mapping[str, Layer]) -> Iter
 
 
 def _summands(layer: Layer) -> tuple[Tensor, ...]:
-    """Return what an Add sums, less a fused convolution's own input where types tell it apart.
+    """Return the inputs that an Add may sum: those with the shape of its result.
 
-    Beside its weights a convolution reads one activation; a second of its result's shape is
-    what it adds. An INT8 convolution's own input is INT8, so a floating-point one is a summand.
+    A convolution reads its weights and one activation. If it reads another input with the shape of
+    its result, it adds that. If a convolution is INT8, its own input is INT8, so a floating-point
+    input is a summand.
     """
     if not layer.outputs or len(layer.inputs) < 2 or layer.is_reformat:
         return ()
@@ -313,7 +314,7 @@ def _summands(layer: Layer) -> tuple[Tensor, ...]:
 
 
 def _maker(tensor: Tensor, made_by: Mapping[str, Layer]) -> Layer | None:
-    """Find the layer that made a tensor, looking through changes of layout."""
+    """Find the layer that made a tensor, skipping layers that only change the layout."""
     seen: set[str] = set()
     maker = made_by.get(tensor.name)
     while maker and maker.is_reformat and not maker.dequantizes and maker.name not in seen:
@@ -325,7 +326,7 @@ def _maker(tensor: Tensor, made_by: Mapping[str, Layer]) -> Layer | None:
 
 
 def _split(layers: Sequence[Layer], groups: Mapping[str, int]) -> list[SplitConvolution]:
-    """Find grouped convolutions that run as several layers, or as an ungrouped one."""
+    """Find grouped convolutions that run as several layers, or with another number of groups."""
     found = []
     of_node: dict[str, list[Layer]] = {}
     for layer in (row for row in layers if row.is_convolution):

@@ -52,8 +52,8 @@ class Fit:
 
         Raises:
             GateRefused: a rule says that it does not load.
-            Missing: no rule fails, but one is unknown: a script that ships engines must not
-                take that for a yes.
+            Missing: no rule fails, but the answer of one is unknown. A script that ships engines
+                must not take that for a yes.
         """
         if self.verdict == "loads":
             return
@@ -64,8 +64,10 @@ class Fit:
             if finding.outcome == decisive
         )
         if self.verdict == "unknown":
-            raise Missing(f"can't tell whether it loads on {self.machine.name}", hint=reasons)
-        raise GateRefused(f"it does not load on {self.machine.name}", hint=reasons)
+            raise Missing(
+                f"can't tell whether the engine loads on {self.machine.name}", hint=reasons
+            )
+        raise GateRefused(f"the engine does not load on {self.machine.name}", hint=reasons)
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -78,16 +80,16 @@ class Fit:
 
 
 def require_precision(precision: str, machine: Machine) -> None:
-    """Refuse a machine whose GPU lacks a precision: no engine of it can be built there.
+    """Refuse a machine if its GPU lacks a precision, as no such engine can be built there.
 
     Raises:
-        GateRefused: it does.
+        GateRefused: the GPU lacks the precision.
     """
     here = machine.compute_capability
     if here is not None and not has_precision(here, precision):
         raise GateRefused(
-            f"it can't be compiled for {machine.name}: {machine.gpu} has compute capability "
-            f"{here}, and no {precision.upper()}",
+            f"the engine can't be compiled for {machine.name}: {machine.gpu} (compute capability "
+            f"{here}) has no {precision.upper()}",
             hint=needed_for(precision),
         )
 
@@ -96,8 +98,8 @@ def judge(engine: EngineRecord, precision: str, machine: Machine) -> Fit:
     """Apply every rule.
 
     Args:
-        engine: from the passport.
-        precision: of the artifact: "fp32", "fp16", "int8" or "fp8".
+        engine: the engine's record from the passport.
+        precision: the artifact's precision: "fp32", "fp16", "int8" or "fp8".
         machine: a row of `machines`, or this machine.
     """
     findings = tuple(

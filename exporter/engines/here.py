@@ -12,14 +12,14 @@ from exporter.machine.versions import installed_versions
 
 
 def this_machine(flavour: Flavour, root: Path = Path("/")) -> Machine:
-    """Describe this machine as an engine's target; of several GPUs by that which CUDA uses.
+    """Describe this machine as an engine's target. If it has several GPUs, CUDA's choice counts.
 
     Args:
         flavour: the library whose version counts.
-        root: where ``proc`` and what :func:`find_gpus` reads are looked for.
+        root: folder with ``proc`` and the files that :func:`find_gpus` reads.
 
     Raises:
-        Missing: there are several kinds of GPU, and nothing tells which is used.
+        Missing: there are several kinds of GPU, and it is unknown which one is used.
     """
     gpu = in_use(find_gpus(root).devices)
     gpu_name = gpu.name if gpu else None
@@ -27,7 +27,7 @@ def this_machine(flavour: Flavour, root: Path = Path("/")) -> Machine:
         board = (root / "proc/device-tree/model").read_text("utf-8", "replace").rstrip("\0\n")
     except OSError:
         board = ""
-    # A container sees no device tree; there the GPU's own name may tell, such as "Orin (nvgpu)".
+    # A container has no device tree, but the GPU's name may identify a Jetson: "Orin (nvgpu)".
     jetson = jetson_module(board) or jetson_module(gpu_name or "")
     is_jetson = gpu_name is not None and gpu_name.startswith("Jetson")
     name, capability, dla_cores = jetson or (

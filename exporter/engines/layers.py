@@ -1,11 +1,11 @@
-"""What an engine says of its layers: JSON of TensorRT's inspector, or of trtexec.
+"""Read an engine's description of its layers: JSON from TensorRT's inspector or from trtexec.
 
-``trtexec --exportLayerInfo`` writes what ``IEngineInspector::getEngineInformation`` returns;
-``--exportProfile`` adds times. Both files may come from strangers: size, shape and types are
-checked here, and nothing that a terminal could take for a command gets through.
+``trtexec --exportLayerInfo`` writes what ``IEngineInspector::getEngineInformation`` returns.
+``--exportProfile`` adds times. Both files may be untrusted. So this module checks their size,
+shape and types, and removes characters that a terminal could interpret as commands.
 
-Sources: TensorRT 10.16 documentation, "Engine Inspector"; for 11.x, of which no record was to be
-had, "Migrating IEngineInspector Usage from TensorRT 10.x to 11.x" and the schema of NVIDIA's own
+Sources: TensorRT 10.16 documentation, "Engine Inspector". For 11.x we had no record; the sources
+are "Migrating IEngineInspector Usage from TensorRT 10.x to 11.x" and the schema of NVIDIA's own
 reader (github.com/NVIDIA/TensorRT, main, .agents/skills/trt-perf-analysis/schemas).
 """
 
@@ -26,7 +26,7 @@ MOST_LAYERS = 100_000
 _WHAT = "layer information: trtexec --profilingVerbosity=detailed --exportLayerInfo=FILE"
 _PROFILE = "a profile: trtexec --exportProfile=FILE"
 
-# How TensorRT words a type: a bare name ("Half"), or inside a format ("Row major linear FP32").
+# How TensorRT writes a type: as a name ("Half"), or in a format ("Row major linear FP32").
 _PRECISIONS = (
     (re.compile(r"\bint8\b", re.IGNORECASE), "INT8"),
     (re.compile(r"\buint8\b", re.IGNORECASE), "UINT8"),
@@ -51,10 +51,10 @@ class Tensor:
     """One input or output of a layer.
 
     Attributes:
-        name: as in the engine.
-        shape: its dimensions; -1 where dynamic.
-        precision: "INT8", "FP16", "FP32"...; "unknown" where the record does not tell.
-        layout: the record's own words for type and layout.
+        name: its name in the engine.
+        shape: its dimensions; -1 for a dynamic one.
+        precision: "INT8", "FP16", "FP32"...; "unknown" if the record doesn't say.
+        layout: the record's text for type and layout.
     """
 
     name: str
@@ -68,17 +68,17 @@ class Layer:
     """One layer of an engine, as recorded.
 
     Attributes:
-        name: TensorRT's, made of the ONNX nodes' that were fused into it.
+        name: TensorRT's name, made of the names of the ONNX nodes fused into it.
         kind: TensorRT's layer type, such as "CaskConvolution".
-        inputs: activations only; weights that the engine holds are in ``weights``.
-        outputs: what it computes.
-        weights: the precision of its weights, None where it has none or does not tell.
-        groups: of a convolution, None where it does not tell.
-        tactic: the kernel's name, None where there is none.
-        origin: of a reformat layer: "QDQ" where the graph asked for it.
+        inputs: activations only; ``weights`` is about weights stored in the engine.
+        outputs: its results.
+        weights: precision of its weights; None if it has none or the record doesn't say.
+        groups: a convolution's groups; None if the record doesn't say.
+        tactic: the kernel's name; None if there is none.
+        origin: for a reformat layer, "QDQ" if the graph's Q or DQ requires it.
         parameters: TensorRT's parameter type, such as "Convolution", or "".
-        operations: of a pointwise layer: its operations in TensorRT's words.
-        nodes: the ONNX nodes in it, from its metadata or else from its name.
+        operations: a pointwise layer's operations, in TensorRT's words.
+        nodes: the ONNX nodes in it, from its metadata or, without that, from its name.
     """
 
     name: str
@@ -95,7 +95,7 @@ class Layer:
 
     @property
     def is_convolution(self) -> bool:
-        """Whether it runs a convolution kernel; TensorRT runs many dense layers as one."""
+        """Whether it runs a convolution kernel, as TensorRT also does for many dense layers."""
         return "conv" in self.kind.lower() or "conv" in self.parameters.lower()
 
     @property
@@ -105,7 +105,7 @@ class Layer:
 
     @property
     def is_opaque(self) -> bool:
-        """Whether it is a compiled region, which tells what goes in and out but not how."""
+        """Whether it is a compiled region. The record shows its inputs and outputs only."""
         return any(word in self.kind.lower() for word in _OPAQUE)
 
     @property
@@ -119,11 +119,11 @@ class Layer:
 
 
 def read_layers(path: Path) -> tuple[Layer, ...]:
-    """Read an engine's layers, those of its first optimization profile.
+    """Read an engine's layers for its first optimization profile.
 
     Raises:
-        WrongUse: no such file.
-        ExporterError: damaged, of another form, or written without details.
+        WrongUse: the file doesn't exist.
+        ExporterError: the file is damaged, isn't layer information, or has no details.
     """
     content = read_json_file(path, _WHAT, most_bytes=MOST_BYTES)
     layers = content.get("Layers") if isinstance(content, dict) else content
@@ -133,7 +133,7 @@ def read_layers(path: Path) -> tuple[Layer, ...]:
         raise ExporterError(f"{path} lists {len(layers)} layers, more than {MOST_LAYERS}")
     if all(isinstance(layer, str) for layer in layers):
         raise ExporterError(
-            f"{path} holds layer names only: the engine was built without details",
+            f"{path} has only layer names, as the engine was built without details",
             hint="build it with detailed profiling verbosity "
             "(trtexec --profilingVerbosity=detailed), and export its layers again",
         )
@@ -145,11 +145,11 @@ def read_times(path: Path) -> dict[str, float]:
     """Read a profile.
 
     Returns:
-        Milliseconds per inference by layer name; layers of one name are summed.
+        Milliseconds per inference by layer name. Layers with the same name are summed.
 
     Raises:
-        WrongUse: no such file.
-        ExporterError: damaged, or of another form.
+        WrongUse: the file doesn't exist.
+        ExporterError: the file is damaged or isn't a profile.
     """
     content = read_json_file(path, _PROFILE, most_bytes=MOST_BYTES)
     rows = content if isinstance(content, list) else []
@@ -162,21 +162,21 @@ def read_times(path: Path) -> dict[str, float]:
             continue
         time_ms = _milliseconds(row.get("averageMs"))
         if not isinstance(name, str) or time_ms is None:
-            raise ExporterError(f"{path} is not {_PROFILE}", hint="a row has no name or no time")
+            raise ExporterError(f"{path} is not {_PROFILE}", hint="a row lacks its name or time")
         name = printable(name)
         times[name] = times.get(name, 0.0) + time_ms
     if not times:
-        raise ExporterError(f"{path} is not {_PROFILE}", hint="it lists no layer with a time")
+        raise ExporterError(f"{path} is not {_PROFILE}", hint="it has no layer with a time")
     return times
 
 
 def printable(text: str) -> str:
-    """Replace what a terminal might obey: escape sequences, line ends, direction marks."""
+    """Replace characters that a terminal may interpret: escapes, line ends, direction marks."""
     return "".join(char if char.isprintable() else " " for char in text)
 
 
 def precision_of(text: str) -> str:
-    """Read a precision from TensorRT's words for a type or a format."""
+    """Parse the precision from TensorRT's text for a type or format."""
     for pattern, precision in _PRECISIONS:
         if pattern.search(text):
             return precision
@@ -185,10 +185,10 @@ def precision_of(text: str) -> str:
 
 def _layer(record: Any, where: str) -> Layer:
     if not isinstance(record, dict):
-        raise ExporterError(f"{where} is no JSON object", hint=f"it should be {_WHAT}")
+        raise ExporterError(f"{where} is not a JSON object", hint=f"it should be {_WHAT}")
     name = _text(record, "Name", where)
     metadata = record.get("Metadata")
-    # A fused convolution and pooling keeps its convolution's fields under names of their own.
+    # If a convolution is fused with pooling, its fields have other names.
     weights = record.get("Weights", record.get("ConvWeights"))
     groups = record.get("Groups", record.get("ConvGroups"))
     tactic = record.get("TacticName")
@@ -216,7 +216,7 @@ def _weights(record: Any) -> str | None:
 
 
 def _largest(constants: tuple[Tensor, ...]) -> str | None:
-    """Tell the weights' precision from a layer's constants: biases and scales are smaller."""
+    """Return the precision of the largest constant, the weights. Biases and scales are smaller."""
     if not constants:
         return None
     return max(constants, key=lambda tensor: math.prod(tensor.shape)).precision
@@ -225,16 +225,16 @@ def _largest(constants: tuple[Tensor, ...]) -> str | None:
 def _tensors(record: Mapping[str, Any], key: str, where: str) -> tuple[Tensor, ...]:
     tensors = record.get(key, [])
     if not isinstance(tensors, list):
-        raise ExporterError(f"{where}: {key!r} is no list", hint=f"it should be {_WHAT}")
+        raise ExporterError(f"{where}: {key!r} is not a list", hint=f"it should be {_WHAT}")
     return tuple(_tensor(tensor, f"{where}, {key}") for tensor in tensors)
 
 
 def _tensor(record: Any, where: str) -> Tensor:
     if not isinstance(record, dict):
-        raise ExporterError(f"{where}: a tensor is no JSON object", hint=f"it should be {_WHAT}")
+        raise ExporterError(f"{where}: a tensor is not a JSON object", hint=f"it should be {_WHAT}")
     shape = record.get("Dimensions", [])
     if not isinstance(shape, list) or not all(type(size) is int for size in shape):
-        raise ExporterError(f"{where}: 'Dimensions' is no list of integers")
+        raise ExporterError(f"{where}: 'Dimensions' is not a list of integers")
     words = [record[key] for key in _TYPE_FIELDS if isinstance(record.get(key), str)]
     known = [found for found in map(precision_of, words) if found != "unknown"]
     return Tensor(
@@ -253,7 +253,7 @@ def _text(record: Mapping[str, Any], key: str, where: str) -> str:
 
 
 def _nodes(name: str, metadata: str) -> tuple[str, ...]:
-    """Name the ONNX nodes; without metadata, fusions join their names by " + "."""
+    """Return the names of the ONNX nodes. Without metadata, split the fused name at " + "."""
     if found := _METADATA_NODE.findall(metadata):
         return tuple(dict.fromkeys(printable(node) for node in found))
     parts = [re.sub(r"^(PWN\()+|\)+$", "", part.strip()) for part in name.split(" + ")]

@@ -1,7 +1,7 @@
-"""The machines that an engine may be meant for, as tables; rules are in `compatibility`.
+"""Tables of the machines that engines may run on. The rules are in `rules`.
 
-A cell that no document of NVIDIA's was found for is named in its row's ``unverified``, and shown
-as such. Compute capabilities: https://developer.nvidia.com/cuda-gpus and, for Xavier and before,
+If we found no NVIDIA document for a cell, its row's ``unverified`` names it, and output marks it.
+Compute capabilities: https://developer.nvidia.com/cuda-gpus and, for Xavier and before,
 https://developer.nvidia.com/cuda-legacy-gpus.
 """
 
@@ -21,20 +21,20 @@ _JETSON_11 = (
 
 @dataclass(frozen=True)
 class Machine:
-    """What decides whether an engine loads; None for what is not known or up to its owner.
+    """The facts that decide whether an engine loads. Unknown ones, or the owner's choice, are None.
 
     Attributes:
-        name: what users call it.
-        gpu: its name.
-        compute_capability: "8.7"; None where there is no GPU or it is not known.
+        name: the name for users.
+        gpu: name of the GPU.
+        compute_capability: such as "8.7"; None if there is no GPU or it is unknown.
         os: "linux".
         arch: "x86_64" or "aarch64".
-        tensorrt: version of TensorRT; of TensorRT-RTX where that is what the engine needs.
-        driver: version of the NVIDIA driver; a Jetson's belongs to its JetPack.
-        jetpack: version, None where it is no Jetson.
-        dla_cores: how many; 0 for none.
-        sources: where the row's values are from.
-        unverified: the fields that none of them tells.
+        tensorrt: version of TensorRT, or of TensorRT-RTX if the engine needs that.
+        driver: version of the NVIDIA driver. A Jetson's driver belongs to its JetPack.
+        jetpack: version of JetPack; None if it isn't a Jetson.
+        dla_cores: number of DLA cores; 0 if it has none.
+        sources: the sources of the row's values.
+        unverified: the fields that no source confirms.
     """
 
     name: str
@@ -51,13 +51,13 @@ class Machine:
 
     @property
     def is_jetson(self) -> bool:
-        """Whether it is an embedded module, with a driver of its own."""
+        """Whether it is an embedded module, which has its own driver."""
         return self.gpu is not None and self.gpu.startswith("Jetson")
 
 
 @dataclass(frozen=True)
 class _Module:
-    """A Jetson: ``board`` is how its device tree begins to name it after "NVIDIA Jetson "."""
+    """A Jetson. ``board`` is how its name in the device tree begins, after "NVIDIA Jetson "."""
 
     name: str
     board: str
@@ -158,10 +158,11 @@ _JETPACKS = (
         "7.2",
         "10.16.2",
         (*_ORIN, "jetson-thor"),
-        "https://github.com/roboflow/inference/pull/2531",  # read on a device; NVIDIA's not found
+        # Read on a device. We found no NVIDIA document.
+        "https://github.com/roboflow/inference/pull/2531",
         ("tensorrt",),
     ),
-    _JetPack(  # supported there, and installed apart; what it ships with was not found
+    _JetPack(  # supports this version, installed separately; we didn't find the shipped version
         "7.2.2",
         "11.4.1",
         ("jetson-agx-orin", "jetson-thor"),
@@ -170,7 +171,7 @@ _JETPACKS = (
     ),
 )
 
-# Name, GPU, compute capability; TensorRT and driver are what their owner installs.
+# Name, GPU, compute capability. The owner chooses TensorRT and the driver.
 _GPUS = (
     ("t4", "T4", "7.5"),
     ("a100", "A100", "8.0"),
@@ -232,11 +233,11 @@ def lookup(name: str, tensorrt: str | None = None, driver: str | None = None) ->
 
     Args:
         name: such as "jetson-orin-jp6.2" or "t4".
-        tensorrt: the version that is installed there, where the table should not decide.
-        driver: likewise.
+        tensorrt: installed TensorRT version; overrides the table's.
+        driver: installed NVIDIA driver; overrides the table's.
 
     Raises:
-        WrongUse: no such machine; the message lists the nearest names.
+        WrongUse: there is no such machine. The hint lists the nearest names.
     """
     if name not in MACHINES:
         raise unknown_name("machine", name, MACHINES)
@@ -248,18 +249,18 @@ def lookup(name: str, tensorrt: str | None = None, driver: str | None = None) ->
 
 
 def jetson_module(board: str) -> tuple[str, str, int | None] | None:
-    """Tell a Jetson's GPU from its device tree's model, or from what NVML or CUDA call it.
+    """Identify a Jetson's GPU from the model in its device tree, or from its name in NVML or CUDA.
 
     Args:
-        board: the text of ``/proc/device-tree/model``, which does not always say "Jetson", or the
-            GPU's name.
+        board: the text of ``/proc/device-tree/model``, which doesn't always contain "Jetson", or
+            the GPU's name.
 
     Returns:
         GPU name, compute capability and number of DLA cores; None for other boards.
     """
     if not any(word in board for word in ("Jetson", "Orin", "Xavier")):
         return None
-    # The longest name first: "Orin Nano" before "Orin", "AGX Orin" before both.
+    # Try the longest name first: "Orin Nano" and "AGX Orin" before "Orin".
     rows = sorted(_MODULES.values(), key=lambda row: -len(row.board))
     row = next((row for row in rows if row.board in board), None)
     return None if row is None else (f"Jetson {row.board}", row.compute_capability, row.dla_cores)

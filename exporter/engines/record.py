@@ -1,7 +1,7 @@
-"""What a passport says of a compiled engine: all that decides where it loads.
+"""A passport's record of a compiled engine: everything that decides where it loads.
 
-``passport["engine"]`` is written by the targets that build engines (``trt``, ``trt-rtx``) and
-read here by those that judge one before anybody deserializes it, which runs code from it.
+The targets that build engines (``trt``, ``trt-rtx``) write ``passport["engine"]``. This module
+reads it, to judge an engine before anybody deserializes it, as that runs code from it.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ class EngineRecord:
 
     Attributes:
         flavour: the library that built it and must run it.
-        tensorrt: that library's version, as it gives it ("10.3.0" or "10.3.0.30").
-        compute_capabilities: of the GPU it was built on, or all that it was built for ("8.7").
+        tensorrt: that library's own version string ("10.3.0" or "10.3.0.30").
+        compute_capabilities: that of the GPU it was built on, or all it was built for ("8.7").
         hardware_compatibility: the level it was built with.
         version_compatible: whether it was built with VERSION_COMPATIBLE.
-        os: as in ``platform.system().lower()``: "linux".
-        arch: as in ``platform.machine()``: "x86_64", "aarch64".
-        cuda: version of the CUDA runtime it was built with, None where not known.
-        driver: version of the driver it was built under, None where there was none.
-        gpu: name of the GPU it was built on, None where there was none.
-        dla_core: that it was built for, None for the GPU alone.
-        profile: by input, the shapes it accepts: ``{"min": [...], "opt": [...], "max": [...]}``.
+        os: ``platform.system().lower()``, such as "linux".
+        arch: ``platform.machine()``, such as "x86_64" or "aarch64".
+        cuda: version of the CUDA runtime it was built with; None if unknown.
+        driver: version of the driver it was built with; None if there was none.
+        gpu: name of the GPU it was built on; None if there was none.
+        dla_core: the DLA core it was built for; None if it only uses the GPU.
+        profile: the accepted shapes by input: ``{"min": [...], "opt": [...], "max": [...]}``.
     """
 
     flavour: Flavour
@@ -55,29 +55,29 @@ class EngineRecord:
     profile: dict[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return what belongs into the passport, under :data:`FIELD`."""
+        """Return the passport's entry under :data:`FIELD`."""
         return {**asdict(self), "compute_capabilities": list(self.compute_capabilities)}
 
 
 def read(artifact: Artifact) -> EngineRecord:
-    """Read an artifact's engine record, which holds for the engine of the passport's hash alone.
+    """Read an artifact's engine record. It is valid only for the engine with the passport's hash.
 
     Raises:
-        WrongUse: it was not made for TensorRT.
-        Missing: its engine has not been compiled yet.
+        WrongUse: the artifact isn't for TensorRT.
+        Missing: the engine isn't compiled yet.
         ExporterError: the record is damaged.
     """
     record = artifact.passport.get(FIELD)
     if record is None and not artifact.target.startswith("trt"):
         raise WrongUse(
-            f"{artifact.path} is for {artifact.target}: it holds no TensorRT engine",
-            hint="which targets work on this machine: exporter doctor",
+            f"{artifact.path} is for {artifact.target}, so it has no TensorRT engine",
+            hint="to see which targets work on this machine, run: exporter doctor",
         )
     if record is None or ENGINE not in artifact.passport["files"]:
         raise Missing(
             f"{artifact.path} is not compiled: there is no engine in it yet",
-            hint=f"on the machine that will run it: exporter compile {artifact.path}; what its "
-            "graph loses, simulated here, tells: exporter evaluate --ladder",
+            hint=f"on the machine that will run it: exporter compile {artifact.path}; to simulate "
+            "its accuracy loss here: exporter evaluate --ladder",
         )
     return parse(record, artifact.path)
 
@@ -86,11 +86,11 @@ def parse(record: Any, where: Path) -> EngineRecord:
     """Check a record's fields.
 
     Raises:
-        ExporterError: a field is missing, of another type or unknown to this version.
+        ExporterError: a field is missing, has the wrong type, or has an unknown value.
     """
     fields = record if isinstance(record, dict) else {}
     capabilities = fields.get("compute_capabilities")
-    # Each row: what must hold, and the field that it is about.
+    # Each row: a condition, and the field that it checks.
     checks = (
         (fields.get("flavour") in get_args(Flavour), "flavour"),
         (_is_version(fields.get("tensorrt")), "tensorrt"),
@@ -115,10 +115,10 @@ def parse(record: Any, where: Path) -> EngineRecord:
     )
     if wrong := [name for ok, name in checks if not ok]:
         raise ExporterError(
-            f"{where}: the passport's record of its engine is damaged: {', '.join(wrong)}",
+            f"{where}: the passport's engine record is damaged: {', '.join(wrong)}",
             hint=f"compile it again: exporter compile {where}",
         )
-    # Fields of later versions are left out.
+    # Drop fields from later versions.
     known: dict[str, Any] = {name: fields.get(name) for name in EngineRecord.__dataclass_fields__}
     known["compute_capabilities"] = tuple(fields["compute_capabilities"])
     return EngineRecord(**known)

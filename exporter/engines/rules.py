@@ -32,9 +32,9 @@ class Rule:
     """One rule.
 
     Attributes:
-        name: what it is about.
-        quote: NVIDIA's words.
-        source: the page or header the quote is from.
+        name: its subject.
+        quote: NVIDIA's text.
+        source: the page or header that the quote is from.
         check: applies it to an engine, its precision and a machine.
         verified: whether the quote was checked at the source.
     """
@@ -51,7 +51,7 @@ def _platform(engine: EngineRecord, _: str, machine: Machine) -> Answer:
         built, here = engine.arch, machine.arch
     else:
         built, here = f"{engine.os} {engine.arch}", f"{machine.os} {machine.arch}"
-    return "holds" if built == here else "fails", f"built for {built}, the machine is {here}"
+    return "holds" if built == here else "fails", f"built for {built}; the machine is {here}"
 
 
 def _gpu(_: EngineRecord, __: str, machine: Machine) -> Answer:
@@ -77,7 +77,7 @@ def _compare_versions(library: str, engine: EngineRecord, machine: Machine) -> A
         return "unknown", f"{library} must be {engine.tensorrt}; give yours with --tensorrt"
     built, here = _numbers(engine.tensorrt), _numbers(machine.tensorrt)
     known = min(len(built), len(here))
-    detail = f"built with {library} {engine.tensorrt}, the machine has {_told(machine, 'tensorrt')}"
+    detail = f"built with {library} {engine.tensorrt}; the machine has {_told(machine, 'tensorrt')}"
     if built[:known] != here[:known]:
         return "fails", detail
     if known < 3:
@@ -126,7 +126,7 @@ def _compare_capability(engine: EngineRecord, machine: Machine) -> Answer:
     if machine.gpu is None:
         return None
     if here is None:
-        return "unknown", f"can't find the compute capability of {machine.gpu}"
+        return "unknown", f"the compute capability of {machine.gpu} is unknown"
     detail = (
         f"built for compute capability {' and '.join(engine.compute_capabilities)}, "
         f"{machine.gpu} has {here}"
@@ -139,7 +139,7 @@ def _ampere_plus(engine: EngineRecord, _: str, machine: Machine) -> Answer:
         return None
     here = machine.compute_capability
     if here is None:
-        return None if machine.gpu is None else ("unknown", "its compute capability is not known")
+        return None if machine.gpu is None else ("unknown", "its compute capability is unknown")
     detail = f"{machine.gpu} has compute capability {here}"
     return "holds" if _numbers(here) >= (8, 0) else "fails", f"{detail}; Ampere begins at 8.0"
 
@@ -193,10 +193,10 @@ def _dla(engine: EngineRecord, _: str, machine: Machine) -> Answer:
     if machine.dla_cores is None:
         return (
             "unknown",
-            f"whether {machine.gpu} has DLA core {engine.dla_core} depends on its kind",
+            f"whether {machine.gpu} has DLA core {engine.dla_core} depends on the module",
         )
     there = _told(machine, "dla_cores")
-    detail = f"built for DLA core {engine.dla_core}; cores of the machine: {there}"
+    detail = f"built for DLA core {engine.dla_core}; number of cores on the machine: {there}"
     return "holds" if engine.dla_core < machine.dla_cores else "fails", detail
 
 
@@ -215,9 +215,9 @@ def _jetson_11(engine: EngineRecord, _: str, machine: Machine) -> Answer:
     if machine.jetpack is None:
         if machine.tensorrt is not None and _numbers(machine.tensorrt)[0] >= 11:
             return None  # TensorRT 11 is already installed, so JetPack is new enough
-        return "unknown", "its JetPack version is not known"
+        return "unknown", "its JetPack version is unknown"
     modern = _numbers(machine.jetpack) >= (7, 2, 2)
-    detail = f"built with TensorRT {engine.tensorrt}, the machine has JetPack {machine.jetpack}"
+    detail = f"built with TensorRT {engine.tensorrt}; the machine has JetPack {machine.jetpack}"
     return "holds" if modern else "fails", detail
 
 
@@ -239,13 +239,13 @@ def _driver(engine: EngineRecord, _: str, machine: Machine) -> Answer:
 
 
 def _told(machine: Machine, field: str) -> str:
-    """Write a cell of the table, marked "(unverified)" if it has no source."""
+    """Format a cell of the table, marked "(unverified)" if it has no source."""
     mark = " (unverified)" if field in machine.unverified else ""
     return f"{getattr(machine, field)}{mark}"
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """Turn "10.3.0.30" into (10, 3, 0, 30); drop what follows the numbers."""
+    """Parse "10.3.0.30" into (10, 3, 0, 30). Drop any text after the numbers."""
     found = re.match(r"\d+(\.\d+)*", version)
     return tuple(int(part) for part in found[0].split(".")) if found else (0,)
 

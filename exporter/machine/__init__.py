@@ -1,1 +1,1 @@
-"""What this machine is: its CPU, its GPUs, its libraries and how to install others."""
+"""What this machine is: its CPU, its GPUs, its libraries and how to install more."""

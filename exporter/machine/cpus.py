@@ -1,6 +1,6 @@
-"""What this machine's processor is, and what its instruction sets bring.
+"""Identify this machine's processor, and what its instruction sets mean for inference.
 
-Linux tells by ``/proc/cpuinfo``. Elsewhere the instruction sets are not known.
+On Linux this reads ``/proc/cpuinfo``. On other systems the instruction sets are unknown.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from exporter.errors import Missing
 
 @dataclass(frozen=True)
 class Capability:
-    """What one of several instruction sets brings, and what lacking all of them costs."""
+    """What any one of several instruction sets brings, and what lacking all of them costs."""
 
     any_of: tuple[str, ...]
     present: str
@@ -42,17 +42,17 @@ _X86 = (
     ),
     Capability(
         ("avx512_vnni", "avx_vnni"),
-        "VNNI: INT8 on the CPU pays, with unsigned activations (scheme cpu)",
-        "no VNNI: INT8 on the CPU needs reduce_range and gains less",
+        "VNNI: INT8 pays off on the CPU, with unsigned activations (scheme cpu)",
+        "no VNNI: INT8 on the CPU needs 7-bit weights (reduce_range) and gains less",
     ),
     Capability(
         ("avx512_bf16", "amx_bf16"),
-        "bfloat16: openvino runs in it with --precision bf16, and never unasked",
+        "bfloat16: openvino uses it only with --precision bf16",
         "no bfloat16: FP32 graphs run in FP32",
     ),
     Capability(
         ("amx_int8",),
-        "AMX: INT8 matrix tiles, where the engine has kernels for them",
+        "AMX: INT8 matrix tiles, if the engine has kernels for them",
         "no AMX: INT8 runs on vector instructions",
     ),
 )
@@ -95,8 +95,8 @@ INSTRUCTION_SETS: dict[str, tuple[str, ...]] = {
 _CAPABILITIES = {"x86": _X86, "arm": _ARM}
 
 
-# (CPU implementer, CPU part) of what NVIDIA's boards and common servers have; Linux on ARM
-# gives no model name. Numbers: the MIDR_EL1 table of util-linux, sys-utils/lscpu-arm.c.
+# Keyed by (CPU implementer, CPU part), as Linux on ARM gives no model name. Covers NVIDIA's boards
+# and common servers. Numbers: the MIDR_EL1 table of util-linux, sys-utils/lscpu-arm.c.
 _ARM_CORES = {
     ("0x41", "0xd07"): "Cortex-A57",
     ("0x41", "0xd08"): "Cortex-A72",
@@ -113,12 +113,12 @@ _ARM_CORES = {
 
 @dataclass(frozen=True)
 class CpuInfo:
-    """What ``/proc/cpuinfo`` tells.
+    """What ``/proc/cpuinfo`` says.
 
     Attributes:
-        model: the name of the core or of the processor; "unknown" where there is none.
-        instruction_sets: those of :data:`INSTRUCTION_SETS` of this family, each with
-            whether every core has it; None where it can't be known.
+        model: name of the core or processor; "unknown" if there is none.
+        instruction_sets: each name in :data:`INSTRUCTION_SETS` for this family, with whether
+            every core has it; None if it can't be known.
         consequences: one line for each capability that matters here.
     """
 
@@ -138,9 +138,9 @@ class Cpu:
 
 
 def parse_cpuinfo(text: str) -> CpuInfo:
-    """Read the text of Linux's ``/proc/cpuinfo``, x86 or ARM.
+    """Parse the text of Linux's ``/proc/cpuinfo`` on x86 or ARM.
 
-    An instruction set counts when every core has it: threads move between cores.
+    An instruction set counts only if every core has it, as threads move between cores.
     """
     fields: dict[str, list[str]] = {}
     for line in text.splitlines():
@@ -171,41 +171,41 @@ def _arm_model(fields: Mapping[str, list[str]]) -> str:
 
 
 def lacks_vnni() -> bool:
-    """Whether INT8 products saturate here: an x86 CPU that is known not to have VNNI."""
+    """Return whether INT8 sums saturate here: on an x86 CPU that is known to lack VNNI."""
     sets = this_cpu().instruction_sets
     return sets is not None and "avx2" in sets and not (sets["avx512_vnni"] or sets["avx_vnni"])
 
 
 def refuse_saturation(path: Path, int8: Mapping[str, Any] | None) -> None:
-    """Refuse to run an artifact of scheme ``cpu`` whose sums would saturate on this CPU.
+    """Refuse to run an artifact of scheme ``cpu`` if its sums would saturate on this CPU.
 
     Args:
-        path: of the artifact.
-        int8: what its passport says of INT8; None where it is in floating point.
+        path: the artifact's folder.
+        int8: the passport's entry on INT8; None if the artifact is in floating point.
 
     Raises:
         Missing: its 8-bit weights need VNNI, which this CPU lacks.
     """
     if int8 is not None and not int8["reduce_range"] and lacks_vnni():
         raise Missing(
-            f"{path} has 8-bit weights, and this CPU has no VNNI: sums would saturate",
+            f"{path} has 8-bit weights, but this CPU has no VNNI, so sums would saturate",
             hint="export it with --weight-bits 7, or run it on a CPU with VNNI",
         )
 
 
 def cpu_model() -> str:
-    """The name of this machine's processor; "unknown" where there is none."""
+    """Return the name of this machine's processor; "unknown" if there is none."""
     return this_cpu().model
 
 
 def cpu_has_any(names: tuple[str, ...]) -> bool:
-    """Whether this CPU is known to have one of these instruction sets."""
+    """Return whether this CPU is known to have one of these instruction sets."""
     sets = this_cpu().instruction_sets or {}
     return any(sets.get(name, False) for name in names)
 
 
 def this_cpu() -> Cpu:
-    """Look at this machine's processor, as this process may use it."""
+    """Examine this machine's processor, as this process may use it."""
     try:
         info = parse_cpuinfo(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
     except OSError:

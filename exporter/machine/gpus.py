@@ -1,4 +1,4 @@
-"""Find the NVIDIA GPUs of this machine, with the first tool that answers."""
+"""Find the NVIDIA GPUs of this machine, using the first tool that answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Gpu:
-    """One device; None for what is not known."""
+    """One GPU. Unknown fields are None."""
 
     name: str
     memory_mib: int | None = None
@@ -30,7 +30,7 @@ class Gpu:
 
     @property
     def described(self) -> str:
-        """Its name, and where the compute capability is known that and whether it has FP8."""
+        """Its name. If known, also its compute capability and whether it has FP8."""
         if self.compute_capability is None:
             return self.name
         fp8 = "FP8" if has_precision(self.compute_capability, "fp8") else "no FP8"
@@ -46,10 +46,10 @@ class Gpus:
 
 
 def find_gpus(root: Path = Path("/")) -> Gpus:
-    """Find NVIDIA GPUs: by NVML, else ``nvidia-smi``, else a Jetson's or a driver's files.
+    """Find NVIDIA GPUs with NVML, then ``nvidia-smi``, then a Jetson's or a driver's files.
 
     Args:
-        root: where ``dev`` and ``etc`` are looked for.
+        root: folder with ``dev`` and ``etc``.
     """
     for found_by, find in (("nvidia-ml-py", _by_nvml), ("nvidia-smi", _by_nvidia_smi)):
         if devices := find():
@@ -67,10 +67,10 @@ def find_gpus(root: Path = Path("/")) -> Gpus:
 
 
 def in_use(devices: tuple[Gpu, ...]) -> Gpu | None:
-    """Return the GPU that CUDA, and so TensorRT, uses here; None if there is none.
+    """Return the GPU that CUDA (and so TensorRT) uses here; None if there is none.
 
     NVML and nvidia-smi list all GPUs in bus order. CUDA puts the fastest first and respects
-    CUDA_VISIBLE_DEVICES, so if the GPUs differ, only CUDA knows.
+    CUDA_VISIBLE_DEVICES. So if the GPUs differ, only CUDA knows which one it uses.
 
     Raises:
         Missing: the GPUs differ, and CUDA can't be asked.
@@ -81,8 +81,8 @@ def in_use(devices: tuple[Gpu, ...]) -> Gpu | None:
     if found is None:
         names = ", ".join(dict.fromkeys(each.name for each in devices))
         raise Missing(
-            f"this machine has different GPUs ({names}), and nothing says which one CUDA uses",
-            hint=f"install cuda-python, which can tell: {pip_line('target')}",
+            f"this machine has different GPUs ({names}), and it is unknown which one CUDA uses",
+            hint=f"install cuda-python, which can find out: {pip_line('target')}",
         )
     kinds = (None, found.compute_capability)
     same = (each for each in devices if each.compute_capability in kinds)
@@ -91,7 +91,7 @@ def in_use(devices: tuple[Gpu, ...]) -> Gpu | None:
 
 
 def by_cuda() -> Gpu | None:
-    """Ask CUDA which GPU it uses; None without cuda-python or a driver."""
+    """Return the GPU that CUDA uses; None without cuda-python or a driver."""
 
     def properties(cudart: Any, index: int) -> Gpu:
         _, found = cudart.cudaGetDeviceProperties(index)
@@ -111,10 +111,10 @@ def bus_id_in_use() -> str | None:
 
 
 def _ask_cuda(ask: Callable[[Any, int], T]) -> T | None:
-    """Ask CUDA about the device in use; None without cuda-python or a driver."""
+    """Query CUDA about the device in use; return None without cuda-python or a driver."""
     try:
         cudart = importlib.import_module("cuda.bindings.runtime")
-        _, index = cudart.cudaGetDevice()  # None where CUDA can't tell
+        _, index = cudart.cudaGetDevice()  # the index is None if CUDA can't tell
         return ask(cudart, index)
     except (ImportError, OSError, RuntimeError, AttributeError, TypeError):
         return None
@@ -136,10 +136,10 @@ def open_nvml() -> Iterator[Any]:
 
 
 def read_each(read: Callable[[Any, int], T]) -> tuple[T, ...]:
-    """Read every GPU with NVML; return () unless it answers for all of them.
+    """Read every GPU with NVML. Return () unless it answers for all of them.
 
     Args:
-        read: given NVML's module and a GPU's index.
+        read: called with NVML's module and a GPU's index.
     """
     with open_nvml() as nvml:
         if nvml is None:
@@ -170,7 +170,7 @@ def _nvml_gpu(nvml: Any, index: int) -> Gpu:
 
 
 def _text(value: str | bytes) -> str:
-    """Old releases of nvidia-ml-py return bytes."""
+    """Return a string, as old releases of nvidia-ml-py return bytes."""
     return value.decode() if isinstance(value, bytes) else value
 
 
@@ -193,7 +193,7 @@ def _by_nvidia_smi() -> tuple[Gpu, ...]:
 
 
 def parse_nvidia_smi(text: str) -> tuple[Gpu, ...]:
-    """Read ``name, memory.total [MiB], compute_cap, driver_version``, one GPU per line."""
+    """Parse ``name, memory.total [MiB], compute_cap, driver_version``, one GPU per line."""
     gpus = []
     for line in text.splitlines():
         values = [value.strip() for value in line.split(",")]
@@ -212,7 +212,7 @@ def parse_nvidia_smi(text: str) -> tuple[Gpu, ...]:
 
 
 def parse_tegra_release(text: str) -> str:
-    """Name a Jetson by the Jetson Linux release in the text of ``/etc/nv_tegra_release``."""
+    """Name a Jetson by the Jetson Linux release that ``/etc/nv_tegra_release`` contains."""
     found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", text)
     if found is None:
         return "Jetson"

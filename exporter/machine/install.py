@@ -1,4 +1,4 @@
-"""The pip command that installs an extra, from where this package was installed."""
+"""Build the pip command that installs an extra from the source of this installation."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ def pip_line(extras: str) -> str:
     """Return a shell command that installs extras.
 
     Args:
-        extras: as ``pyproject.toml`` has them, such as ``cpu`` or ``cpu,openvino``.
+        extras: names from ``pyproject.toml``, such as ``cpu`` or ``cpu,openvino``.
 
     Returns:
         The command, with the folder, file or URL that the package was installed from, if any
-        (PEP 610). With the name alone, pip would install whatever the index has by that name.
+        (PEP 610). With only the name, pip would install whatever the index has under that name.
     """
     record = _origin()
     url = urlsplit(record.get("url", ""))

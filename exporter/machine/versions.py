@@ -1,4 +1,4 @@
-"""The installed versions of every package that touches a graph."""
+"""Read the installed versions of all packages that touch a graph."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DISTRIBUTIONS = (
     "cuda-python",
     "numpy",
 )
-# Other names that the same modules come under.
+# Other package names that provide the same modules.
 _ALSO = {
     "tensorrt": ("tensorrt-cu13", "tensorrt-cu12"),
     "cuda-python": ("cuda-bindings",),
@@ -36,7 +36,8 @@ def installed_versions() -> dict[str, str | None]:
     """Read the versions of :data:`DISTRIBUTIONS` from their metadata, without importing them.
 
     Returns:
-        Each name with its version, or with that of its first installed alternative, or None.
+        The version by name. If another name in ``_ALSO`` provides the module, its version; if
+        none does, None.
     """
     return {
         name: next(filter(None, map(_version, (name, *_ALSO.get(name, ())))), None)

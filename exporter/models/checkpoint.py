@@ -1,12 +1,12 @@
 """Small checkpoints: a plain ``.keras`` file with kernels in half precision.
 
-Keras reads half-precision weights into its float32 variables without being asked, so
-such a file loads with ``keras.models.load_model`` anywhere, at half the size. Vectors
-(biases, batch-norm statistics) stay float32: they weigh nothing, and a variance below
-6e-8 would vanish in half precision.
+Keras automatically reads half-precision weights into its float32 variables. So such a file loads
+with ``keras.models.load_model`` anywhere, at half the size. Vectors (biases, batch-norm
+statistics) stay float32: they are small, and a variance below 6e-8 would become zero in half
+precision.
 
-The archive carries one more member, ``exporter.json``: preprocessing and class names,
-which belong to a model and which Keras has no place for.
+The archive has one more member, ``exporter.json``, with the preprocessing and the class names.
+They belong to the model, but Keras has no place for them.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 _WEIGHTS = "model.weights.h5"
 _CARD = "exporter.json"
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's own; the same weights give the same bytes
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's earliest date, so that the same weights give the same bytes
 
 
 def save_half(model: keras.Model, path: Path, card: dict[str, Any]) -> None:
-    """Write a model without its optimizer, kernels in float16, whole or not at all.
+    """Write a model without its optimizer and with kernels in float16, completely or not at all.
 
     Args:
         model: any model of stock layers.
         path: ends in ``.keras``.
-        card: what :func:`read_card` gives back.
+        card: the dictionary that :func:`read_card` returns later.
     """
     import h5py
 
@@ -53,10 +53,10 @@ def save_half(model: keras.Model, path: Path, card: dict[str, Any]) -> None:
                     data = Path(folder, "half.h5").read_bytes()
                 if member == "config.json":
                     config = {**json.loads(data), "compile_config": None}
-                    # Sorted, since compiling moves that entry.
+                    # Sort the keys, as compiling moves that entry.
                     data = json.dumps(_without_addresses(config, {}), sort_keys=True).encode()
                 if member == "metadata.json":
-                    # The date of saving would make every file differ.
+                    # Otherwise the date would make every file different.
                     data = json.dumps({**json.loads(data), "date_saved": ""}).encode()
                 target.writestr(zipfile.ZipInfo(member, _EPOCH), data, zipfile.ZIP_DEFLATED)
             target.writestr(zipfile.ZipInfo(_CARD, _EPOCH), json.dumps(card, indent=1))
@@ -64,9 +64,9 @@ def save_half(model: keras.Model, path: Path, card: dict[str, Any]) -> None:
 
 
 def _without_addresses(node: Any, numbers: dict[int, int]) -> Any:
-    """Renumber the shared objects of a Keras config, whose ids are memory addresses.
+    """Renumber the shared objects of a Keras config, as their ids are memory addresses.
 
-    A dtype policy's id goes: sharing one means nothing, and a loaded model does not.
+    Remove the id of a dtype policy: sharing it means nothing, and a loaded model doesn't share it.
     """
     if isinstance(node, list):
         return [_without_addresses(item, numbers) for item in node]
@@ -80,7 +80,7 @@ def _without_addresses(node: Any, numbers: dict[int, int]) -> Any:
 
 
 def _halve(source: Path, target: Path, h5py: Any) -> None:
-    """Copy an HDF5 file without the optimizer's part, matrices and kernels as float16."""
+    """Copy an HDF5 file without the optimizer, with matrices and kernels as float16."""
     with h5py.File(source) as old, h5py.File(target, "w") as new:
 
         def copy(name: str, item: Any) -> None:
@@ -99,15 +99,15 @@ def _halve(source: Path, target: Path, h5py: Any) -> None:
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """Return what ``exporter train`` wrote beside the weights; empty for any other file.
+    """Return the card that ``exporter train`` wrote into a file; empty for any other file.
 
     Raises:
-        ExporterError: the file is not a readable ``.keras`` archive, or its card is damaged.
+        ExporterError: the file isn't a readable ``.keras`` archive, or its card is damaged.
     """
     card = read_json(path, _CARD, required=False)
     said, classes = card.get("preprocessing"), card.get("classes", [])
     if said is not None and said not in tuple(PREPROCESSING):
-        raise ExporterError(f"{path}: {_CARD} names the preprocessing {said!r}, which is none")
+        raise ExporterError(f"{path}: {_CARD} has an unknown preprocessing: {said!r}")
     if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
         raise ExporterError(f"{path}: the classes in {_CARD} aren't a list of names")
     return card

@@ -1,7 +1,7 @@
-"""From stored pixels to what a network was trained on, as rows of a table.
+"""Turn stored pixels into the inputs that a network was trained on, as rows of a table.
 
-Preprocessing is part of a model: it is carried by checkpoints and artifacts and
-never guessed (a wrong one costs accuracy without any error).
+Preprocessing is part of a model. Checkpoints and artifacts store it, and we never guess it, as
+the wrong one silently costs accuracy.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ def preprocess(name: str, pixels: PixelArray) -> FloatArray:
 
     Args:
         name: a key of :data:`PREPROCESSING`: ``unit`` 0 to 1, ``raw`` 0 to 255, ``signed``
-            -1 to 1, ``caffe`` and ``torch`` as ``keras.applications.imagenet_utils``.
-        pixels: (batch, height, width, channels), RGB where there are three channels.
+            -1 to 1, ``caffe`` and ``torch`` as in ``keras.applications.imagenet_utils``.
+        pixels: (batch, height, width, channels), in RGB if there are three channels.
 
     Returns:
-        The same shape in float32.
+        The inputs, of the same shape, in float32.
 
     Raises:
         WrongUse: unknown name, or ``caffe``/``torch`` on anything but RGB.
@@ -59,14 +59,13 @@ def preprocess(name: str, pixels: PixelArray) -> FloatArray:
         raise unknown_name("preprocessing", name, PREPROCESSING)
     if name in _RGB_ONLY and pixels.shape[-1] != 3:
         raise WrongUse(
-            f"preprocessing {name!r} is defined for RGB images, "
-            f"these have {pixels.shape[-1]} channel(s)"
+            f"preprocessing {name!r} needs RGB images, but these have {pixels.shape[-1]} channel(s)"
         )
     return PREPROCESSING[name](pixels.astype(np.float32))
 
 
 def describe(name: str, image_size: tuple[int, int]) -> dict[str, Any]:
-    """Return the passport's record of how pixels become inputs."""
+    """Return the passport's entry on preprocessing."""
     return {
         "name": name,
         "resize": {"height": image_size[0], "width": image_size[1], "method": "pillow-bilinear"},

@@ -1,8 +1,8 @@
 """ResNet (He et al. 2015, arXiv:1512.03385) as plain Keras functional graphs.
 
-Only stock Keras layers are used, so a saved model loads with
-``keras.models.load_model(path)`` on any machine, without this package and
-without a custom-object argument.
+These use only stock Keras layers. So a saved model loads with
+``keras.models.load_model(path)`` on any machine, without this package and without a
+custom-object argument.
 
 Shapes are NHWC throughout; all arithmetic is float32.
 """
@@ -18,7 +18,7 @@ from keras import layers
 Tensor = Any  # keras.KerasTensor; Keras ships no types
 Block = Callable[..., Tensor]
 
-# Follows short schedules better than Keras' 0.99, whose statistics lag by hundreds of steps.
+# Better for short schedules than Keras' 0.99, with which statistics lag by hundreds of steps.
 BN_MOMENTUM = 0.9
 
 
@@ -40,7 +40,7 @@ def conv(
 def conv_bn(
     x: Tensor, filters: int, size: int, *, strides: int = 1, groups: int = 1, name: str
 ) -> Tensor:
-    """Convolve, then normalize; layers are named ``{name}_conv`` and ``{name}_bn``."""
+    """Convolve, then normalize. The layers are named ``{name}_conv`` and ``{name}_bn``."""
     x = conv(x, filters, size, strides=strides, groups=groups, name=f"{name}_conv")
     return layers.BatchNormalization(momentum=BN_MOMENTUM, name=f"{name}_bn")(x)
 
@@ -51,17 +51,17 @@ def add_relu(branch: Tensor, shortcut: Tensor, name: str) -> Tensor:
 
 
 def residual_block(x: Tensor, filters: int, *, strides: int = 1, name: str = "block") -> Tensor:
-    """Two 3x3 convolutions around a shortcut, as in ResNet-18 and 34.
+    """Build two 3x3 convolutions with a shortcut, as in ResNet-18 and 34.
 
     Args:
         x: (batch, height, width, channels).
         filters: output channels.
-        strides: of the first convolution and of the shortcut.
+        strides: strides of the first convolution and of the shortcut.
         name: prefix of the layer names.
 
     Returns:
-        (batch, ceil(height/strides), ceil(width/strides), filters). The shortcut is a
-        1x1 convolution without batch norm where the shape changes, else the identity.
+        (batch, ceil(height/strides), ceil(width/strides), filters). If the shape changes, the
+        shortcut is a 1x1 convolution without batch norm, otherwise the identity.
     """
     shortcut = x
     if strides != 1 or x.shape[-1] != filters:
@@ -73,16 +73,16 @@ def residual_block(x: Tensor, filters: int, *, strides: int = 1, name: str = "bl
 
 
 def bottleneck_block(x: Tensor, filters: int, *, strides: int = 1, name: str = "block") -> Tensor:
-    """1x1, 3x3, 1x1 convolutions around a shortcut, as in ResNet-50 and deeper.
+    """Build 1x1, 3x3 and 1x1 convolutions with a shortcut, as in ResNet-50 and deeper.
 
     Args:
         x: (batch, height, width, channels).
         filters: output channels; the inner convolutions have a quarter of them.
-        strides: of the 3x3 convolution (the "v1.5" placement) and of the shortcut.
+        strides: strides of the 3x3 convolution (the "v1.5" placement) and of the shortcut.
         name: prefix of the layer names.
 
     Returns:
-        As :func:`residual_block`.
+        The same as :func:`residual_block`.
     """
     shortcut = x
     if strides != 1 or x.shape[-1] != filters:
@@ -107,12 +107,12 @@ def four_stages(
 
     Args:
         block: called as ``block(x, filters, strides=, name=)``.
-        depths: blocks in each of the four stages.
+        depths: number of blocks in each of the four stages.
         widths: output channels of each stage.
         image_size: height and width of the input, in pixels.
         channels: channels of the input.
-        classes: length of the logits.
-        name: of the model.
+        classes: number of classes.
+        name: name of the model.
 
     Returns:
         A model from (batch, image_size, image_size, channels) to logits (batch, classes).

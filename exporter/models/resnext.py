@@ -17,23 +17,23 @@ def resnext_block(
     project: bool | None = None,
     name: str = "block",
 ) -> Tensor:
-    """1x1, grouped 3x3, 1x1 convolutions, each with batch norm, around a shortcut.
+    """Build 1x1, grouped 3x3 and 1x1 convolutions, each with batch norm, with a shortcut.
 
     Args:
         x: (batch, height, width, channels).
         filters: output channels.
-        groups: of the 3x3 convolution ("cardinality").
-        bottleneck: channels of the inner convolutions as a share of ``filters``.
-        strides: of the grouped convolution and of the shortcut.
-        project: whether the shortcut is a 1x1 convolution with batch norm; by default
-            exactly where the shape changes.
+        groups: groups of the 3x3 convolution ("cardinality").
+        bottleneck: channels of the inner convolutions as a fraction of ``filters``.
+        strides: strides of the grouped convolution and of the shortcut.
+        project: whether the shortcut is a 1x1 convolution with batch norm; by default only if
+            the shape changes.
         name: prefix of the layer names.
 
     Returns:
         (batch, ceil(height/strides), ceil(width/strides), filters).
 
     Raises:
-        ValueError: the inner channels are not a multiple of ``groups``.
+        ValueError: the number of inner channels isn't a multiple of ``groups``.
     """
     inner = round(filters * bottleneck)
     if inner % groups:

@@ -1,4 +1,4 @@
-"""The zoo as one literal table. Importing this module does not import Keras."""
+"""The zoo as one literal table. Importing this module doesn't import Keras."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from exporter.errors import unknown_name
 if TYPE_CHECKING:
     import keras
 
-DEFAULT_MODEL = "resnet18"
 IMAGE_SIZE = 96
 CHANNELS = 1
 CLASSES = 10
@@ -38,7 +37,7 @@ class ZooModel:
 
     @property
     def checkpoint(self) -> Path | None:
-        """The trained weights that ship with the package, where there are some."""
+        """The weights shipped with the package; None if there are none."""
         path = _CHECKPOINTS / f"{self.name}.keras"
         return path if path.is_file() else None
 
@@ -64,10 +63,10 @@ ZOO: dict[str, ZooModel] = {
 
 
 def lookup(name: str) -> ZooModel:
-    """Find a row by name.
+    """Find a model by name.
 
     Raises:
-        WrongUse: no such model; the message lists the nearest names.
+        WrongUse: there is no such model. The hint lists the nearest names.
     """
     if name not in ZOO:
         raise unknown_name("model", name, ZOO)
@@ -75,7 +74,7 @@ def lookup(name: str) -> ZooModel:
 
 
 def describe(row: ZooModel) -> dict[str, Any]:
-    """Return a row as JSON values; ``top1`` is that of the shipped weights, None without."""
+    """Return a row as JSON values. ``top1`` is for the shipped weights; None if there are none."""
     history = _CHECKPOINTS / f"{row.name}.history.json"
     test = json.loads(history.read_text())["test"] if row.checkpoint else {}
     return {
@@ -103,7 +102,7 @@ def build(
         logits (batch, classes).
 
     Raises:
-        WrongUse: no such model.
+        WrongUse: there is no such model.
     """
     row = lookup(name)
     from exporter.models import resnet, resnext

@@ -1,4 +1,4 @@
-"""How far two engines are apart on the same images."""
+"""Compare the logits of two engines on the same images."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# Float32 sums over a few thousand products, in another order, differ by about 1e-6 of the
-# largest logit; a hundred times that is a wrong graph, not rounding.
+# If float32 sums of a few thousand products are computed in another order, they differ by about
+# 1e-6 of the largest logit. A hundred times that is a wrong graph, not rounding.
 TOLERANCE = 1e-4
 
 Logits = npt.NDArray[Any]
@@ -17,14 +17,14 @@ Logits = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Agreement:
-    """What changed between a reference and a candidate.
+    """The differences between a reference and a candidate.
 
     Attributes:
-        images: how many were compared.
-        label_flips: images whose largest logit is elsewhere.
-        max_abs_error: the largest difference of any logit.
-        mean_abs_error: the mean difference over all logits.
-        max_relative_error: ``max_abs_error`` as a share of the reference's largest logit.
+        images: number of compared images.
+        label_flips: number of images for which another class has the largest logit.
+        max_abs_error: largest absolute difference of any logit.
+        mean_abs_error: mean absolute difference over all logits.
+        max_relative_error: ``max_abs_error`` divided by the reference's largest absolute logit.
     """
 
     images: int
@@ -45,7 +45,7 @@ def compare(reference: Logits, candidate: Logits) -> Agreement:
     largest = float(np.abs(expected).max(initial=0.0))
     worst = float(error.max(initial=0.0))
     if not (np.isfinite(got).all() and np.isfinite(expected).all()):
-        worst = float("inf")  # NaN compares as no difference at all, and would pass
+        worst = float("inf")  # a comparison with NaN would show no difference, and pass
     return Agreement(
         images=len(reference),
         label_flips=int((expected.argmax(-1) != got.argmax(-1)).sum()),

@@ -1,15 +1,15 @@
-"""Keras or TensorFlow to one ONNX graph in float32, batch norms still visible.
+"""Translate Keras or TensorFlow to one ONNX graph in float32, with batch norms still visible.
 
-tf2onnx does the op-by-op translation, on a graph *without weights*: the network is traced
-with its variables as extra inputs, translated, and the variables are put back as
-initializers. So nothing is frozen, nothing copies weights about, and neither TensorFlow's
-constant folding nor tf2onnx's optimizers can merge a batch norm before our own pass
-counts it. Three more things tf2onnx does not do are done here:
+tf2onnx translates op by op, on a graph *without weights*. We trace the network with its variables
+as extra inputs, translate it, and put the variables back as initializers. So nothing is frozen,
+and no weights are copied. Neither TensorFlow's constant folding nor tf2onnx's optimizers can merge
+a batch norm before our own pass counts it. This module also does three things that tf2onnx
+doesn't:
 
-* grouped convolutions, which Keras wraps into an XLA-compiled function that tf2onnx leaves
-  as an invalid op without failing: the mark is removed, and the function inlined;
-* an op that did not convert is an error that names the Keras layer;
-* every node keeps the name of its Keras layer (``metadata_props["keras_layer"]``).
+* Grouped convolutions: Keras wraps them into an XLA-compiled function, which tf2onnx silently
+  turns into an invalid op. We remove the XLA mark, and inline the function.
+* If an op isn't converted, you get an error that names the Keras layer.
+* Every node keeps the name of its Keras layer (``metadata_props["keras_layer"]``).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from exporter.errors import ConversionError, WrongUse
 from exporter.network.sources import Source
 from exporter.passes import LAYER_KEY
 
-OPSET = 18  # the newest that tf2onnx 1.17 writes
+OPSET = 18  # the newest opset that tf2onnx 1.17 writes
 _WEIGHT = "weight_"
 
 
@@ -34,20 +34,20 @@ def to_onnx(source: Source, batch: int | None = None) -> ir.Model:
     """Translate a network.
 
     Args:
-        source: what to translate.
+        source: the network to translate.
         batch: a fixed batch size; None leaves it open.
 
     Returns:
         A model in tf2onnx's layout: inputs and outputs as in Keras (NHWC), a Transpose on
-        each side of a convolution, weights as initializers, constants not yet folded.
+        each side of a convolution, weights as initializers, constants not folded yet.
 
     Raises:
-        ConversionError: an op has no ONNX counterpart; the message names op and layer.
+        ConversionError: an op has no ONNX counterpart. The message names the op and the layer.
     """
     batch = _agreed_batch(source, batch)
     try:
         graph_def, inputs, outputs, weights = _trace(source, batch)
-    except Exception as error:  # whatever the network's own layers raise
+    except Exception as error:  # the network's layers may raise anything
         raise ConversionError(f"TensorFlow can't trace {source.name}: {_first(error)}") from error
     proto = _translate(graph_def, inputs, outputs, source)
     model = ir.from_proto(proto)
@@ -65,11 +65,11 @@ def _agreed_batch(source: Source, asked: int | None) -> int | None:
     """Return the batch size to trace with.
 
     Raises:
-        WrongUse: the network has a batch size of its own, and another was asked for.
+        WrongUse: the network has a fixed batch size, and the user requests another.
     """
     own = source.batch
     if own is not None and asked is not None and own != asked:
-        raise WrongUse(f"{source.name} is made for batches of {own}, and --batch says {asked}")
+        raise WrongUse(f"{source.name} has a fixed batch size of {own}, but --batch is {asked}")
     return asked if own is None else own
 
 
@@ -81,7 +81,7 @@ def _first(error: Exception) -> str:
 def _trace(
     source: Source, batch: int | None
 ) -> tuple[Any, list[str], list[str], dict[str, np.ndarray[Any, Any]]]:
-    """Return a TensorFlow graph without weights, its ends, and the weights by tensor name."""
+    """Return a graph without weights, its inputs and outputs, and the weights by tensor name."""
     import tensorflow as tf
 
     specs = [
@@ -108,11 +108,11 @@ def _trace(
 
 
 def _inline(graph_def: Any, inputs: list[str], outputs: list[str]) -> Any:
-    """Let grappler inline function calls and settle shapes; there is nothing else to fold."""
+    """Let grappler inline function calls and infer shapes. There is nothing else to fold."""
     import tensorflow as tf
     from tf2onnx import tf_loader
 
-    with tf.Graph().as_default():  # grappler's interface only works on TensorFlow 1 graphs
+    with tf.Graph().as_default():  # grappler's interface works only on TensorFlow 1 graphs
         tf.import_graph_def(graph_def, name="")
         return tf_loader.tf_optimize(inputs, outputs, graph_def)
 
@@ -146,7 +146,7 @@ def _trace_keras(source: Source, specs: list[Any]) -> tuple[Any, dict[str, np.nd
 
 
 def _allow_inlining(graph_def: Any) -> None:
-    """Remove the XLA marks that keep grappler from inlining a function, as grouped conv's."""
+    """Remove XLA marks, such as a grouped convolution's, so that grappler inlines the function."""
     for function in graph_def.library.function:
         for mark in ("_XlaMustCompile", "_noinline"):
             function.attr.pop(mark, None)
@@ -157,7 +157,7 @@ def _allow_inlining(graph_def: Any) -> None:
 
 
 def _lift_constants(graph_def: Any) -> dict[str, np.ndarray[Any, Any]]:
-    """Turn the float tensors of a frozen graph into placeholders, as a Keras trace has them."""
+    """Turn the float tensors of a frozen graph into placeholders, as in a Keras trace."""
     import tensorflow as tf
 
     values = {}
@@ -182,10 +182,10 @@ def _translate(
     import tensorflow as tf
     from tf2onnx import tfonnx, utils
 
-    utils.INTERNAL_NAME = 1  # counts on from graph to graph; the same network gives the same names
+    utils.INTERNAL_NAME = 1  # reset this global counter, so that names are reproducible
     logger = logging.getLogger("tf2onnx")
     level = logger.level
-    logger.setLevel(logging.CRITICAL)  # what it would log is an error of ours, below
+    logger.setLevel(logging.CRITICAL)  # below, we raise errors instead of its log lines
     try:
         with tf.Graph().as_default() as graph:
             tf.import_graph_def(graph_def, name="")
@@ -203,7 +203,7 @@ def _translate(
 
 
 def _spell_out_erfc(proto: onnx.ModelProto) -> None:
-    """Write erfc(x), of which Keras' GELU is made and which ONNX lacks, as 1 - erf(x)."""
+    """Replace erfc(x), which Keras' GELU uses and ONNX lacks, by 1 - erf(x)."""
     nodes = []
     for node in proto.graph.node:
         nodes.append(node)
@@ -218,7 +218,7 @@ def _spell_out_erfc(proto: onnx.ModelProto) -> None:
 
 
 def _refuse_unknown_ops(proto: onnx.ModelProto, source: Source) -> None:
-    """Find TensorFlow ops that tf2onnx passed through; it logs them and goes on."""
+    """Refuse TensorFlow ops that tf2onnx left in the graph. It only logs them."""
     bad: dict[tuple[str, str], onnx.NodeProto] = {}
     for node in proto.graph.node:
         known = node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type, OPSET)
@@ -228,17 +228,17 @@ def _refuse_unknown_ops(proto: onnx.ModelProto, source: Source) -> None:
         found = ", ".join(f"{op} in layer {layer!r}" for op, layer in bad)
         raise ConversionError(
             f"{source.name} can't be converted: {found}",
-            hint="replace the layer by one of convolutions, dense, batch norm, pooling, add, "
-            "concat and the usual activations",
+            hint="replace the layer; convolutions, dense, batch norm, pooling, add, concat and the "
+            "usual activations can be converted",
         )
 
 
 def _layer_of(node: str, layers: tuple[str, ...]) -> str | None:
-    """Find the Keras layer whose name scope an op's name starts with, innermost first."""
-    by_name = {layer.lower(): layer for layer in layers}  # TensorFlow capitalises bare ops
+    """Find the innermost Keras layer whose name is a scope in an op's name."""
+    by_name = {layer.lower(): layer for layer in layers}  # TensorFlow capitalizes bare ops
     for part in reversed(node.lower().split("/")):
-        # Keras opens a layer's scope twice, to build and to call it, so the ops of "conv" are
-        # in "conv_1", which may be another layer's name; a layer used again counts on.
+        # Keras opens a layer's scope twice, to build and to call it. So the ops of "conv" are in
+        # "conv_1", which may also be another layer's name. If a layer is reused, the number grows.
         for name in (re.sub(r"_1$", "", part), part, re.sub(r"_\d+$", "", part)):
             if name in by_name:
                 return by_name[name]

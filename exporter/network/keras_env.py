@@ -1,4 +1,4 @@
-"""The one place that imports Keras, so that its backend and its noise are settled first."""
+"""The only place that imports Keras, so that its backend and its log noise are set up first."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from exporter.machine.install import pip_line
 
 @contextlib.contextmanager
 def _quiet_native_code() -> Iterator[None]:
-    """Keep off standard error what TensorFlow's libraries log before their log level counts.
+    """Hide what TensorFlow's libraries log to standard error before their log level takes effect.
 
-    File descriptor 2 is set aside for the moment; if the block fails, what was said is shown.
+    This redirects file descriptor 2 during the block. If the block fails, the log is shown.
     """
     if os.environ["TF_CPP_MIN_LOG_LEVEL"] < "2":
         yield
@@ -39,23 +39,23 @@ def _quiet_native_code() -> Iterator[None]:
 
 
 def share_gpus(tf: Any) -> None:
-    """Have TensorFlow take of a GPU's memory what it needs, not all: TensorRT builds beside it."""
+    """Make TensorFlow use only the GPU memory that it needs, as TensorRT also builds there."""
     for gpu in tf.config.list_physical_devices("GPU"):
-        with contextlib.suppress(RuntimeError):  # it has started there already, on its own terms
+        with contextlib.suppress(RuntimeError):  # TensorFlow already uses this GPU
             tf.config.experimental.set_memory_growth(gpu, True)
 
 
 def load_keras(backend: str = "tensorflow") -> ModuleType:
     """Import Keras 3 on a backend.
 
-    Conversion and evaluation trace TensorFlow graphs, so they need that backend;
-    training is plain Keras and runs on any.
+    Conversion and evaluation trace TensorFlow graphs, so they need that backend. Training is
+    plain Keras and runs on any backend.
 
     Raises:
         Missing: Keras or the backend is not installed, or another backend is active.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # Off by default in TensorFlow on CPUs without VNNI, where it still doubles convolution speed.
+    # TensorFlow turns this off on CPUs without VNNI, where it still doubles convolution speed.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("KERAS_BACKEND", backend)
     try:
@@ -64,18 +64,19 @@ def load_keras(backend: str = "tensorflow") -> ModuleType:
                 import tensorflow as tf
 
                 share_gpus(tf)
-                # The reference is float32 throughout; TF32 has 10 bits, and is on by default.
+                # The reference must be float32 throughout. TF32 has 10 bits, and is on by default.
                 tf.config.experimental.enable_tensor_float_32_execution(False)
-                tf.zeros(())  # brings up the device, which has something to say as well
+                tf.zeros(())  # initializes the device, which also logs
             import keras
     except ImportError as error:
         raise Missing(
-            f"{error.name or 'keras'} is not installed, and this command needs it",
+            f"this command needs {error.name or 'keras'}, which is not installed",
             hint=pip_line("cpu"),
         ) from error
     if backend == "tensorflow" and keras.backend.backend() != backend:
         raise Missing(
-            f"Keras runs on {keras.backend.backend()!r} here; export and evaluate need tensorflow",
+            f"export and evaluate need Keras on tensorflow, but here it runs on "
+            f"{keras.backend.backend()!r}",
             hint="unset KERAS_BACKEND, and remove it from ~/.keras/keras.json",
         )
     module: ModuleType = keras

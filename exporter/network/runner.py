@@ -1,4 +1,4 @@
-"""The shape that every engine is used through, and the Keras original as one of them."""
+"""The interface of every engine, and the Keras original as one of them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Feeds = dict[str, npt.NDArray[Any]]
 
 
 class Runner(Protocol):
-    """A context manager that holds an engine: the same feeds in, the same logits out."""
+    """A context manager for an engine. All engines take the same feeds."""
 
     def __enter__(self) -> Runner:
-        """Make the engine ready."""
+        """Open the engine."""
 
     def __exit__(
         self,
@@ -27,21 +27,21 @@ class Runner(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Let the engine go."""
+        """Free the engine."""
 
     def infer(self, feeds: Feeds) -> Feeds:
-        """Run one batch; arrays by input name to arrays by output name."""
+        """Run one batch. Takes arrays by input name, and returns arrays by output name."""
 
 
 @dataclass(frozen=True)
 class DeviceTimes:
-    """One batch on a GPU, in milliseconds: by CUDA events, but for the host's own part.
+    """Times of one batch on a GPU, in milliseconds. All but ``enqueue`` are by CUDA events.
 
     Attributes:
-        copy_in: of the inputs.
-        compute: of the kernels.
-        copy_out: of the outputs.
-        enqueue: of the host, to hand the kernels over.
+        copy_in: time to copy the inputs.
+        compute: time of the kernels.
+        copy_out: time to copy the outputs.
+        enqueue: host time to enqueue the kernels.
     """
 
     copy_in: float
@@ -55,23 +55,23 @@ class DeviceRunner(Protocol):
     """A runner that can time itself on its GPU.
 
     Attributes:
-        times: of each batch since :meth:`time_batches` was called or the list emptied.
+        times: time of each batch since :meth:`time_batches` was called or the list was emptied.
     """
 
     times: list[DeviceTimes]
 
     def time_batches(self, *, cuda_graph: bool) -> None:
-        """Time every batch from now on, with a CUDA graph or without; before the engine opens."""
+        """Time every batch from now on, with or without a CUDA graph. Call this before opening."""
 
     @property
     def device_settings(self) -> dict[str, Any]:
-        """Return all that its times depend on, for the record."""
+        """All settings that its times depend on, for the record."""
 
 
 class KerasRunner:
-    """The network as it came, in inference mode, as one compiled ``tf.function``.
+    """The original network in inference mode, as one compiled ``tf.function``.
 
-    ``jit_compile`` has XLA compile it, anew for each batch size.
+    With ``jit_compile``, XLA compiles it, once for each batch size.
     """
 
     def __init__(self, source: Source, *, jit_compile: bool = False) -> None:
@@ -79,7 +79,7 @@ class KerasRunner:
         self._jit_compile = jit_compile or None  # False would also forbid it inside
 
     def __enter__(self) -> KerasRunner:
-        """Prepare the function; it is traced on the first call."""
+        """Create the function. It is traced on the first call."""
         import tensorflow as tf
 
         call = self._source.call
@@ -106,7 +106,7 @@ class KerasRunner:
 
 
 def usable_cores() -> int:
-    """Count the cores this process may run on, which in a container are fewer than there are."""
+    """Count the cores that this process may use. A container may have fewer than the machine."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

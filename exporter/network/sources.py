@@ -1,14 +1,14 @@
-"""Where a network comes from: the zoo, a ``.keras`` file or a SavedModel folder.
+"""Load a network from the zoo, a ``.keras`` file or a SavedModel folder.
 
-Files are not trusted: ``.keras`` is loaded in Keras' safe mode, and a Lambda layer (which
-is code) is refused before Keras sees it, unless the user says ``--unsafe``.
+Files aren't trusted. We load ``.keras`` in Keras' safe mode, and refuse a Lambda layer (which is
+code) before Keras sees it, unless the user gives ``--unsafe``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,7 @@ _SCALING_LAYERS = ("Rescaling", "Normalization")
 
 @dataclass(frozen=True)
 class Port:
-    """One input or output; ``shape`` has None where it is open, ``dtype`` is numpy's name."""
+    """One input or output. Open dimensions of ``shape`` are None; ``dtype`` is numpy's name."""
 
     name: str
     shape: tuple[int | None, ...]
@@ -38,16 +38,16 @@ class Source:
     """A loaded network and what is known about it.
 
     Attributes:
-        name: how the user named it.
-        kind: which of the three ways it came.
-        weights: where the weights are from: "shipped", "random" or a file's path.
-        sha256: of the file or folder; of the weights where they are random.
+        name: the name that the user gave.
+        kind: the kind of source.
+        weights: source of the weights: "shipped", "random" or a file's path.
+        sha256: hash of the file or folder, or of the weights if they are random.
         call: takes and returns a tuple of tensors, in the order of the ports.
-        pack: gives a tuple of tensors the structure that the model itself takes.
+        pack: converts a tuple of tensors to the structure that the model itself takes.
         model: the Keras model; the restored object for a SavedModel.
-        layers: names of all layers, nested ones included.
-        preprocessing: None where nobody said.
-        classes: names by label; may be empty.
+        layers: names of all layers, including nested ones.
+        preprocessing: name of the preprocessing; None if unknown.
+        classes: class names by label; may be empty.
     """
 
     name: str
@@ -65,17 +65,17 @@ class Source:
 
     @property
     def is_keras(self) -> bool:
-        """Whether weights can be fed from outside (a SavedModel holds its own)."""
+        """Whether weights can be fed as inputs. A SavedModel contains its own."""
         return self.kind != "savedmodel"
 
     @property
     def is_ours(self) -> bool:
-        """Whether its weights are the zoo's: those in a file have seen images of their own."""
+        """Whether its weights are the zoo's. Weights in a file may be trained on other images."""
         return self.kind == "zoo" and self.weights in ("shipped", RANDOM)
 
     @property
     def batch(self) -> int | None:
-        """The batch size that is built into the network, None where it is open."""
+        """The network's fixed batch size; None if it is open."""
         return self.inputs[0].shape[0]
 
 
@@ -90,15 +90,15 @@ def load(
 
     Args:
         name: a zoo name, a ``.keras`` file or a SavedModel folder.
-        weights: for a zoo name: a ``.keras`` file that ``exporter train`` wrote, or
-            ``random``; default the shipped checkpoint.
-        preprocessing: what the user says; must agree with what the file says.
-        unsafe: run code that the file carries (Lambda layers).
+        weights: for a zoo name: a ``.keras`` file written by ``exporter train``, or ``random``.
+            The default is the shipped checkpoint.
+        preprocessing: the user's choice; must agree with the file's, if any.
+        unsafe: run code in the file (Lambda layers).
 
     Raises:
-        WrongUse: unknown name, missing file, a zoo model without weights, a Lambda layer,
-            contradicting preprocessing.
-        ExporterError: a damaged file.
+        WrongUse: unknown name, missing file, a zoo model without weights, a Lambda layer, or
+            contradictory preprocessing.
+        ExporterError: the file is damaged.
     """
     if preprocessing is not None and preprocessing not in PREPROCESSING:
         raise unknown_name("preprocessing", preprocessing, PREPROCESSING)
@@ -106,7 +106,9 @@ def load(
     if name in zoo.ZOO:
         return _from_zoo(name, weights, preprocessing, unsafe)
     if weights is not None:
-        raise WrongUse("--weights goes with a zoo model; a file brings its own", hint=_zoo_hint())
+        raise WrongUse(
+            "--weights works only with a zoo model; a file has its own weights", hint=_zoo_hint()
+        )
     if path.suffix == ".keras":
         return _from_keras_file(path, name, "keras", preprocessing, unsafe)
     if (path / "saved_model.pb").is_file():
@@ -129,10 +131,10 @@ def _from_zoo(name: str, weights: str | None, preprocessing: str | None, unsafe:
     row = zoo.lookup(name)
     if weights is None and row.checkpoint is None:
         raise WrongUse(
-            f"{name} ships without trained weights",
+            f"{name} has no shipped weights",
             hint=f"train it with: exporter train {name} -o {name}.keras\n"
             f"then: exporter export {name} --weights {name}.keras\n"
-            "or try the path with: --weights random",
+            "or try the export with: --weights random",
         )
     if weights == RANDOM:
         _agree(zoo.PREPROCESSING, preprocessing, name)
@@ -142,12 +144,12 @@ def _from_zoo(name: str, weights: str | None, preprocessing: str | None, unsafe:
     assert path is not None
     source = _from_keras_file(path, name, "zoo", preprocessing, unsafe)
     if _kernels(source.model) != _kernels(zoo.build(name)):
-        raise WrongUse(f"{path} holds another network than {name}: its layers differ")
+        raise WrongUse(f"{path} contains another network than {name}: its layers differ")
     return source
 
 
 def _kernels(model: Any) -> dict[str, tuple[int, ...]]:
-    """Return the shapes that tell networks apart, those that depend on the data left out."""
+    """Return the shapes that tell networks apart, without those that depend on the data."""
     return {
         variable.path: tuple(variable.shape)
         for variable in model.trainable_variables
@@ -156,7 +158,7 @@ def _kernels(model: Any) -> dict[str, tuple[int, ...]]:
 
 
 def from_model(model: Any, name: str) -> Source:
-    """Wrap a zoo model that is in memory, with the weights it has."""
+    """Wrap a zoo model that is already in memory, with its current weights."""
     weights = _weights_sha256(model)
     return _keras_source(model, name, "zoo", RANDOM, weights, zoo.PREPROCESSING, ())
 
@@ -175,11 +177,11 @@ def _from_keras_file(
     keras = load_keras()
     try:
         model = keras.models.load_model(path, compile=False, safe_mode=not unsafe)
-    except Exception as error:  # Keras raises whatever its layers raise
+    except Exception as error:  # layers may raise anything
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ExporterError(
             f"Keras can't load {path}: {first}",
-            hint="the file is damaged, or needs a class that Keras does not know here",
+            hint="the file is damaged, or it needs a class that Keras doesn't know here",
         ) from error
     shipped = kind == "zoo" and path == zoo.lookup(name).checkpoint
     said = _agree(card.get("preprocessing") or _built_in_scaling(model), preprocessing, name)
@@ -219,6 +221,8 @@ def _keras_source(
     def call(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(keras.tree.flatten(model(pack(inputs), training=False)))
 
+    inputs = _ports("input", _described(model.inputs, [t.name for t in model.inputs]))
+    taken = [port.name for port in inputs]
     nested = [layer.name for layer in model._flatten_layers(include_self=False)]
     operations = [operation.name for operation in getattr(model, "operations", [])]
     return Source(
@@ -228,8 +232,8 @@ def _keras_source(
         sha256=sha256,
         call=call,
         pack=pack,
-        inputs=_ports("input", _described(model.inputs, [t.name for t in model.inputs])),
-        outputs=_ports("logits", _described(model.outputs, _output_names(model))),
+        inputs=inputs,
+        outputs=_ports("logits", _described(model.outputs, _output_names(model), taken)),
         model=model,
         layers=tuple(dict.fromkeys([*nested, *operations])),
         preprocessing=preprocessing,
@@ -238,18 +242,21 @@ def _keras_source(
 
 
 def _output_names(model: Any) -> list[str]:
-    """Return the names of the layers that make the outputs; a Sequential has no list of them."""
+    """Return the names of the layers that make the outputs. A Sequential has no list of them."""
     names = getattr(model, "output_names", None)
     return list(names or [tensor._keras_history.operation.name for tensor in model.outputs])
 
 
-def _described(tensors: list[Any], names: list[str]) -> dict[str, tuple[Any, str]]:
-    """Return shape and type by name; a name that comes twice gets a number that is free."""
+def _described(
+    tensors: list[Any], names: list[str], taken: Sequence[str] = ()
+) -> dict[str, tuple[Any, str]]:
+    """Return shape and type by name. A name that is used already gets the next free number."""
     found: dict[str, tuple[Any, str]] = {}
     for name, tensor in zip(names, tensors, strict=True):
         numbered = (f"{name}_{number}" for number in itertools.count(1))
-        unique = next(n for n in numbered if n not in names and n not in found)
-        found[unique if name in found else name] = (tensor.shape, str(tensor.dtype))
+        unique = next(n for n in numbered if not {n} & {*names, *taken, *found})
+        used = name in found or name in taken
+        found[unique if used else name] = (tensor.shape, str(tensor.dtype))
     return found
 
 
@@ -276,7 +283,7 @@ def _from_saved_model(path: Path, preprocessing: str | None) -> Source:
 
 
 def _ports(single: str, found: dict[str, tuple[Any, str]]) -> tuple[Port, ...]:
-    """Name a lone tensor as the contract says; keep the user's names where there are several."""
+    """Name a lone tensor ``single``, as README promises. If there are several, keep their names."""
     return tuple(
         Port(single if len(found) == 1 else name, tuple(shape), dtype)
         for name, (shape, dtype) in found.items()
@@ -291,7 +298,7 @@ def _weights_sha256(model: Any) -> str:
 
 
 def _built_in_scaling(model: Any) -> str | None:
-    """Return ``raw`` for a model whose first layer after the input scales pixels itself."""
+    """Return ``raw`` if the model's first layer after the input scales pixels itself."""
     layers = [layer for layer in model.layers if type(layer).__name__ != "InputLayer"]
     return "raw" if layers and type(layers[0]).__name__ in _SCALING_LAYERS else None
 
@@ -299,7 +306,7 @@ def _built_in_scaling(model: Any) -> str | None:
 def _agree(carried: str | None, said: str | None, name: str) -> str | None:
     if carried is not None and said is not None and carried != said:
         raise WrongUse(
-            f"{name} was trained with preprocessing {carried!r}, and --preprocess says {said!r}",
+            f"{name} was trained with preprocessing {carried!r}, but --preprocess is {said!r}",
             hint="leave --preprocess out",
         )
     return carried or said

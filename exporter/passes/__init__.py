@@ -1,16 +1,16 @@
-"""Graph passes on onnx-ir: one file each, none knows of Keras, data sets or targets."""
+"""Graph passes on onnx-ir, one per file. No pass knows Keras, data sets or targets."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 LAYER_KEY = "keras_layer"
-"""In a node's metadata: the Keras layer that it came from."""
+"""Key in a node's metadata for the name of its Keras layer."""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A place that looked like a match and was left alone, and why."""
+    """A node that looked like a match but was left unchanged, and the reason."""
 
     node: str
     reason: str
@@ -18,12 +18,12 @@ class Kept:
 
 @dataclass
 class PassReport:
-    """What one pass did to one graph; goes into the passport.
+    """What one pass did to one graph. It goes into the passport.
 
     Attributes:
-        name: of the pass, in snake case.
-        applied: names of the nodes that were rewritten, in graph order.
-        kept: near matches that were left alone.
+        name: the pass's name, in snake case.
+        applied: names of the rewritten nodes, in graph order.
+        kept: near matches that were left unchanged.
     """
 
     name: str

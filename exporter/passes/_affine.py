@@ -1,4 +1,4 @@
-"""Nodes after a linear node that are an affine map of each channel: batch norms and their parts."""
+"""Find the affine maps of channels after a linear node: batch norms and their parts."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Affine:
     shift: Array
 
     def then(self, other: Affine) -> Affine:
-        """The map that applies `self` first and `other` to its result."""
+        """Return the map that applies `self` first and `other` to its result."""
         return Affine(self.scale * other.scale, self.shift * other.scale + other.shift)
 
     @property
     def is_finite(self) -> bool:
-        """Whether no number in it is infinite or NaN."""
+        """Whether all its numbers are finite."""
         return bool(np.isfinite(self.scale).all() and np.isfinite(self.shift).all())
 
 
@@ -36,9 +36,9 @@ class Link:
 
     Attributes:
         node: BatchNormalization, Mul, Div, Add or Sub.
-        map: what it does; a string where it can't be folded, and says why.
+        map: the affine map, or the reason why the node can't be folded.
         normalizes: whether it makes its chain a batch norm: a BatchNormalization, or a Mul or Div
-            with one constant a channel.
+            with one constant per channel.
     """
 
     node: ir.Node
@@ -53,12 +53,12 @@ class Link:
 
     @property
     def per_channel(self) -> bool:
-        """Whether it looks like a batch norm's part, and not like a gain or offset of all."""
+        """Whether it looks like part of a batch norm, not like one gain or offset for all."""
         return isinstance(self.map, str) or self.map.scale.ndim > 0 or self.map.shift.ndim > 0
 
 
 def read_chain(linear: Linear) -> tuple[list[Link], list[Kept]]:
-    """The foldable links after a linear node, and what ends them where it looks like one more."""
+    """Return the foldable links after a linear node, and the near matches that end the chain."""
     links: list[Link] = []
     value = linear.node.outputs[0]
     while True:
@@ -76,7 +76,7 @@ def read_chain(linear: Linear) -> tuple[list[Link], list[Kept]]:
 
 
 def batch_norm_names(links: Sequence[Link]) -> list[str]:
-    """One name a batch norm: the BatchNormalization's, or that of the last node of a chain."""
+    """Return one name per batch norm: the BatchNormalization's, or that of a chain's last node."""
     names: list[str] = []
     pending: str | None = None
     for link in links:
@@ -87,21 +87,6 @@ def batch_norm_names(links: Sequence[Link]) -> list[str]:
         elif pending or (link.normalizes and not names):
             pending = label(link.node)
     return [*names, pending] if pending else names
-
-
-def chained_batch_norms(linear: Linear) -> Iterator[ir.Node]:
-    """The first Mul or Div of each batch norm that is a chain after the linear node."""
-    yield from _first_gains(linear.node.outputs[0], linear)
-
-
-def _first_gains(value: ir.Value, linear: Linear) -> Iterator[ir.Node]:
-    for link in _links_of(value, linear):
-        if link.node.op_type == "BatchNormalization":
-            continue  # itself one, with whatever follows it
-        if link.normalizes:
-            yield link.node
-        elif not isinstance(link.map, str):
-            yield from _first_gains(link.node.outputs[0], linear)
 
 
 def _links_of(value: ir.Value, linear: Linear) -> Iterator[Link]:
@@ -141,7 +126,7 @@ def _batch_norm_map(node: ir.Node, linear: Linear) -> Affine | str:
     if any(array.shape != (linear.channels,) for array in given):
         return "a parameter isn't of shape [channels]"
     gamma, beta, mean, var = given
-    with np.errstate(all="ignore"):  # a bad variance is the reason given
+    with np.errstate(all="ignore"):  # _finite reports a bad variance
         scale = gamma / np.sqrt(var + node.attributes.get_float("epsilon", 1e-5))
         return _finite(Affine(scale, beta - mean * scale))
 
@@ -174,7 +159,7 @@ def _arithmetic_map(op_type: str, constant: Array, *, value_first: bool) -> Affi
         return _finite(Affine(one, -constant) if value_first else Affine(-one, constant))
     if op_type == "Mul":
         return _finite(Affine(constant, zero))
-    with np.errstate(divide="ignore"):  # a zero is the reason given
+    with np.errstate(divide="ignore"):  # _finite reports a zero
         return _finite(Affine(1.0 / constant, zero))
 
 
@@ -183,7 +168,7 @@ def _finite(affine: Affine) -> Affine | str:
 
 
 def _per_channel(array: Array, linear: Linear) -> Array | str:
-    """The constant as float64 of shape [channels] or [], or why it is neither."""
+    """Return the constant as float64 of shape [channels] or [], or the reason it is neither."""
     if not np.issubdtype(array.dtype, np.floating):
         return f"constant is {array.dtype}, not float"
     rank = linear.rank if linear.rank is not None else 1
@@ -195,6 +180,6 @@ def _per_channel(array: Array, linear: Linear) -> Array | str:
         return "constant varies along another axis than channels"
     if array.size not in (1, linear.channels):
         return "constant's size isn't the number of channels"
-    # With one channel only the rank tells a parameter, [1, 1, 1], from a gain, [].
+    # With one channel, only the rank separates a parameter, [1, 1, 1], from a gain, [].
     one_a_channel = array.size == linear.channels and array.ndim > 0
     return array.astype(np.float64).reshape(-1 if one_a_channel else ())

@@ -1,4 +1,4 @@
-"""Which nodes can't be FP16, and why: by op, by constants, by measured activations."""
+"""Find the nodes that can't be FP16, with the reason: op, constants or measured activations."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from exporter.passes.qdq import is_op, limits_of, producer_of, read_quantization
 from exporter.passes.schemes import LAYOUT
 
 HEADROOM = 4.0
-"""How much larger than on any calibration image an activation may become. Two binary exponents
-of thirty, where the images, some hundreds, are a sample of what will come."""
+"""How many times larger an activation may become than on any calibration image. The images, some
+hundreds, are only a sample. The factor takes two of FP16's thirty binary exponents."""
 
 _SUM = "a mean or sum of many elements: in FP16 it overflows or stops growing"
 _SOFTMAX = "a softmax: exponentials, and a sum of them"
-_NORM = "normalises by statistics of many elements"
-_STEEP = "magnifies the rounding of its input, near 0 or for large ones, beyond any bound"
+_NORM = "normalizes by statistics of many elements"
+_STEEP = "magnifies the rounding error of inputs, near 0 or when large, without bound"
 # fmt: off
 KEPT_OPS: Mapping[str, str] = {
     **dict.fromkeys(("Softmax", "LogSoftmax"), _SOFTMAX),
@@ -46,15 +46,15 @@ MOVING = LAYOUT | {
     "Clip", "Concat", "Expand", "Gather", "GlobalMaxPool", "Identity", "MaxPool", "Relu", "Slice",
     "Split", "Tile",
 }
-"""Their outputs are inputs of theirs, or bounds: exact in any type, so they take their
-neighbours'."""
+"""Ops that return elements of their inputs, or bounds. They are exact in any type, so they take
+the type of their neighbors."""
 _BOUNDED = MOVING | {
     "AveragePool", "Dropout", "GlobalAveragePool", "LeakyRelu", "QuantizeLinear", "ReduceMean",
     "ReduceMax",
 }
 # fmt: on
 SATURATING = frozenset({"Clip"})
-"""Their constants are bounds: beyond FP16's range they may be its end."""
+"""Ops whose constants are bounds. A bound beyond FP16's range becomes the end of that range."""
 
 Reach = Mapping[ir.Value, float]
 
@@ -66,14 +66,14 @@ def is_bounded(node: ir.Node) -> bool:
 
 
 def reach_of(graph: ir.Graph, amax: Mapping[str, float]) -> Reach:
-    """How large a tensor may get: measured with headroom, or what its scale or its inputs say.
+    """Return how large each tensor may get: as measured, plus headroom, or by scale or inputs.
 
     Args:
-        graph: its values keep the names that were measured.
+        graph: its values still have the names that were measured.
         amax: the largest magnitude of tensors, by name, on calibration images.
 
     Returns:
-        Only the values of which something is known.
+        The largest magnitude of the values for which it is known.
     """
     found: dict[ir.Value, float] = {}
     values = [*graph.inputs, *(value for node in graph for value in node.outputs)]
@@ -81,7 +81,7 @@ def reach_of(graph: ir.Graph, amax: Mapping[str, float]) -> Reach:
         node = value.producer()
         if node is not None and is_op(node, "DequantizeLinear"):
             if not _is_constant(node.inputs[0]):
-                found[value] = _largest(node)  # clipped there: needs no headroom
+                found[value] = _largest(node)  # the Q clips here, so no headroom is needed
         elif str(value.name) in amax:
             found[value] = HEADROOM * amax[str(value.name)]
         elif node is not None and is_bounded(node):
@@ -93,12 +93,13 @@ def reach_of(graph: ir.Graph, amax: Mapping[str, float]) -> Reach:
 
 
 def reason_for_fp32(node: ir.Node, opset: int, reach: Reach) -> str | None:
-    """Why a node must compute in FP32; None where FP16 will do.
+    """Return why a node must compute in FP32; None if FP16 is good enough.
 
-    The weights of a linear node may lose to underflow, channel by channel, what rounding that
-    channel's output to FP16 loses anyway: 2**-11 of what it can reach (the sum of its weights'
-    magnitudes times the input's largest, taken as 1 where not measured, plus the bias), and never
-    less than 2**-25. So a channel that training has emptied keeps no node in FP32.
+    Underflow in a linear node's weights is allowed up to the error that rounding the channel's
+    output to FP16 makes anyway. That is 2**-11 of the largest value that the channel can reach,
+    and at least 2**-25. The channel can reach the sum of its weights' magnitudes times the
+    largest input (1 if it was not measured), plus the bias. So a channel whose weights training
+    has driven to almost zero keeps no node in FP32.
     """
     if is_op(node, "QuantizeLinear") or is_op(node, "DequantizeLinear"):
         return scale_reason(node)
@@ -111,18 +112,18 @@ def reason_for_fp32(node: ir.Node, opset: int, reach: Reach) -> str | None:
 
 
 def scale_reason(node: ir.Node) -> str | None:
-    """Why the scale of a Q or DQ can't be FP16."""
+    """Return why the scale of a Q or DQ can't be FP16; None if it can."""
     scale = constant_array(node.inputs[1])
     if scale is None:
         return "its scale isn't constant"
     if float(scale.min()) < SMALLEST_NORMAL:
         return f"its scale {float(scale.min()):.2g} is below FP16's normal range"
     largest = _largest(node)
-    return f"what it represents reaches {largest:.3g}, over 65504" if largest > LARGEST else None
+    return f"its values reach {largest:.3g}, over 65504" if largest > LARGEST else None
 
 
 def _largest(node: ir.Node) -> float:
-    """The largest magnitude that a Q or DQ represents; infinite where its scale isn't known."""
+    """Return the largest magnitude that a Q or DQ represents; infinite if its scale is unknown."""
     found = read_quantization(node)
     if found is None or found.dtype is None:
         return float("inf")

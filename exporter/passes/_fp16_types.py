@@ -1,4 +1,4 @@
-"""Which type each node of a graph computes in, decided before anything is changed."""
+"""Decide which type each node of a graph computes in, before anything is changed."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Formals:
 
 @dataclass(frozen=True)
 class Plan:
-    """What each node computes in.
+    """The type that each node computes in.
 
     Attributes:
-        opset: of the graph.
+        opset: the graph's opset.
         floats: the values that were float32.
         kinds: FP16 or FP32, in graph order; nodes that take any type (Q, DQ, Shape) have none.
-        reasons: the nodes that FP16 would ruin, and why; Q and DQ too.
+        reasons: the nodes that must stay FP32 (Q and DQ too), with the reason.
     """
 
     opset: int
@@ -40,9 +40,10 @@ class Plan:
     reasons: Mapping[ir.Node, str]
 
     def formals(self, node: ir.Node) -> Formals:
-        """What follows the node's type: what shares a type variable with an output or input 0.
+        """Return the positions that share a type variable with an output or with input 0.
 
-        The rest stays FP32, such as the scales of a Resize, whose type is fixed.
+        They follow the node's type. All others stay FP32, such as the scales of a Resize, which
+        have a fixed type.
         """
         signature = read_signature(node, self.opset)
         if signature is None:
@@ -57,11 +58,11 @@ class Plan:
 
 
 def plan_types(model: ir.Model, amax: Mapping[str, float], io: ir.DataType) -> Plan:
-    """Decide; changes nothing.
+    """Decide the types without changing the graph.
 
     Args:
-        model: types of all tensors inferred.
-        amax: largest magnitude of activations, by name; may leave any out.
+        model: the types of all tensors must have been inferred.
+        amax: largest magnitude of activations, by name. Any may be missing.
         io: FP16 or FP32 for graph inputs and outputs.
     """
     graph, opset = model.graph, model.opset_imports[""]
@@ -78,14 +79,14 @@ def plan_types(model: ir.Model, amax: Mapping[str, float], io: ir.DataType) -> P
         for node in graph
         if not _takes_any_type(node, opset)
     }
-    for node in _between_fp32(graph, kinds, io):
+    for node in _between_fp32(kinds, io):
         kinds[node] = FLOAT
     floats = frozenset(value for value in values if value.dtype == FLOAT)
     return Plan(opset, floats, kinds, reasons)
 
 
 def _takes_any_type(node: ir.Node, opset: int) -> bool:
-    """Whether a node has no type of its own: Q, DQ, and those that read one tensor's shape, say."""
+    """Whether a node has no type of its own: Q, DQ, and ops such as Shape."""
     if is_op(node, "QuantizeLinear") or is_op(node, "DequantizeLinear"):
         return True
     if any(value.dtype == FLOAT for value in node.outputs):
@@ -96,10 +97,8 @@ def _takes_any_type(node: ir.Node, opset: int) -> bool:
     return len(floats) <= 1 and halves  # IsInf has an FP16 form from opset 20 on
 
 
-def _between_fp32(
-    graph: ir.Graph, kinds: Mapping[ir.Node, ir.DataType], io: ir.DataType
-) -> list[ir.Node]:
-    """The moving nodes whose neighbors on both sides are FP32, or take any type."""
+def _between_fp32(kinds: Mapping[ir.Node, ir.DataType], io: ir.DataType) -> list[ir.Node]:
+    """Return the moving nodes between neighbors that are FP32 or take any type."""
     moving = [n for n in kinds if n.op_type in MOVING and n.domain == "" and kinds[n] == HALF]
     after: set[ir.Node] = set()
     for node in moving:

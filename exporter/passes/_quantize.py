@@ -1,4 +1,4 @@
-"""The numbers of quantization: scales, zero points, and weights and biases as integers."""
+"""Compute the numbers of quantization: scales, zero points, integer weights and biases."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from exporter.passes.schemes import Scheme
 # Runtimes multiply by 1 / scale in float32, which is infinite for a denormal.
 _SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 _LARGEST_SCALE = float(np.finfo(np.float32).max)
-# Leaves half of int32 to the sum of products that is added to the bias.
+# The sum of products is added to the bias, so half of int32's range is left for it.
 _LARGEST_BIAS = 2**30
 
 
@@ -29,17 +29,17 @@ class ActivationParameters:
 def activation_parameters(
     low: float, high: float, scheme: Scheme, *, limit: float | None = None
 ) -> ActivationParameters:
-    """Scale and zero point of an activation.
+    """Return the scale and zero point of an activation.
 
     Args:
         low: smallest value to represent.
-        high: largest value to represent; both are widened to include 0, which padding needs.
-        scheme: symmetric: scale = max(-low, high) / 127, for FP8 / 448; else
+        high: largest value to represent. The range is widened to include 0, for padding.
+        scheme: if it is symmetric, scale = max(-low, high) / 127 (/ 448 for FP8); otherwise
             scale = (high - low) / 255.
-        limit: where given, no represented value may be above it (a Clip to fuse).
+        limit: if given, no represented value may be above it (for fusing a Clip).
 
     Returns:
-        A positive and finite scale whatever the finite range: 1 where it is empty.
+        A positive and finite scale for any finite range; 1 if the range is empty.
     """
     low, high = min(low, 0.0), max(high, 0.0)
     if scheme.symmetric:
@@ -53,10 +53,10 @@ def activation_parameters(
 
 
 def weight_scales(weight: Array, axis: int, number: Format) -> Array:
-    """Largest magnitude / the format's largest along `axis`; 1 for a channel of zeros.
+    """Return each channel's largest magnitude / the format's largest; 1 for a channel of zeros.
 
-    Where that is below the format's least scale, it is raised to it as long as the channel's
-    largest weight stays at 1 or more: E4M3 then has six binades below it in full precision.
+    A scale below the format's least scale is raised to it, as long as the channel's largest
+    quantized weight stays at 1 or more. E4M3 then has six binades below it in full precision.
 
     Returns:
         float32 of shape [channels].
@@ -75,8 +75,8 @@ def _symmetric_scale(amax: Array, number: Format) -> Array:
 def widen_for_bias(scales: Array, weight_is_zero: Array, bias: Array, input_scale: Array) -> Array:
     """Raise weight scales until each bias fits int32 in units of input_scale * weight_scale.
 
-    A channel with tiny weights and an ordinary bias would overflow otherwise. A channel of zeros
-    gets the finest scale that holds its bias, as its output is the bias alone.
+    Otherwise a channel with tiny weights and an ordinary bias would overflow. A channel of zeros
+    gets the finest scale that holds its bias, because its output is only the bias.
     """
     for_bias = np.abs(bias) / (float(input_scale) * _LARGEST_BIAS)
     least = np.maximum(for_bias, 2 * _SMALLEST_SCALE / float(input_scale))
@@ -87,7 +87,7 @@ def widen_for_bias(scales: Array, weight_is_zero: Array, bias: Array, input_scal
 def quantize_weight(
     weight: Array, scales: Array, axis: int, number: Format, dtype: np.dtype[Any]
 ) -> Array:
-    """round(weight / scale), ties to even, clipped to the largest; in the weight's shape."""
+    """Return round(weight / scale), ties to even, clipped to the format's largest number."""
     shape = [1] * weight.ndim
     shape[axis] = -1
     scaled = weight.astype(np.float64) / scales.astype(np.float64).reshape(shape)
@@ -95,23 +95,23 @@ def quantize_weight(
 
 
 def bias_scales(scales: Array, input_scale: Array) -> Array:
-    """input_scale * weight_scale in float32, as an integer kernel takes for granted."""
+    """Return input_scale * weight_scale in float32, as integer kernels expect."""
     return np.asarray(scales * np.float32(input_scale), np.float32)
 
 
 def quantize_bias(bias: Array, scales: Array) -> Array:
-    """round(bias / scale), clipped to int32."""
+    """Return round(bias / scale), clipped to int32."""
     info = np.iinfo(np.int32)
     return np.clip(np.rint(bias / scales.astype(np.float64)), info.min, info.max).astype(np.int32)
 
 
 def zero_channels(weight: Array, axis: int) -> Array:
-    """Which channels along `axis` have no weight but 0; bool of shape [channels]."""
+    """Return which channels along `axis` have only zero weights; bool of shape [channels]."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
     return np.asarray(~weight.any(axis=others))
 
 
 def _scale(exact: Array | float) -> Array:
-    """Rounded to float32 within its normal range; 1 for 0."""
+    """Round to float32 within its normal range; return 1 for 0."""
     wide = np.where(np.asarray(exact) == 0, 1.0, exact)
     return np.clip(wide, _SMALLEST_SCALE, _LARGEST_SCALE).astype(np.float32)

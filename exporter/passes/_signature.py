@@ -1,4 +1,4 @@
-"""Which inputs and outputs of a node must have one type, from ONNX's own schemas."""
+"""Read from ONNX's schemas which inputs and outputs of a node must have the same type."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Signature:
     """The formal types of one node's actual inputs and outputs.
 
     Attributes:
-        inputs: a type variable such as ``T``, or a fixed type such as ``tensor(float)``.
-        outputs: the same.
+        inputs: type variables such as ``T``, or fixed types such as ``tensor(float)``.
+        outputs: the same for the outputs.
         allowed: the types that each type variable may stand for.
     """
 
@@ -27,12 +27,12 @@ class Signature:
     allowed: Mapping[str, frozenset[str]]
 
     def may_be_half(self, formal: str) -> bool:
-        """Whether what has this formal type may be FP16."""
+        """Whether a tensor of this formal type may be FP16."""
         return HALF_TYPE in self.allowed.get(formal, ())
 
 
 def read_signature(node: ir.Node, opset: int) -> Signature | None:
-    """The signature of a node; None for an op that this ONNX does not know."""
+    """Return the signature of a node; None if this version of ONNX doesn't know the op."""
     if node.domain != "":
         return None
     try:
@@ -50,9 +50,9 @@ def read_signature(node: ir.Node, opset: int) -> Signature | None:
 
 
 def _formal(parameters: Sequence[Any], count: int) -> tuple[str, ...]:
-    """One formal type for each actual parameter; the last parameter may be variadic.
+    """Return one formal type per actual parameter; the last parameter may be variadic.
 
-    Each value of a heterogeneous variadic has a type of its own, so it gets a name of its own.
+    The values of a heterogeneous variadic may differ in type, so each gets its own type name.
     """
     found = []
     for index in range(count):

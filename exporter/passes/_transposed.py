@@ -1,4 +1,4 @@
-"""How each op takes a Transpose from before it to behind it: one rule a family of ops."""
+"""Rules to move a Transpose from before an op to after it, one per family of ops."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Site:
     Attributes:
         node: the node.
         perm: y = Transpose(x, perm) for each transposed input y; axis i of y is axis perm[i] of x.
-        sources: for each input the x behind it; None where it isn't such a y.
-        opset: of the default domain.
+        sources: for each input y, its x; None if the input isn't such a y.
+        opset: opset of the default domain.
     """
 
     node: ir.Node
@@ -31,22 +31,22 @@ class Site:
 
     @property
     def rank(self) -> int:
-        """Of the transposed inputs."""
+        """The rank of the transposed inputs."""
         return len(self.perm)
 
     def moved(self, axis: int) -> int:
-        """The axis of x for one of y, which may be counted from the end."""
+        """Return the axis of x for an axis of y. A negative axis counts from the end."""
         return self.perm[axis % self.rank]
 
 
 @dataclass(frozen=True)
 class Sunk:
-    """What makes the node compute on x what it computed on y.
+    """The changes that make the node compute the same on x as on y.
 
     Attributes:
-        attributes: to set.
+        attributes: attributes to set.
         constants: arrays to put in place of inputs, by input index.
-        transposes: whether a Transpose of the same perm is needed behind it.
+        transposes: whether a Transpose of the same perm is needed after it.
     """
 
     attributes: tuple[ir.Attr, ...] = ()
@@ -58,12 +58,12 @@ Rule = Callable[[Site], Sunk | str]
 
 
 def inverse(perm: Sequence[int]) -> Perm:
-    """The permutation that undoes `perm`."""
+    """Return the permutation that undoes `perm`."""
     return tuple(int(axis) for axis in np.argsort(perm))
 
 
 def _unary(site: Site) -> Sunk | str:
-    """f(T(x)) = T(f(x)), element by element; further inputs are scalars (Clip's bounds)."""
+    """f(T(x)) = T(f(x)), element by element; the other inputs are scalars (Clip's bounds)."""
     if any(source is not None for source in site.sources[1:]):
         return "an input other than the first is transposed"
     if any(output.uses() or output.is_graph_output() for output in site.node.outputs[1:]):
@@ -88,14 +88,14 @@ def _broadcast(site: Site) -> Sunk | str:
 
 
 def _is_one_element(value: ir.Value | None, rank: int) -> bool:
-    """Whether the value broadcasts the same whatever the order of the axes."""
+    """Whether the value broadcasts the same way for any order of the axes."""
     if value is None or value.shape is None or len(value.shape) > rank:
         return False
     return all(size == 1 for size in value.shape.dims)
 
 
 def _prelu(site: Site) -> Sunk | str:
-    """Broadcast, but from the slope to the data only."""
+    """Broadcast, but only from the slope to the data."""
     return _broadcast(site) if site.sources[0] is not None else "only the slope is transposed"
 
 
@@ -114,19 +114,19 @@ def _concat(site: Site) -> Sunk | str:
 
 
 def _reduce(site: Site) -> Sunk | str:
-    """Reduce(T(x), axes) = T(Reduce(x, perm[axes])); no T without keepdims, if order is kept."""
+    """Reduce(T(x), axes) = T(Reduce(x, perm[axes])); without keepdims no T, if the order stays."""
     keepdims = bool(site.node.attributes.get_int("keepdims", 1))
     axes = _read_axes(site)
     if axes is None:
         return "axes aren't constant"
-    if not axes:  # all axes or, on demand, none
+    if not axes:  # all axes, or none with noop_with_empty_axes
         noop = bool(site.node.attributes.get_int("noop_with_empty_axes", 0))
         return Sunk(transposes=keepdims or noop)
     return _remap_axes(site, axes, keepdims=keepdims)
 
 
 def _squeeze(site: Site) -> Sunk | str:
-    """Squeeze(T(x), axes) = Squeeze(x, perm[axes]) where the axes left are in order."""
+    """Squeeze(T(x), axes) = Squeeze(x, perm[axes]) if the remaining axes are in order."""
     axes = _read_axes(site)
     if not axes:
         return "axes aren't constant, or not given"
@@ -144,7 +144,7 @@ def _remap_axes(site: Site, axes: Sequence[int], *, keepdims: bool) -> Sunk | st
 
 
 def _read_axes(site: Site) -> list[int] | None:
-    """Axes from the attribute or, in later opsets, the second input; [] where none are given."""
+    """Return axes from the attribute or, in later opsets, the second input; [] if not given."""
     if not _has_input(site.node, 1):
         return list(site.node.attributes.get_ints("axes", ()))
     array = constant_array(site.node.inputs[1])
@@ -166,12 +166,12 @@ def _pad(site: Site) -> Sunk | str:
 
 
 def _batch_norm(site: Site) -> Sunk | str:
-    """As unary, where axis 1, the channels, stays axis 1."""
+    """Like unary, if axis 1, the channels, stays axis 1."""
     return _unary(site) if site.perm[1] == 1 else "channels aren't on axis 1 before the Transpose"
 
 
 def _softmax(site: Site) -> Sunk | str:
-    """Softmax(T(x), axis) = T(Softmax(x, perm[axis])), from opset 13, where axis is just one."""
+    """Softmax(T(x), axis) = T(Softmax(x, perm[axis])), from opset 13 on, where axis is one axis."""
     if site.opset < 13:
         return "before opset 13 it flattens the axes from `axis` on"
     axis = site.moved(site.node.attributes.get_int("axis", -1))
@@ -179,7 +179,7 @@ def _softmax(site: Site) -> Sunk | str:
 
 
 def _reshape(site: Site) -> Sunk | str:
-    """Reshape(T(x)) = Reshape(x) where only axes of size 1 move: same order in memory."""
+    """Reshape(T(x)) = Reshape(x) if only axes of size 1 move: the order in memory is the same."""
     source = site.sources[0]
     if source is None or not _keeps_order(source, site.perm):
         return "the Transpose changes the order of the elements"
@@ -201,32 +201,50 @@ def _keeps_order(value: ir.Value, perm: Perm) -> bool:
     return left == sorted(left)
 
 
+def _resize(site: Site) -> Sunk | str:
+    """Resize(T(x), scales) = T(Resize(x, scales by perm)); sizes likewise."""
+    if site.node.attributes.get_ints("axes") is not None:
+        return "resizes some axes only"
+    constants: dict[int, Array] = {}
+    for index in range(1, len(site.node.inputs)):
+        if not _has_input(site.node, index):
+            continue
+        array = constant_array(site.node.inputs[index])
+        if array is None:
+            return "scales or sizes aren't constant"
+        if array.size:
+            rows = array.reshape(-1, site.rank)  # two of a roi
+            constants[index] = rows[:, list(inverse(site.perm))].ravel()
+    return Sunk(constants=constants)
+
+
 def _has_input(node: ir.Node, index: int) -> bool:
     return len(node.inputs) > index and node.inputs[index] is not None
 
 
 # fmt: off
-_UNARY_OPS = (
+UNARY_OPS = (
     "Abs", "Cast", "Ceil", "Celu", "Clip", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu",
     "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Mish", "Neg", "Not",
     "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Softplus", "Softsign", "Sqrt",
     "Tanh", "ThresholdedRelu",
 )
-_BROADCAST_OPS = ("Add", "Div", "Max", "Mean", "Min", "Mul", "Pow", "Sub", "Sum", "Where")
-_REDUCE_OPS = (
+BROADCAST_OPS = ("Add", "Div", "Max", "Mean", "Min", "Mul", "Pow", "Sub", "Sum", "Where")
+REDUCE_OPS = (
     "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum",
     "ReduceSumSquare",
 )
 # fmt: on
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(_UNARY_OPS, _unary),
-    **dict.fromkeys(_BROADCAST_OPS, _broadcast),
-    **dict.fromkeys(_REDUCE_OPS, _reduce),
+    **dict.fromkeys(UNARY_OPS, _unary),
+    **dict.fromkeys(BROADCAST_OPS, _broadcast),
+    **dict.fromkeys(REDUCE_OPS, _reduce),
     "PRelu": _prelu,
     "Concat": _concat,
     "Squeeze": _squeeze,
     "Pad": _pad,
+    "Resize": _resize,
     "BatchNormalization": _batch_norm,
     "Softmax": _softmax,
     "LogSoftmax": _softmax,

@@ -1,8 +1,8 @@
-"""Add to biases what quantization was measured to take from the means."""
+"""Correct biases by the measured shift that quantization causes in the channel means."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -14,13 +14,11 @@ from exporter.passes.placement import place
 from exporter.passes.schemes import Scheme
 
 
-def outputs_to_measure(
-    model: ir.Model, scheme: Scheme, *, keep: Collection[str] = ()
-) -> dict[str, tuple[str, int]]:
-    """What each linear node that InsertQdq quantizes gives: (tensor, axis of its channels)."""
+def outputs_to_measure(model: ir.Model, scheme: Scheme) -> dict[str, tuple[str, int]]:
+    """Return (output tensor, channel axis) of each linear node that InsertQdq quantizes."""
     return {
         label(linear.node): (str(linear.node.outputs[0].name), linear.axis)
-        for linear in place(model, scheme, keep).linears
+        for linear in place(model, scheme).linears
     }
 
 
@@ -28,17 +26,17 @@ class AddBias(ir.passes.InPlacePass):
     """Add a constant to the output channels of linear nodes, in their bias.
 
     A node without a bias gets one. A bias that another node uses too is not changed: this node
-    gets its own. It runs before InsertQdq, which makes of the sum what its scheme wants.
+    gets its own. The pass runs before InsertQdq, which quantizes the new bias as its scheme wants.
 
-    It must not fire on a MatMul, which has no bias, or where the bias isn't constant. Each is in
-    `report.kept`.
+    It must not fire on a MatMul, which has no bias, or if the bias isn't constant. Each such node
+    is in `report.kept`.
 
     Attributes:
-        report: of the latest call; `applied` names the linear nodes.
+        report: report of the latest call; `applied` names the linear nodes.
     """
 
     def __init__(self, additions: Mapping[str, Array]) -> None:
-        """Take float64 [channels] by node name; of other nodes nothing is said."""
+        """Take float64 [channels] by node name. Other nodes are ignored and not reported."""
         self.report = PassReport("add_bias")
         self._additions = additions
 
@@ -57,7 +55,7 @@ class AddBias(ir.passes.InPlacePass):
 
 
 def _add(linear: Linear, addition: Array) -> str | None:
-    """Add, or say why not."""
+    """Add to the bias, or return the reason why that isn't possible."""
     node = linear.node
     if node.op_type == "MatMul":
         return "a MatMul has no bias"
@@ -67,5 +65,5 @@ def _add(linear: Linear, addition: Array) -> str | None:
     old = np.zeros(()) if parameters.bias is None else parameters.bias
     bias = np.broadcast_to(old + addition, (linear.channels,))
     set_constant_input(node, 2, bias.astype(parameters.weight.dtype), f"{label(node)}_bias")
-    node.attributes.pop("beta", None)  # of Gemm; the bias has it in it
+    node.attributes.pop("beta", None)  # a Gemm's beta is in the new bias already
     return None

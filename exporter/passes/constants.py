@@ -1,4 +1,4 @@
-"""What the passes share: reading constants, replacing them, naming."""
+"""Functions that the passes share: reading and replacing constants, and naming."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ Array = npt.NDArray[Any]
 
 
 def label(node: ir.Node) -> str:
-    """How reports name a node: its name or, as names are optional in ONNX, its first output's."""
+    """Return a node's name for reports, or its first output's, since ONNX names are optional."""
     return node.name or node.outputs[0].name or node.op_type
 
 
 def is_overridable(value: ir.Value | None) -> bool:
-    """Whether the value is an initializer that is a graph input too: only a default."""
+    """Whether the value is an initializer and also a graph input, so that it is only a default."""
     return value is not None and value.is_initializer() and value.is_graph_input()
 
 
 def constant_array(value: ir.Value | None) -> Array | None:
-    """The array of an initializer or a Constant node.
+    """Return the array of an initializer or a Constant node.
 
     Args:
-        value: any value, or None for an input left out.
+        value: any value, or None for an omitted input.
 
     Returns:
-        The array, to be read only, or None where the value isn't constant; an initializer that is
-        a graph input as well isn't, as the caller may feed another.
+        The array, read-only, or None if the value isn't constant. An initializer that is also a
+        graph input isn't constant, because the caller may feed another value.
     """
     if value is None or value.is_graph_input():
         return None
@@ -41,12 +41,12 @@ def constant_array(value: ir.Value | None) -> Array | None:
 
 
 def used_once(value: ir.Value) -> bool:
-    """Whether one node reads the value, once, and the graph doesn't return it."""
+    """Whether the value is read exactly once and is not a graph output."""
     return len(value.uses()) == 1 and not value.is_graph_output()
 
 
 def unique_name(graph: ir.Graph, hint: str) -> str:
-    """`hint`, or `hint_1`, `hint_2`... where a value of that name is in the graph already."""
+    """Return `hint`, or `hint_1`, `hint_2`... if the graph already has a value of that name."""
     taken = {value.name for value in graph.inputs} | set(graph.initializers)
     taken.update(output.name for node in graph.all_nodes() for output in node.outputs)
     name, count = hint, 0
@@ -65,10 +65,10 @@ def add_initializer(graph: ir.Graph, array: Array, name: str) -> ir.Value:
 
 
 def set_constant_input(node: ir.Node, index: int, array: Array, hint: str) -> None:
-    """Make input `index` of the node the given constant.
+    """Make the given constant the node's input `index`.
 
-    An initializer that only this node uses keeps its name and gets the new array; else a new one
-    is registered, named after `hint`.
+    If only this node uses the old initializer, that keeps its name and gets the new array.
+    Otherwise a new one is registered, named after `hint`.
     """
     graph = node.graph
     assert graph is not None
@@ -83,7 +83,7 @@ def set_constant_input(node: ir.Node, index: int, array: Array, hint: str) -> No
 
 
 def drop_unused_constants(graph: ir.Graph) -> None:
-    """Remove initializers and Constant nodes that nothing uses; graph inputs and outputs stay."""
+    """Remove unused initializers and Constant nodes; graph inputs and outputs stay."""
     for value in tuple(graph.initializers.values()):
         _drop_if_unused(graph, value)
     for node in tuple(graph):

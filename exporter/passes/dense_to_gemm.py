@@ -15,17 +15,17 @@ from exporter.passes.constants import (
 
 
 class DenseToGemm(ir.passes.InPlacePass):
-    """Rewrite x @ W + b as Gemm(x, W, b), which onnxruntime has an integer kernel with bias for.
+    """Rewrite x @ W + b as Gemm(x, W, b), because onnxruntime's integer kernel for it has a bias.
 
-    Without it the bias stays a float Add behind the MatMul, and with it a dequantisation. A
-    MatMul without Add becomes a Gemm of two inputs.
+    Otherwise the bias stays a float Add after the MatMul, which needs a dequantization. A MatMul
+    without Add becomes a Gemm of two inputs.
 
-    It must not fire where x isn't known to have rank 2 (shapes must be inferred before), where W
-    isn't a constant matrix, or where the weight is the MatMul's first input; the Add stays where
-    the MatMul's output is used elsewhere or b isn't one constant a column.
+    It must not fire if x isn't known to have rank 2 (shapes must have been inferred), if W isn't
+    a constant matrix, or if the weight is the MatMul's first input. The Add stays if the MatMul's
+    output is used elsewhere, or if b isn't one constant per column.
 
     Attributes:
-        report: of the latest call; `applied` names the MatMuls.
+        report: report of the latest call; `applied` names the MatMuls.
     """
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ def _absorb(node: ir.Node, add: ir.Node) -> None:
     bias = _other_input(add, result)
     node.resize_inputs(3)
     node.replace_input_with(2, bias)
-    if bias is not None and bias.producer() is not None:  # a Constant node, maybe behind this one
+    if bias is not None and bias.producer() is not None:  # a Constant node, maybe after this one
         array = constant_array(bias)
         assert array is not None
         set_constant_input(node, 2, array, f"{label(node)}_bias")

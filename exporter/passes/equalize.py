@@ -20,11 +20,11 @@ from exporter.passes.linear import (
     scale_weight,
 )
 
-# f(s x) = s f(x) for s > 0, whatever each channel's s is.
+# f(s x) = s f(x) for any s > 0 of each channel.
 _HOMOGENEOUS = frozenset({"Identity", "LeakyRelu", "PRelu", "Relu"})
 _POOLS = frozenset({"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool"})
 _SWEEPS = 100
-_CONVERGED = 1e-3  # of the logarithm of a factor: a weight's range is a percent of a step off
+_CONVERGED = 1e-3  # in the logarithm of a factor: a weight's range is off by a percent of a step
 
 
 @dataclass
@@ -56,19 +56,19 @@ class Equalize(ir.passes.InPlacePass):
         s = sqrt(r1 r2) / r2
 
     makes both sqrt(r1 r2) (Nagel et al. 2019, arXiv 1906.04721, section 4.1, equation 11). Pairs
-    of a chain disturb each other, so all are visited in turn until no factor changes. Computed in
-    float64 and rounded once. A channel whose weights are all 0 on one side keeps s = 1, and the
-    bias counts in r1: where tiny weights have an ordinary bias, b1 / s would become the range of
-    the whole activation.
+    of a chain change each other's ranges, so all are visited in turn until no factor changes. The
+    factors are computed in float64, and the weights are rounded once. A channel whose weights are
+    all 0 on one side keeps s = 1. The bias counts in r1: if tiny weights have an ordinary bias,
+    b1 / s would set the range of the whole activation.
 
     Between the two may be Relu, LeakyRelu, PRelu, pooling, and a Flatten before a dense layer.
-    It must not fire where a value between them has another reader or is returned; on anything
-    else between them, Clip (ReLU6) and Add above all; or where a weight or bias is shared or
-    isn't constant. Each linear node that is first of no pair is in `report.kept`. The graph is
+    It must not fire if a value between them has another reader or is a graph output; if any other
+    op is between them, most of all Clip (ReLU6) and Add; or if a weight or bias is shared or isn't
+    constant. Each linear node that is not the first of a pair is in `report.kept`. The graph is
     NCHW.
 
     Attributes:
-        report: of the latest call; `applied` names the first node of each pair.
+        report: report of the latest call; `applied` names the first node of each pair.
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class Equalize(ir.passes.InPlacePass):
         self.report = PassReport("equalize")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Find the pairs, equalize them together, write their constants back."""
+        """Find the pairs, equalize them together, and write their constants back."""
         self.report = PassReport("equalize")
         pairs = self._pairs(model.graph)
         for _ in range(_SWEEPS):
@@ -107,7 +107,7 @@ class Equalize(ir.passes.InPlacePass):
 
 
 def _read(linear: Linear) -> _Layer | str:
-    """The layer's constants, or why they can't be scaled."""
+    """Return the layer's constants, or why they can't be scaled."""
     parameters = read_parameters(linear)
     if isinstance(parameters, str):
         return f"{label(linear.node)}: {parameters}"
@@ -122,7 +122,7 @@ def _read(linear: Linear) -> _Layer | str:
 
 
 def _follower(linear: Linear) -> tuple[ir.Node, int] | str:
-    """The linear node that alone reads the channels, and the repeats; or why there is none."""
+    """Return the only linear node that reads the channels, and the repeats, or why there's none."""
     value, axis = linear.node.outputs[0], linear.axis
     while True:
         if value.is_graph_output() or not value.uses():
@@ -142,7 +142,7 @@ def _follower(linear: Linear) -> tuple[ir.Node, int] | str:
 
 
 def _passes(node: ir.Node, axis: int) -> bool:
-    """Whether the node leaves a factor on each channel along `axis` what it is."""
+    """Whether a factor on each channel along `axis` passes through the node unchanged."""
     if len(node.outputs) > 1:  # the indices of a MaxPool
         return False
     if node.op_type == "Flatten":
@@ -161,7 +161,7 @@ def _fit(first: Linear, second: Linear, axis: int) -> tuple[ir.Node, int] | str:
 
 
 def _equalize(pair: _Pair) -> float:
-    """Scale one pair; returns the largest change, as a logarithm."""
+    """Scale one pair, and return the largest change as a logarithm."""
     first, second, repeats = pair.first, pair.second, pair.repeats
     largest = channel_amax(first.linear, first.weight, "outputs")
     if first.bias is not None:
@@ -183,4 +183,4 @@ def _write(layer: _Layer) -> None:
     set_constant_input(node, 1, layer.weight.astype(layer.dtype), f"{label(node)}_weight")
     if layer.bias is not None:
         set_constant_input(node, 2, layer.bias.astype(layer.dtype), f"{label(node)}_bias")
-        node.attributes.pop("beta", None)  # of Gemm; the bias has it in it
+        node.attributes.pop("beta", None)  # a Gemm's beta is in the new bias already

@@ -1,4 +1,4 @@
-"""Fold inference batch norms into the linear node before them, and count those that are left."""
+"""Fold inference batch norms into the linear node before them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from exporter.passes._affine import (
     Affine,
     Link,
     batch_norm_names,
-    chained_batch_norms,
     read_chain,
 )
 from exporter.passes.constants import (
@@ -35,7 +34,7 @@ _NOT_AFTER_LINEAR = "its input isn't a linear node's output"
 
 @dataclass(frozen=True)
 class _Folded:
-    """A linear node's new constants, in the weight's dtype; None where one stays as it is."""
+    """A linear node's new constants, in the weight's dtype; None if one stays the same."""
 
     weight: Array | None
     bias: Array | None
@@ -44,31 +43,31 @@ class _Folded:
 class FoldBatchNorm(ir.passes.InPlacePass):
     """Fold inference batch norm into the Conv, ConvTranspose, Gemm or MatMul before it.
 
-    y = gamma * (W x + bias - mean) / sqrt(var + epsilon) + beta is linear in x still:
+    y = gamma * (W x + bias - mean) / sqrt(var + epsilon) + beta is still linear in x:
 
         a = gamma / sqrt(var + epsilon)      W'    = W * a, along the output channels
         b = beta - mean * a                  bias' = bias * a + b
 
-    Composed in float64 and rounded to the weight's dtype once. The batch norm is (a) a
-    BatchNormalization node with its own epsilon or (b) a chain of Mul, Div, Add and Sub with
-    constants that are scalar or one a channel and among which at least one Mul or Div has one a
-    channel; such a chain, mixed ones too, goes into the linear node as a whole, up to its first
-    node that can't. Add alone is no batch norm: it is merged into the bias and counted in
-    `report_bias`; a chain with no more than scalar gains stays. The graph is NCHW of any rank
-    with constants folded.
+    The new constants are computed in float64 and rounded to the weight's dtype once. The batch
+    norm is (a) a BatchNormalization node with its own epsilon, or (b) a chain of Mul, Div, Add and
+    Sub with constants that are scalar or one per channel. At least one Mul or Div of the chain
+    has one constant per channel. A chain may mix (a) and (b). It is folded as a whole, up to its
+    first node that can't be folded. An Add alone is not a batch norm: it is merged into the bias
+    and counted in `report_bias`. A chain with only scalar gains stays. The graph is NCHW of any
+    rank with constants folded.
 
-    A MatMul has no bias, so it keeps one Add behind it. It isn't rewritten as Gemm: that would
+    A MatMul has no bias, so it keeps one Add after it. It isn't rewritten as Gemm: that would
     need rank 2, and every runtime joins MatMul and Add by itself.
 
-    It must not fire where the linear node's output is used elsewhere or returned; where an
-    intermediate value is (what is before that folds); where another node uses the weight or bias
-    too ("weights shared"); on parameters that aren't constant, or are graph inputs (they may be
-    fed); with training_mode=1; on constants that vary along another axis than channels; on types
-    other than float; where a weight would not be finite in its dtype; and after anything that
-    isn't linear (pre-activation). Each is in `report.kept` with its reason.
+    It must not fire if the linear node's output, or an intermediate value, is used elsewhere or
+    is a graph output (the nodes before that value are still folded); if another node also uses
+    the weight or bias ("weights shared"); on parameters that aren't constant, or are graph inputs
+    (the caller may feed them); with training_mode=1; on constants that vary along another axis
+    than channels; on types other than float; if a weight would not be finite in its dtype; and
+    after a node that isn't linear (pre-activation). Each is in `report.kept` with its reason.
 
     Attributes:
-        report: of the latest call; `applied` has one name for each batch norm: the
+        report: report of the latest call; `applied` has one name for each batch norm: the
             BatchNormalization's, or that of the chain's last node.
         report_bias: the merged biases, by the last Add or Sub.
     """
@@ -116,7 +115,7 @@ class FoldBatchNorm(ir.passes.InPlacePass):
             self.report_bias.applied.append(label(links[-1].node))
 
     def _note_others(self, model: ir.Model) -> None:
-        """Give the batch norms that no linear node leads to their reason."""
+        """Report the reason for the batch norms that don't follow a linear node."""
         noted = {kept.node for kept in self.report.kept}
         for node in model.graph.all_nodes():
             if node.op_type == "BatchNormalization" and label(node) not in noted:
@@ -128,30 +127,8 @@ class FoldBatchNorm(ir.passes.InPlacePass):
                 self.report.kept.append(Kept(label(shift), _NOT_AFTER_LINEAR))
 
 
-def count_batch_norms(model: ir.Model) -> int:
-    """How many batch norms the graph has, foldable or not, subgraphs included.
-
-    Args:
-        model: NCHW, constants folded.
-
-    Returns:
-        BatchNormalization nodes, plus chains after a linear node with a Mul or Div by one
-        constant a channel.
-    """
-    return sum(1 for _ in _batch_norms(model.graph))
-
-
-def _batch_norms(graph: ir.Graph) -> Iterator[ir.Node]:
-    for node in graph.all_nodes():
-        if node.op_type == "BatchNormalization" and node.domain == "":
-            yield node
-        linear = read_linear(node)
-        if linear is not None:
-            yield from chained_batch_norms(linear)
-
-
 def _loose_chains(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Node]]:
-    """Each Mul of an image that an Add follows, both with one constant a channel."""
+    """Yield each Mul of an image followed by an Add, both with one constant per channel."""
     for gain in graph:
         readers = gain.outputs[0].consumers() if gain.op_type == "Mul" else ()
         if len(readers) != 1 or readers[0].op_type != "Add":
@@ -170,11 +147,11 @@ def _channels_of_constant(node: ir.Node) -> int | None:
 
 
 def _candidates(linear: Linear, chain: list[Link]) -> Iterator[list[Link]]:
-    """What to try to fold, longest first: all with a batch norm in it, then the leading Adds."""
+    """Yield chains to try, longest first: the whole one if it has a batch norm, then its Adds."""
     if any(link.normalizes for link in chain):
         yield chain
     shifts = list(takewhile(lambda link: link.only_shifts, chain))
-    # A MatMul's bias is the Add behind it: there is nowhere else for it to go.
+    # A MatMul's bias is the Add after it, so that Add can't be merged any further.
     if shifts and linear.node.op_type != "MatMul":
         yield shifts
 
@@ -189,7 +166,7 @@ def _fold(linear: Linear, links: Sequence[Link]) -> _Folded | str:
     if reason:
         return reason
     dtype = parameters.weight.dtype
-    with np.errstate(over="ignore"):  # an overflow is the reason given
+    with np.errstate(over="ignore"):  # an overflow is reported below
         weight = scale_weight(linear, parameters.weight, affine.scale).astype(dtype)
         bias = _bias(linear, parameters.bias, affine).astype(dtype)
     if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
@@ -226,10 +203,10 @@ def _apply(linear: Linear, links: Sequence[Link], folded: _Folded) -> None:
 
 
 def _add_bias(node: ir.Node, bias: Array) -> ir.Value:
-    """Give the node its new bias; returns the value that includes it."""
+    """Give the node its new bias, and return the value that includes it."""
     if node.op_type != "MatMul":
         set_constant_input(node, 2, bias, f"{label(node)}_bias")
-        node.attributes.pop("beta", None)  # of Gemm; the bias has it in it
+        node.attributes.pop("beta", None)  # a Gemm's beta is in the new bias already
         return node.outputs[0]
     graph = node.graph
     assert graph is not None

@@ -1,4 +1,4 @@
-"""Evaluate what doesn't depend on the input, in float64, and keep the result as an initializer."""
+"""Evaluate nodes that don't depend on the input in float64, and store the results."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ MAX_GROWTH = 16
 MAX_GROWN_BYTES = 1_000_000
 
 # fmt: off
-# Computed in float64 where the model says float32. All take and give one and the same type.
+# Computed in float64 if the model says float32. Inputs and outputs of each have the same type.
 _ARITHMETIC = frozenset({
     "Abs", "Add", "Ceil", "Clip", "Div", "Erf", "Exp", "Floor", "Log", "Max", "Mean", "Min",
     "Mul", "Neg", "Pow", "Reciprocal", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean",
     "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Relu", "Round", "Sigmoid",
     "Sign", "Softplus", "Sqrt", "Sub", "Sum", "Tanh", "MatMul",
 })
-# Move elements and don't change them: float64 passes through, float32 isn't promoted.
+# These move elements but don't change them: float64 passes through, float32 isn't promoted.
 _LAYOUT = frozenset({
     "Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split",
     "Squeeze", "Tile", "Transpose", "Unsqueeze",
@@ -40,12 +40,12 @@ _RANDOM = frozenset({
     "Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike",
     "RandomUniform", "RandomUniformLike",
 })
-# Folding these would undo a quantization that the graph asks for.
+# Folding these would undo the graph's quantization.
 _QUANTIZATION = frozenset({
     "DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear",
 })
-# onnx 1.23's reference evaluator is wrong on ConvTranspose with groups, on a Softmax before opset
-# 13, on LRN and on some pooling; a network has none of these on constants, so nothing is lost.
+# onnx 1.23's reference evaluator gives wrong results for ConvTranspose with groups, a Softmax
+# before opset 13, LRN and some pooling. Networks apply none of these to constants.
 _UNTRUSTED = frozenset({
     "AveragePool", "Conv", "ConvTranspose", "Hardmax", "LRN", "LogSoftmax", "LpPool", "MaxPool",
     "Softmax",
@@ -55,7 +55,7 @@ _UNTRUSTED = frozenset({
 
 @dataclass(frozen=True)
 class _Constant:
-    """An array and the dtype it has in the graph (float32 where the array carries float64)."""
+    """An array and its dtype in the graph, which is float32 if the array carries float64."""
 
     array: Array
     dtype: np.dtype[np.generic]
@@ -65,7 +65,7 @@ class _Constant:
         return self.array.size * self.dtype.itemsize
 
     def rounded(self) -> Array:
-        with np.errstate(over="ignore"):  # inf, as float32 arithmetic gives
+        with np.errstate(over="ignore"):  # an overflow gives inf, as in float32 arithmetic
             return self.array.astype(self.dtype, copy=False)
 
 
@@ -73,20 +73,20 @@ class FoldConstants(ir.passes.InPlacePass):
     """Replace each node whose inputs are all constant by its value.
 
     y = f(c1, ..., cn) with all c constant becomes an initializer named y. A chain of float32
-    arithmetic, such as a batch norm's gamma / sqrt(var + epsilon), is carried in float64 from
-    node to node and rounded to float32 once, where a node that stays, or the graph's output,
-    reads it: the error is half a unit in the last place instead of one half for each node. Nodes
-    that only move elements (a weight's Transpose) keep the dtype that they get, so that large
-    weights aren't doubled.
+    arithmetic, such as a batch norm's gamma / sqrt(var + epsilon), is computed in float64 from
+    node to node. It is rounded to float32 only once, where a remaining node or the graph's output
+    reads it. So the error is half a unit in the last place in all, instead of half a unit per
+    node. Nodes that only move elements (a weight's Transpose) keep their dtype, so that large
+    weights don't take twice the memory.
 
-    It must not fire on initializers that are graph inputs too (they may be fed), random ops, ops
-    of other domains, ops with subgraphs, nodes inside subgraphs or functions, Quantize- and
-    DequantizeLinear (folding would undo the quantization), results that aren't plain number
+    It must not fire on initializers that are also graph inputs (the caller may feed them), random
+    ops, ops of other domains, ops with subgraphs, nodes inside subgraphs or functions, Quantize-
+    and DequantizeLinear (folding would undo the quantization), results that aren't plain number
     tensors, and results above 1 MB that are more than 16 times as large as the inputs (Expand,
-    ConstantOfShape, Tile), which are cheaper to compute than to ship.
+    ConstantOfShape, Tile). The latter are cheaper to compute than to ship.
 
     Attributes:
-        report: of the latest call; `applied` names the folded nodes.
+        report: report of the latest call; `applied` names the folded nodes.
     """
 
     def __init__(self) -> None:
@@ -117,7 +117,7 @@ class FoldConstants(ir.passes.InPlacePass):
         return True
 
     def _constant_inputs(self, node: ir.Node) -> dict[str, _Constant]:
-        """The inputs by name; empty where one isn't constant, or there are none."""
+        """Return the inputs by name; empty if one isn't constant or there are none."""
         found: dict[str, _Constant] = {}
         for value in node.inputs:
             if value is None:
@@ -143,7 +143,7 @@ class FoldConstants(ir.passes.InPlacePass):
         feeds, carried = _feeds(node, inputs)
         try:
             arrays = _run(node, feeds, self._opsets)
-        # What the reference evaluator raises for an op that it doesn't implement.
+        # The reference evaluator raises these for an op that it doesn't implement.
         except (NotImplementedError, RuntimeError) as error:
             return f"onnx's reference evaluator can't compute {node.op_type}: {error}"
         if not all(isinstance(array, np.ndarray | np.generic) for array in arrays):
@@ -201,7 +201,7 @@ def _carries(constants: Iterable[_Constant]) -> bool:
 
 
 def _feeds(node: ir.Node, inputs: dict[str, _Constant]) -> tuple[dict[str, Array], bool]:
-    """The arrays to compute with, and whether a float64 result stands for float32."""
+    """Return the arrays to compute with, and whether a float64 result stands for float32."""
     floats = {c.dtype for c in inputs.values() if c.dtype.kind == "f"}
     if floats != {np.dtype(np.float32)} or node.op_type not in _ARITHMETIC | _LAYOUT:
         return {name: c.rounded() for name, c in inputs.items()}, False
@@ -223,7 +223,7 @@ def _graph_dtype(array: Array, carried: bool) -> np.dtype[np.generic]:
 
 
 def _run(node: ir.Node, feeds: dict[str, Array], opsets: dict[str, int]) -> list[Array]:
-    # A function and not the bare node: ReferenceEvaluator takes the newest opset for a bare node.
+    # Not the bare node: for that, ReferenceEvaluator would take the newest opset.
     function = onnx.helper.make_function(
         domain="fold_constants",
         fname="one_node",
@@ -237,7 +237,7 @@ def _run(node: ir.Node, feeds: dict[str, Array], opsets: dict[str, int]) -> list
 
 
 def _predicted_bytes(node: ir.Node, inputs: dict[str, _Constant]) -> int:
-    """Size of the result of the ops that can turn a few bytes into gigabytes; 0 for others."""
+    """Return the result's size for ops that can turn a few bytes into gigabytes; 0 for others."""
     constants = list(inputs.values())
     first, last = constants[0], constants[-1]
     if node.op_type == "ConstantOfShape":

@@ -1,4 +1,4 @@
-"""Fold zero padding into the convolution or max pooling behind it."""
+"""Fold zero padding into the convolution or max pooling after it."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ _NOT_NEGATIVE = frozenset({"Relu", "Sigmoid"})
 
 
 class FoldPad(ir.passes.InPlacePass):
-    """Give a Pad with zeros to the Conv or MaxPool that alone reads it.
+    """Merge a Pad with zeros into the Conv or MaxPool that is its only reader.
 
-    conv(pad(x, p), pads=q) = conv(x, pads=p + q), as a convolution pads with zeros itself. A max
-    pooling pads with minus infinity, which makes no difference to values that aren't negative,
-    as those behind a Relu. keras.applications' networks pad in a layer of its own, and between
-    Q and DQ a Pad would be computed in float: runtimes have no integer kernel for it.
+    conv(pad(x, p), pads=q) = conv(x, pads=p + q), since a convolution pads with zeros itself. A
+    max pooling pads with minus infinity. That makes no difference for values that aren't negative,
+    such as a Relu's output. The networks of keras.applications pad in separate layers. Between Q
+    and DQ a Pad would be computed in float, because runtimes have no integer kernel for it.
 
-    It must not fire on another mode or constant than zero, on pads that aren't constant, crop or
-    pad batch or channels; where auto_pad chooses by the padded size; where the padded value is
-    used elsewhere or returned; before a max pooling of values that may be negative, that is
-    dilated or rounds up, or whose window could lie in the padding alone. The graph is NCHW.
+    It must not fire on another mode than constant or another value than zero; on pads that aren't
+    constant, crop, or pad the batch or the channels; if auto_pad depends on the padded size; if
+    the padded value is used elsewhere or is a graph output; before a max pooling if its values may
+    be negative, if it is dilated or rounds up, or if a window could lie entirely in the padding.
+    The graph is NCHW.
 
     Attributes:
-        report: of the latest call; `applied` names the Pads.
+        report: report of the latest call; `applied` names the Pads.
     """
 
     def __init__(self) -> None:
@@ -64,7 +65,7 @@ class FoldPad(ir.passes.InPlacePass):
 
 
 def _spatial_zeros(node: ir.Node) -> list[int] | str:
-    """Return what is added to height and width, all beginnings first, or why that isn't it."""
+    """Return the zeros added to height and width, all beginnings first, or why it can't fold."""
     mode = node.attributes.get_string("mode", "constant")
     if mode != "constant":
         return f"mode is {mode!r}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
@@ -27,18 +26,17 @@ from exporter.passes.qdq import Builder, attributes_of
 from exporter.passes.schemes import Scheme
 
 FIRST_OPSET = 13
-"""The first with a scale for each channel."""
-_NO_SCALES: Mapping[str, Array] = MappingProxyType({})
+"""The first opset with a scale for each channel."""
 
 
 def tensors_to_calibrate(
     model: ir.Model, scheme: Scheme, *, keep: Collection[str] = ()
 ) -> list[str]:
-    """The tensors whose range `InsertQdq` needs, in graph order; some may be graph inputs.
+    """Return the tensors whose range `InsertQdq` needs, in graph order, graph inputs included.
 
-    Tensors on one scale that an op only selects or moves (the output of a MaxPool or Concat) are
-    left out: their inputs' ranges say all. What is needed with a `keep` is among what is needed
-    without, so one calibration serves every choice.
+    Outputs of ops that only select or move elements (MaxPool or Concat) share the scale of their
+    inputs, so they are left out. A `keep` never needs more tensors than no `keep`, so one
+    calibration serves every choice.
     """
     placement = place(model, scheme, keep)
     needed = {source for value in placement.values for source in placement.sources(value)}
@@ -50,27 +48,28 @@ class InsertQdq(ir.passes.InPlacePass):
     """Quantize a folded NCHW float32 graph by a scheme, as explicit Q/DQ.
 
     x ~ (q - zero_point) * scale with q = clip(round(x / scale) + zero_point). Activations have
-    one scale, from `ranges`; weights one an output channel, amax / 127, zero point 0; biases stay
-    float32 (`tensorrt`, `fp8`) or become int32 in units of input_scale * weight_scale (`cpu`).
-    For FP8, round is to E4M3, and amax / 448 the scale.
+    one scale, from `ranges`. Weights have one scale per output channel, amax / 127, with zero
+    point 0. Biases stay float32 (`tensorrt`, `fp8`) or become int32 in units of input_scale *
+    weight_scale (`cpu`). For FP8, values are rounded to E4M3, and the scale is amax / 448.
 
-    One pair a tensor, behind which all its readers are, float ones too: a second, float output
-    would keep the kernel before it from giving integers alone. A pair stands behind the
-    activation function, never between it and the node it fuses with. On a residual Add the
-    `tensorrt` and `fp8` schemes quantize the shortcut only: of the two branches, the main one is
-    that which a convolution gives to the Add alone and, where both or neither are, the one with
-    more nodes before it. MaxPool, Concat and, for `cpu`, what changes only the layout share one
-    scale between inputs and output (for `fp8`, Concat alone); for `cpu`, a ReLU's output in a
-    Concat with signed tensors keeps its own, for its zero point to stay 0.
+    Each tensor has one pair, and all its readers read from it, float ones too: with a second,
+    float output, the kernel before it could not write integers only. A pair stands after the
+    activation function, never between it and the node that it fuses with. On a residual Add, the
+    `tensorrt` and `fp8` schemes quantize only the shortcut. The other branch, the main one, is
+    the output of a convolution that only the Add reads. If both branches or neither are that, the
+    main one has more nodes before it. MaxPool, Concat and, for `cpu`, ops that change only the
+    layout share one scale between inputs and output (for `fp8`, only Concat does). For `cpu`, a
+    ReLU's output in a Concat with signed tensors keeps its own scale, so that its zero point
+    stays 0.
 
-    It must not fire on the nodes in `keep` (but they read and give integers where others want
-    that), on linear nodes whose weights aren't constant, on a grouped ConvTranspose, on
-    convolutions that the scheme has no kernel for (`ConvLimits`), or on a
-    graph that has quantization already. Each linear node left alone is in `report.kept`. Types
-    must be inferred where the graph has integer arithmetic, which would be taken for float.
+    It must not fire on the nodes in `keep` (but their inputs and outputs may still be quantized
+    for other nodes), on linear nodes whose weights aren't constant, on a grouped ConvTranspose,
+    on convolutions that the scheme has no kernel for (`ConvLimits`), or on a graph that is
+    quantized already. Each unchanged linear node is in `report.kept`. If the graph has integer
+    arithmetic, types must have been inferred. Otherwise it would be taken for float.
 
     Attributes:
-        report: of the latest call; `applied` names the linear nodes.
+        report: report of the latest call; `applied` names the linear nodes.
     """
 
     def __init__(
@@ -79,41 +78,38 @@ class InsertQdq(ir.passes.InPlacePass):
         ranges: Mapping[str, tuple[float, float]],
         *,
         keep: Collection[str] = (),
-        scales: Mapping[str, Array] = _NO_SCALES,
     ) -> None:
-        """Take what calibration found.
+        """Take the results of the calibration.
 
         Args:
             scheme: a row of `exporter.passes.schemes.SCHEMES`.
             ranges: (low, high) of each of `tensors_to_calibrate`, by name; others are ignored.
             keep: names of nodes to leave in float.
-            scales: weight scales to use instead of amax / 127, by the linear node's name;
-                positive, of shape [channels]. The weights are clipped to +-127 of them.
         """
         self.report = PassReport("insert_qdq")
-        self._scheme, self._ranges, self._scales = scheme, ranges, scales
+        self._scheme, self._ranges = scheme, ranges
         self._keep = frozenset(keep)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Place, then insert at each activation in graph order, then at each weight.
+        """Decide the places, quantize each weight, then insert a pair at each activation.
 
         Raises:
-            WrongUse: a range is missing or not finite, a name in `keep` is no node's, a given
-                scale does not fit its weight, or the opset is older than the scheme's.
+            WrongUse: a range is missing or not finite, a name in `keep` is not a node's, or the
+                opset is too old for the scheme.
         """
         self.report = PassReport("insert_qdq")
         _check_opset(model, self._scheme)
         if any(node.op_type == "DequantizeLinear" for node in model.graph.all_nodes()):
-            self.report.kept.append(Kept(str(model.graph.name), "has quantisation already"))
+            self.report.kept.append(Kept(str(model.graph.name), "is quantized already"))
             return ir.passes.PassResult(model, modified=False)
         placement = place(model, self._scheme, self._keep)
         parameters = {value: self._parameters(value, placement) for value in placement.values}
         self.report.kept.extend(placement.kept)
         insertion = _Insertion(model.graph, self._scheme)
-        for linear in placement.linears:  # first, while each still reads its plain input
+        for linear in placement.linears:  # first, while each still reads its original input
             source = linear.node.inputs[0]
             assert source is not None
-            insertion.quantize_linear(linear, parameters[source], self._given(linear))
+            insertion.quantize_linear(linear, parameters[source])
             self.report.applied.append(label(linear.node))
         for value in placement.values:
             insertion.insert_pair(value, parameters[value], placement.groups[value][0])
@@ -136,25 +132,13 @@ class InsertQdq(ir.passes.InPlacePass):
         name = str(value.name)
         if name not in self._ranges:
             raise WrongUse(
-                f"calibration has no range for tensor {name!r}",
-                hint="calibrate this very graph, with the same scheme",
+                f"the calibration has no range for tensor {name!r}",
+                hint="calibrate this exact graph with the same scheme",
             )
         low, high = self._ranges[name]
         if not (np.isfinite(low) and np.isfinite(high) and low <= high):
-            raise WrongUse(f"the range of tensor {name!r} is ({low}, {high})")
+            raise WrongUse(f"the range of tensor {name!r} is invalid: ({low}, {high})")
         return float(low), float(high)
-
-    def _given(self, linear: Linear) -> Array | None:
-        scales = self._scales.get(label(linear.node))
-        if scales is None:
-            return None
-        usable = np.isfinite(scales).all() and (np.asarray(scales) > 0).all()
-        if np.shape(scales) != (linear.channels,) or not usable:
-            raise WrongUse(
-                f"the weight scales given for {label(linear.node)!r} aren't "
-                f"{linear.channels} positive numbers"
-            )
-        return np.asarray(scales, np.float32)
 
 
 def _check_opset(model: ir.Model, scheme: Scheme) -> None:
@@ -162,13 +146,13 @@ def _check_opset(model: ir.Model, scheme: Scheme) -> None:
     if opset < scheme.opset:
         what = "a scale for each channel" if scheme.opset == FIRST_OPSET else scheme.activation
         raise WrongUse(
-            f"the graph has opset {opset}; {what} needs {scheme.opset}",
+            f"the graph has opset {opset}, but {what} needs opset {scheme.opset}",
             hint="raise it with onnx.version_converter.convert_version",
         )
 
 
 class _Insertion:
-    """Edits one graph; keeps what several nodes share."""
+    """Edits one graph, and remembers constants that several nodes share."""
 
     def __init__(self, graph: ir.Graph, scheme: Scheme) -> None:
         self._graph, self._scheme, self._builder = graph, scheme, Builder(graph)
@@ -178,7 +162,7 @@ class _Insertion:
     def insert_pair(
         self, value: ir.Value, parameters: ActivationParameters, first: ir.Value
     ) -> None:
-        """Put Q and DQ behind the value; `first` of its group gives the constants their name."""
+        """Put Q and DQ after the value. The constants are named after its group's `first`."""
         readers = tuple(value.uses())
         scale, zero_point = self._constants(parameters, first)
         quantize = self._builder.quantize(value, scale, zero_point)
@@ -191,19 +175,17 @@ class _Insertion:
             self._graph.insert_after(producer, [quantize, dequantize])
         for node, index in readers:
             node.replace_input_with(index, dequantize.outputs[0])
-        # An integer kernel gives nothing else; where outputs follow the reader, this is a reader.
+        # An integer kernel writes integers only, so the graph's output must read from the DQ too.
         if value.is_graph_output() and self._scheme.outputs and producer is not None:
             _give_instead(self._graph, value, dequantize.outputs[0])
 
-    def quantize_linear(
-        self, linear: Linear, source: ActivationParameters, given: Array | None
-    ) -> None:
-        """Replace the weight, and by scheme the bias, by a DQ of integers."""
+    def quantize_linear(self, linear: Linear, source: ActivationParameters) -> None:
+        """Replace the weight and, in some schemes, the bias by a DQ of integers."""
         node, scheme = linear.node, self._scheme
         parameters = read_parameters(linear)
-        assert not isinstance(parameters, str), "placement took it"
+        assert not isinstance(parameters, str), "place() has read them already"
         weight, axis = parameters.weight, weight_axis(node)
-        scales = weight_scales(weight, axis, scheme.weights) if given is None else given
+        scales = weight_scales(weight, axis, scheme.weights)
         bias = parameters.bias if scheme.int32_bias and node.op_type != "MatMul" else None
         if bias is not None:
             bias = np.broadcast_to(bias, (linear.channels,))
@@ -255,11 +237,11 @@ class _Insertion:
         dequantize = build.dequantize(integers, scale, None, f"{name}_dequantized", 0)
         self._graph.insert_before(node, dequantize)
         node.replace_input_with(2, dequantize.outputs[0])
-        node.attributes.pop("beta", None)  # of Gemm; the bias has it in it
+        node.attributes.pop("beta", None)  # a Gemm's beta is in the new bias already
 
 
 def _give_instead(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
-    """Return `new` from the graph where it returned `old`, by the same name."""
+    """Make `new` a graph output in place of `old`, under the same name."""
     for index, value in enumerate(tuple(graph.outputs)):
         if value is old:
             graph.outputs[index] = new

@@ -1,4 +1,4 @@
-"""The linear nodes: where their weight and bias are, and how a per-channel affine map goes in."""
+"""Read linear nodes: find their weight and bias, and scale the weight by channel."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _LINEAR_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 @dataclass(frozen=True)
 class Linear:
-    """A Conv, ConvTranspose, Gemm or MatMul and the layout of what it gives.
+    """A Conv, ConvTranspose, Gemm or MatMul, and the layout of its output.
 
     Attributes:
         node: the node; its input 1 is the weight.
-        channels: output channels.
-        axis: of the channels in the output; -1 is the last.
-        rank: of the output; None where unknown (a MatMul of unknown input).
+        channels: number of output channels.
+        axis: axis of the channels in the output; -1 is the last.
+        rank: rank of the output; None if unknown (a MatMul of unknown input).
     """
 
     node: ir.Node
@@ -38,9 +38,9 @@ class Parameters:
     """A linear node's constants.
 
     Attributes:
-        weight: as the node holds it.
-        bias: what is added in effect, beta included, float64 of shape [channels] or []; None
-            where nothing is.
+        weight: as stored in the node.
+        bias: the effective bias, including beta, float64 of shape [channels] or []; None if there
+            is none.
     """
 
     weight: Array
@@ -48,7 +48,7 @@ class Parameters:
 
 
 def read_linear(node: ir.Node) -> Linear | None:
-    """Describe a linear node; None for others, and where the weight's shape isn't known."""
+    """Describe a linear node; return None for others, and if the weight's shape is unknown."""
     if node.domain != "" or node.op_type not in _LINEAR_OPS or node.inputs[1] is None:
         return None
     shape = node.inputs[1].shape
@@ -73,7 +73,7 @@ def _read_matmul(node: ir.Node, sizes: tuple[int, ...]) -> Linear | None:
 
 
 def read_parameters(linear: Linear) -> Parameters | str:
-    """The weight and bias, or why they can't be changed."""
+    """Return the weight and bias, or why they can't be changed."""
     value = linear.node.inputs[1]
     weight = constant_array(value)
     if weight is None:
@@ -93,17 +93,17 @@ def _read_bias(linear: Linear) -> Array | str | None:
         return "bias is a graph input" if is_overridable(value) else "bias isn't constant"
     if any(size != 1 for size in bias.shape[:-1]):
         return "bias varies along another axis than channels"
-    beta = linear.node.attributes.get_float("beta", 1.0)  # of Gemm; others have none
+    beta = linear.node.attributes.get_float("beta", 1.0)  # only a Gemm has one
     return bias.astype(np.float64).reshape(bias.shape[-1:]) * beta
 
 
 def bias_value(node: ir.Node) -> ir.Value | None:
-    """The bias input; None where there is none."""
+    """Return the bias input; None if there is none."""
     return node.inputs[2] if len(node.inputs) > 2 else None
 
 
 def scale_weight(linear: Linear, weight: Array, scale: Array, side: Side = "outputs") -> Array:
-    """The weight times `scale` ([channels] or []) along its output or input channels, float64."""
+    """Return the weight times `scale` ([channels] or []) along one side's channels, float64."""
     view, axes = _by_channel(linear, weight.astype(np.float64), side)
     shape = [size if axis in axes else 1 for axis, size in enumerate(view.shape)]
     factors = np.broadcast_to(scale, (math.prod(shape),)).reshape(shape)
@@ -111,7 +111,7 @@ def scale_weight(linear: Linear, weight: Array, scale: Array, side: Side = "outp
 
 
 def input_channels(linear: Linear) -> int:
-    """How many channels the node reads."""
+    """Return how many channels the node reads."""
     weight = linear.node.inputs[1]
     assert weight is not None
     assert weight.shape is not None
@@ -122,19 +122,19 @@ def input_channels(linear: Linear) -> int:
 
 
 def channel_amax(linear: Linear, weight: Array, side: Side) -> Array:
-    """Largest magnitude of each output or input channel's weights, float64 [channels]."""
+    """Return the largest magnitude of the weights by channel of one side, float64 [channels]."""
     view, axes = _by_channel(linear, np.abs(weight.astype(np.float64)), side)
     others = tuple(axis for axis in range(view.ndim) if axis not in axes)
     return np.asarray(view.max(axis=others, initial=0)).ravel()
 
 
 def _by_channel(linear: Linear, weight: Array, side: Side) -> tuple[Array, tuple[int, ...]]:
-    """The weight in a shape in which some axes, read in order, count the channels."""
+    """Return the weight, reshaped, and the axes that together count the channels, in order."""
     node, groups = linear.node, _groups(linear.node)
     outputs = side == "outputs"
     if node.op_type in ("Conv", "ConvTranspose"):
-        # [Cout, Cin/groups, k...] or [Cin, Cout/groups, k...]: the rows come group by group, and
-        # a group has its own columns.
+        # [Cout, Cin/groups, k...] or [Cin, Cout/groups, k...]: the rows are sorted by group, and
+        # each group has its own columns.
         if outputs == (node.op_type == "Conv"):
             return weight, (0,)
         return weight.reshape(groups, -1, *weight.shape[1:]), (0, 2)
@@ -146,4 +146,4 @@ def _groups(node: ir.Node) -> int:
 
 
 def _is_b_transposed(node: ir.Node) -> bool:
-    return bool(node.attributes.get_int("transB", 0))  # of Gemm; others have none
+    return bool(node.attributes.get_int("transB", 0))  # only a Gemm has one

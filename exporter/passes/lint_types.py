@@ -1,4 +1,4 @@
-"""Check that a graph is strongly typed: a builder that gets no precision flags obeys its types."""
+"""Check that a graph is strongly typed, so that a builder without precision flags can use it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Rule = Callable[[ir.Node, Signature], Iterator[tuple[Severity, str]]]
 
 
 def lint_types(model: ir.Model) -> list[Finding]:
-    """All findings in graph order; an empty list is a clean graph. Changes nothing."""
+    """Return all findings in graph order, an empty list if there are none. Changes nothing."""
     opset = model.opset_imports.get("", 1)
     found = []
     for node in model.graph:
         signature = read_signature(node, opset)
         if signature is None:
-            found.append(_finding(node, "known-op", "error", f"no op of ONNX opset {opset}"))
+            found.append(_finding(node, "known-op", "error", f"not an op of ONNX opset {opset}"))
             continue
         for name, rule in RULES.items():
             found.extend(_finding(node, name, *each) for each in rule(node, signature))
@@ -29,7 +29,7 @@ def lint_types(model: ir.Model) -> list[Finding]:
 
 
 def _mixed(node: ir.Node, signature: Signature) -> Iterator[tuple[Severity, str]]:
-    """Inputs and outputs that ONNX gives one type have one."""
+    """Inputs and outputs that must have the same type in ONNX do have it."""
     types: dict[str, dict[str, list[str]]] = {}
     pairs = [*zip(node.inputs, signature.inputs, strict=True)]
     pairs += zip(node.outputs, signature.outputs, strict=True)
@@ -42,11 +42,11 @@ def _mixed(node: ir.Node, signature: Signature) -> Iterator[tuple[Severity, str]
     for by_type in types.values():
         if len(by_type) > 1:
             mix = "; ".join(f"{', '.join(names)}: {dtype}" for dtype, names in by_type.items())
-            yield "error", f"mixes types: {mix}"
+            yield "error", f"it mixes types: {mix}"
 
 
 def _allowed(node: ir.Node, signature: Signature) -> Iterator[tuple[Severity, str]]:
-    """Every type is one that ONNX has the op for."""
+    """ONNX allows every type for the op."""
     pairs = [*zip(node.inputs, signature.inputs, strict=True)]
     pairs += zip(node.outputs, signature.outputs, strict=True)
     for value, formal in pairs:
@@ -54,9 +54,9 @@ def _allowed(node: ir.Node, signature: Signature) -> Iterator[tuple[Severity, st
             continue
         dtype = _dtype(value)
         if dtype is None:
-            yield "error", f"the type of {value.name!r} isn't written"
+            yield "error", f"the graph doesn't give the type of {value.name!r}"
         elif f"tensor({dtype.name.lower()})" not in signature.allowed.get(formal, {formal}):
-            yield "error", f"{value.name!r} is {dtype.name}, which {node.op_type} can't have"
+            yield "error", f"{value.name!r} is {dtype.name}, but {node.op_type} can't have that"
 
 
 def _cast_back(node: ir.Node, signature: Signature) -> Iterator[tuple[Severity, str]]:
@@ -64,15 +64,15 @@ def _cast_back(node: ir.Node, signature: Signature) -> Iterator[tuple[Severity, 
     first = producer_of(node.inputs[0], "Cast") if is_op(node, "Cast") else None
     source = None if first is None else first.inputs[0]
     if first is not None and source is not None and source.dtype == node.outputs[0].dtype:
-        yield "warning", f"undoes {label(first)}: the pair costs time and precision"
+        yield "warning", f"it undoes {label(first)}: the pair costs time and precision"
 
 
 RULES: dict[str, Rule] = {"mixed-types": _mixed, "allowed-type": _allowed, "cast-back": _cast_back}
-"""In the order in which they are applied to each node."""
+"""The rules by name, in the order in which they are applied to each node."""
 
 
 def _dtype(value: ir.Value) -> ir.DataType | None:
-    """What a tensor is; of a constant its data's, whatever a stale declaration may say."""
+    """Return a tensor's type; for a constant that of its data, as its declaration may be stale."""
     return value.dtype if value.const_value is None else value.const_value.dtype
 
 

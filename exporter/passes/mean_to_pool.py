@@ -1,4 +1,4 @@
-"""Write a mean over height and width as the pooling that it is."""
+"""Rewrite a mean over height and width as global average pooling."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from exporter.passes.constants import constant_array, drop_unused_constants, lab
 class MeanToPool(ir.passes.InPlacePass):
     """Rewrite ReduceMean over the last two of four axes as GlobalAveragePool.
 
-    Both are the mean of each channel. Runtimes have an integer kernel for the pooling only, and
-    keras' GlobalAveragePooling2D comes as a ReduceMean; without keepdims a Flatten follows.
+    Both are the mean of each channel. Runtimes have an integer kernel only for the pooling, but
+    Keras' GlobalAveragePooling2D is converted to a ReduceMean. Without keepdims, a Flatten is
+    added.
 
-    It must not fire on other axes, where they aren't constant, or where the input isn't known to
-    have rank 4 (shapes must be inferred before).
+    It must not fire on other axes, if the axes aren't constant, or if the input isn't known to
+    have rank 4 (shapes must have been inferred).
 
     Attributes:
-        report: of the latest call; `applied` names the means.
+        report: report of the latest call; `applied` names the means.
     """
 
     def __init__(self) -> None:
@@ -56,7 +57,7 @@ def _refusal(node: ir.Node) -> str | None:
     if source is None or source.shape is None:
         return "rank of its input isn't known"
     if source.dtype is not None and not source.dtype.is_floating_point():
-        return f"a mean of {source.dtype.name}, which no pooling takes"
+        return f"no pooling takes {source.dtype.name}"
     rank = len(source.shape)
     if rank != 4:
         return f"input has rank {rank}"
@@ -77,7 +78,7 @@ def _axes(node: ir.Node) -> list[int] | None:
 
 
 def _flatten(node: ir.Node) -> None:
-    """Drop the two axes of size 1, under the name that the mean had."""
+    """Drop the two axes of size 1; the result keeps the mean's name."""
     graph, value = node.graph, node.outputs[0]
     assert graph is not None
     flatten = ir.Node("", "Flatten", [None], [ir.AttrInt64("axis", 1)])

@@ -12,7 +12,7 @@ class NchwInputs(ir.passes.InPlacePass):
 
     SinkTransposes then cancels that Transpose with the one in front of the first convolution,
     so that an NCHW feed reaches it without a copy. Inputs of any other rank have no image
-    layout and stay as they are.
+    layout and are not changed.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Where a scheme wants Q/DQ pairs in a graph, and which of them share a scale."""
+"""Decide where a scheme needs Q/DQ pairs in a graph, and which of them share a scale."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from exporter.passes.schemes import LAYOUT, Scheme
 
 LINEAR_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _NEVER_NEGATIVE = frozenset({"HardSigmoid", "Relu", "Sigmoid", "Softmax"})
-_KEEPS_SIGN = LAYOUT | {"AveragePool", "Concat", "GlobalAveragePool", "MaxPool"}
+_KEEPS_SIGN = LAYOUT | {"AveragePool", "Concat", "GlobalAveragePool", "MaxPool", "Resize"}
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,10 @@ class Placement:
 
     Attributes:
         values: activations that get a pair, in graph order.
-        linears: linear nodes whose weight, and in some schemes bias, is quantized.
-        groups: for each of `values`, all on its scale, in graph order, itself too.
-        kept: linear nodes that stay float, and why.
+        linears: linear nodes to quantize: their weight and, in some schemes, their bias.
+        groups: for each of `values`, all values that share its scale, itself included, in graph
+            order.
+        kept: linear nodes that stay in float, with the reason.
     """
 
     values: tuple[ir.Value, ...]
@@ -36,7 +37,7 @@ class Placement:
     scheme: Scheme
 
     def sources(self, value: ir.Value) -> tuple[ir.Value, ...]:
-        """The tensors whose joint range is the value's: what its group selects or moves."""
+        """Return the tensors that the value's group selects or moves; their joint range is its."""
         members = self.groups[value]
         found = (source for member in members for source in _sources(member, self.scheme))
         return tuple(dict.fromkeys(found))
@@ -47,10 +48,10 @@ class Placement:
 
 
 def place(model: ir.Model, scheme: Scheme, keep: Collection[str] = ()) -> Placement:
-    """Decide where the pairs go; changes nothing.
+    """Decide where the pairs go, without changing the graph.
 
     Raises:
-        WrongUse: a name in `keep` is no node's.
+        WrongUse: a name in `keep` is not a node's.
     """
     nodes = [node for node in model.graph if node.domain == ""]
     _check_names(nodes, keep)
@@ -58,7 +59,7 @@ def place(model: ir.Model, scheme: Scheme, keep: Collection[str] = ()) -> Placem
     quantized = {linear.node for linear in linears}
     free = [node for node in nodes if label(node) not in keep]
     depths = _depths(nodes)
-    # A convolution for which there is no kernel fuses with no Add either.
+    # A convolution without a kernel can't fuse with an Add either.
     unfused = {*keep, *(each.node for each in kept)} if scheme.convolutions else keep
     wanted: set[ir.Value] = set()
     for node in free:
@@ -71,23 +72,28 @@ def place(model: ir.Model, scheme: Scheme, keep: Collection[str] = ()) -> Placem
 
 
 def shared_inputs(node: ir.Node, scheme: Scheme) -> list[ir.Value]:
-    """The inputs on the output's scale; none where the op computes, or reads a constant."""
-    if node.op_type not in scheme.shared or node.domain != "":
+    """Return the inputs on the output's scale; none if the op computes or reads a constant."""
+    if node.op_type not in scheme.shared or node.domain != "" or _mode(node) != "nearest":
         return []
     inputs = node.inputs if node.op_type == "Concat" else node.inputs[:1]
     values = [value for value in inputs if value is not None and is_activation(value)]
     return values if len(values) == len(inputs) else []
 
 
+def _mode(node: ir.Node) -> str:
+    """Return how a Resize fills gaps. Only nearest, ONNX's default, gives no new values."""
+    return str(node.attributes.get_string("mode", "nearest"))
+
+
 def is_activation(value: ir.Value | None) -> bool:
-    """Whether it's a float tensor, as far as types are known, that isn't constant."""
+    """Whether it's a float tensor that isn't constant. An unknown type counts as float."""
     if value is None or constant_array(value) is not None or is_overridable(value):
         return False
     return value.dtype in (None, ir.DataType.FLOAT, ir.DataType.FLOAT16)
 
 
 def residual_inputs(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
-    """The two branches of an Add of activations; None for other nodes, and for x + x."""
+    """Return the two branches of an Add of activations; None for other nodes, and for x + x."""
     if node.op_type != "Add" or node.domain != "":
         return None
     first, second = node.inputs
@@ -97,14 +103,14 @@ def residual_inputs(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
 
 
 def fuses_with_add(value: ir.Value) -> bool:
-    """Whether a convolution gives the value to one Add alone, so that one kernel can do both."""
+    """Whether the value is a convolution's output with one reader, so that an Add can fuse."""
     producer = value.producer()
     is_conv = producer is not None and producer.op_type in ("Conv", "ConvTranspose")
     return is_conv and used_once(value)
 
 
 def fused_output(node: ir.Node, scheme: Scheme) -> ir.Value:
-    """The node's output, or that of the activation function that fuses with it."""
+    """Return the node's output, or that of the activation function that fuses with it."""
     value = node.outputs[0]
     if not used_once(value):
         return value
@@ -114,15 +120,15 @@ def fused_output(node: ir.Node, scheme: Scheme) -> ir.Value:
 
 
 def fuses_with_producer(node: ir.Node, scheme: Scheme) -> bool:
-    """Whether a node is an activation function that one kernel does with what is before it."""
+    """Whether a node is an activation function that fuses with the node before it."""
     if node.domain != "" or node.op_type not in scheme.fused:
         return False
-    # Of unsigned integers, only a Clip at 0 is what their range does by itself.
+    # For unsigned integers, the range itself does the clipping, but only if the Clip starts at 0.
     return scheme.symmetric or node.op_type != "Clip" or clip_limits(node) is not None
 
 
 def clip_limits(node: ir.Node | None) -> tuple[float, float] | None:
-    """The bounds of a Clip between 0 and a constant; None for all other nodes."""
+    """Return the bounds of a Clip between 0 and a constant; None for all other nodes."""
     if node is None or node.op_type != "Clip" or len(node.inputs) < 3:
         return None
     low, high = constant_array(node.inputs[1]), constant_array(node.inputs[2])
@@ -132,19 +138,19 @@ def clip_limits(node: ir.Node | None) -> tuple[float, float] | None:
 
 
 def is_never_negative(value: ir.Value) -> bool:
-    """Whether the graph's structure alone says so."""
+    """Whether the graph's structure alone guarantees that the value is never negative."""
     node = value.producer()
     if node is None or node.domain != "":
         return False
     if node.op_type in _NEVER_NEGATIVE or clip_limits(node) is not None:
         return True
-    moves = node.op_type in _KEEPS_SIGN
+    moves = node.op_type in _KEEPS_SIGN and _mode(node) != "cubic"  # cubic overshoots
     inputs = node.inputs if node.op_type == "Concat" else node.inputs[:1]
     return moves and all(each is not None and is_never_negative(each) for each in inputs)
 
 
 def weight_axis(node: ir.Node) -> int:
-    """The axis of a linear node's output channels in its weight."""
+    """Return the axis of a linear node's output channels in its weight."""
     is_row = node.op_type == "Conv" or bool(node.attributes.get_int("transB", 0))
     return 0 if is_row else 1
 
@@ -199,8 +205,8 @@ def _refusal(linear: Linear, scheme: Scheme) -> str | None:
 
 
 def _last_dense(nodes: list[ir.Node]) -> set[ir.Node]:
-    """The dense layers from which no other linear node can be reached."""
-    leading: set[ir.Node] = set()  # to a linear node
+    """Return the dense layers that are not followed by another linear node."""
+    leading: set[ir.Node] = set()  # nodes that a linear node follows
     last: set[ir.Node] = set()
     for node in reversed(nodes):
         users = {user for value in node.outputs for user in value.consumers()}
@@ -215,7 +221,7 @@ def _last_dense(nodes: list[ir.Node]) -> set[ir.Node]:
 def _wanted_by(
     node: ir.Node, scheme: Scheme, depths: Mapping[ir.Value, int], keep: Collection[str]
 ) -> Iterator[ir.Value]:
-    """The values that get a pair on the node's account."""
+    """Yield the values that get a pair because of the node."""
     inputs = _quantized_inputs(node, scheme)
     if not inputs:
         return
@@ -238,7 +244,7 @@ def _quantized_inputs(node: ir.Node, scheme: Scheme) -> list[ir.Value]:
 def _shortcut(
     add: ir.Node, depths: Mapping[ir.Value, int], keep: Collection[str]
 ) -> list[ir.Value]:
-    """The branch that is not computed by the convolution to fuse with the Add."""
+    """Return the branch that does not come from the convolution that fuses with the Add."""
     branches = residual_inputs(add)
     if branches is None:
         return []
@@ -253,7 +259,7 @@ def _shortcut(
 
 
 def _depths(nodes: Iterable[ir.Node]) -> dict[ir.Value, int]:
-    """How many nodes lead to each value, along the longest path."""
+    """Return how many nodes lead to each value, along the longest path."""
     depths: dict[ir.Value, int] = {}
     for node in nodes:
         depth = 1 + max((depths.get(value, 0) for value in node.inputs if value), default=0)
@@ -262,7 +268,7 @@ def _depths(nodes: Iterable[ir.Node]) -> dict[ir.Value, int]:
 
 
 def _spread(moves: list[ir.Node], wanted: set[ir.Value], *, forward: bool) -> None:
-    """Want what moves are made of where their result is wanted; and, forward, the reverse."""
+    """Add the inputs of moves with a wanted result and, if `forward`, also the other way round."""
     count = -1
     while count != len(wanted):
         count = len(wanted)
@@ -290,7 +296,7 @@ def _groups(
 
 
 def _may_share(value: ir.Value, result: ir.Value, scheme: Scheme) -> bool:
-    """Not where a ReLU's output would get a zero point, and so its Conv, ReLU and Q not fuse."""
+    """Whether both may share: a ReLU's output with a zero point would not fuse with its Conv."""
     return scheme.symmetric or is_never_negative(value) == is_never_negative(result)
 
 

@@ -1,4 +1,4 @@
-"""Q and DQ nodes: making them, and reading them back."""
+"""Make Q and DQ nodes, and read them back."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Quantization:
     """The constants of a Q or DQ node.
 
     Attributes:
-        scale: float, 0-d or one a channel.
-        zero_point: of the quantized type and the scale's shape; 0 where the node has none.
-        dtype: of the quantized side; None where unknown.
-        axis: of the channels; meaningless for a 0-d scale.
+        scale: float, 0-d or one per channel.
+        zero_point: in the quantized type and the scale's shape; 0 if the node has none.
+        dtype: type of the quantized side; None if unknown.
+        axis: axis of the channels; not used for a 0-d scale.
     """
 
     scale: Array
@@ -46,7 +46,7 @@ class Quantization:
 
 
 def read_quantization(node: ir.Node) -> Quantization | None:
-    """The constants of a Q or DQ; None for other nodes, and where the scale isn't constant."""
+    """Return the constants of a Q or DQ; None for other nodes, and if the scale isn't constant."""
     if not (is_op(node, "QuantizeLinear") or is_op(node, "DequantizeLinear")):
         return None
     scale = constant_array(node.inputs[1])
@@ -71,17 +71,17 @@ _LIMITS: Mapping[ir.DataType, tuple[float, float]] = {
 
 
 def limits_of(dtype: ir.DataType | None) -> tuple[float, float]:
-    """The least and the greatest number of what a Q gives; INT8's where its type isn't known."""
+    """Return the least and greatest number of a quantized type; INT8's if the type is unknown."""
     return _LIMITS.get(dtype or ir.DataType.INT8, _LIMITS[ir.DataType.INT8])
 
 
 def is_op(node: ir.Node | None, op_type: str) -> bool:
-    """Whether the node is that op of ONNX's own domain."""
+    """Whether the node is that op from ONNX's own domain."""
     return node is not None and node.op_type == op_type and node.domain == ""
 
 
 def producer_of(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    """The node that gives the value, if it's that op."""
+    """Return the node that produces the value, if it is that op."""
     node = None if value is None else value.producer()
     return node if is_op(node, op_type) else None
 
@@ -96,18 +96,18 @@ class Builder:
         self._taken.update(out.name for node in graph.all_nodes() for out in node.outputs)
 
     def constant(self, array: Array, hint: str) -> ir.Value:
-        """A new initializer."""
+        """Add a new initializer."""
         return add_initializer(self._graph, array, self._free(hint))
 
     def quantize(self, value: ir.Value, scale: ir.Value, zero_point: ir.Value) -> ir.Node:
-        """A per-tensor Q of the value, not yet in the graph."""
+        """Make a per-tensor Q of the value, not yet in the graph."""
         node = ir.Node("", "QuantizeLinear", [value, scale, zero_point])
         return self._finish(node, f"{value.name}_quantized", zero_point.dtype, value.shape)
 
     def dequantize(
         self, value: ir.Value, scale: ir.Value, zero_point: ir.Value | None, hint: str, axis: int
     ) -> ir.Node:
-        """A DQ of the value, not yet in the graph; `axis` is left out for a 0-d scale."""
+        """Make a DQ of the value, not yet in the graph; `axis` is left out for a 0-d scale."""
         inputs = [value, scale] if zero_point is None else [value, scale, zero_point]
         node = ir.Node("", "DequantizeLinear", inputs, attributes_of(scale, axis))
         return self._finish(node, hint, scale.dtype, value.shape)
@@ -132,5 +132,5 @@ class Builder:
 
 
 def attributes_of(scale: ir.Value, axis: int) -> list[ir.Attr]:
-    """The axis attribute that a scale of one a channel needs."""
+    """Return the axis attribute if there is one scale per channel."""
     return [ir.AttrInt64("axis", axis)] if scale.shape is not None and len(scale.shape) else []

@@ -1,4 +1,4 @@
-"""Raise a graph's opset to the first in which quantization may have FP16 scales."""
+"""Raise a graph's opset to the first one that allows FP16 scales in quantization."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from exporter.passes import PassReport
 
 OLDEST = 18
 HALF_OPSET = 19
-"""The lowest that types a Q/DQ scale FP16, and so the most widely read: the parser of TensorRT
-9.2 reads up to opset 19, 10.0 to 20, 10.15 to 24 and 11 to 25; onnxruntime 1.23 reads up to 23.
-"""
+"""The lowest opset that allows FP16 scales of Q and DQ, and so the most widely supported one.
+TensorRT's parser reads up to opset 19 (TensorRT 9.2), 20 (10.0), 24 (10.15) and 25 (11).
+onnxruntime 1.23 reads up to 23."""
 _IR_VERSION = 9
-"""The first that opset 19 may be written in."""
+"""The first IR version that supports opset 19."""
 
 
 class RaiseOpset(ir.passes.InPlacePass):
-    """Declare opset 19 where the graph has 18.
+    """Declare opset 19 if the graph has 18.
 
-    From 18 to 19 no op took anything away: types were added, and attributes whose defaults mean
-    what 18 did (a test holds that against onnx's own schemas). So the nodes stay as they are,
-    names and metadata with them, which onnx's version converter drops while it copies the weights.
+    From 18 to 19, ops only gained types, and attributes whose defaults mean the same as before (a
+    test checks this against onnx's own schemas). So the nodes need no change and keep their names
+    and metadata. onnx's version converter would drop both, and copy the weights.
 
     It must not fire on a graph of opset 19 or newer.
 
     Attributes:
-        report: of the latest call; `applied` has the graph's name.
+        report: report of the latest call; `applied` has the graph's name.
     """
 
     def __init__(self) -> None:
@@ -34,10 +34,10 @@ class RaiseOpset(ir.passes.InPlacePass):
         self.report = PassReport("raise_opset")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Change the number.
+        """Change the opset number.
 
         Raises:
-            WrongUse: the opset is older than 18, from which ops did change.
+            WrongUse: the opset is older than 18. Ops have changed since then.
         """
         self.report = PassReport("raise_opset")
         opset = model.opset_imports.get("", 1)
@@ -45,8 +45,8 @@ class RaiseOpset(ir.passes.InPlacePass):
             return ir.passes.PassResult(model, modified=False)
         if opset < OLDEST:
             raise WrongUse(
-                f"the graph has opset {opset}; FP16 needs {HALF_OPSET}",
-                hint="raise it to 18 with onnx.version_converter.convert_version first",
+                f"the graph has opset {opset}, but FP16 needs opset {HALF_OPSET}",
+                hint="first raise it to 18 with onnx.version_converter.convert_version",
             )
         model.opset_imports[""] = HALF_OPSET
         model.ir_version = max(model.ir_version, _IR_VERSION)

@@ -1,4 +1,4 @@
-"""Give linear nodes back the weights and biases that they had before something changed them."""
+"""Restore the original weights and biases of linear nodes."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from exporter.passes.linear import bias_value, read_linear
 class RestoreWeights(ir.passes.InPlacePass):
     """Copy the constants of named linear nodes from another state of the same graph.
 
-    What rounds a weight for integers, or corrects a bias for their mean error, is wrong for a
-    layer that stays in float. It runs before InsertQdq.
+    Weights that were rounded for integers, and biases that were corrected for their mean error,
+    are wrong for a layer that stays in float. The pass runs before InsertQdq.
 
-    It must not fire where a constant is what it was, as weights are that several nodes share,
-    or where it was none.
+    It must not fire if a constant is unchanged, as weights that several nodes share are, or if
+    the original wasn't constant.
 
     Attributes:
-        report: of the latest call; `applied` names the nodes that had changed.
+        report: report of the latest call; `applied` names the nodes that were restored.
     """
 
     def __init__(self, original: ir.Model, names: Collection[str]) -> None:
-        """Take the graph as it was, which is not changed, and the names of nodes."""
+        """Take the original graph, which is not changed, and the names of nodes."""
         self.report = PassReport("restore_weights")
         self._original, self._names = original, frozenset(names)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Restore node by node."""
+        """Restore one node after the other."""
         self.report = PassReport("restore_weights")
         before = {label(node): node for node in self._original.graph if label(node) in self._names}
         for node in model.graph:
@@ -49,7 +49,7 @@ class RestoreWeights(ir.passes.InPlacePass):
 
 
 def _restore(node: ir.Node, before: ir.Node) -> bool:
-    """Restore what differs; say whether anything did."""
+    """Restore the constants that differ, and return whether there were any."""
     changed = False
     for index, hint in ((1, "weight"), (2, "bias")):
         old, now = (_constant(each, index) for each in (before, node))
@@ -59,7 +59,7 @@ def _restore(node: ir.Node, before: ir.Node) -> bool:
     if bias_value(before) is None and bias_value(node) is not None:
         node.resize_inputs(2)
         changed = True
-    if "beta" in before.attributes:  # of Gemm
+    if "beta" in before.attributes:  # only a Gemm has one
         node.attributes["beta"] = before.attributes["beta"]
     return changed
 

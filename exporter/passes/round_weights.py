@@ -1,9 +1,9 @@
-"""Move weights to the integers' grid by what that does to the layer's output."""
+"""Round weights to the quantized grid so that the layer's output changes least."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -18,56 +18,51 @@ from exporter.passes.placement import place, weight_axis
 from exporter.passes.schemes import Scheme
 
 
-def layers_to_measure(
-    model: ir.Model, scheme: Scheme, *, keep: Collection[str] = ()
-) -> dict[str, tuple[str, Window]]:
-    """What each layer that `RoundWeights` can round reads: its tensor and how, by node name."""
+def layers_to_measure(model: ir.Model, scheme: Scheme) -> dict[str, tuple[str, Window]]:
+    """Return the input tensor and window of each layer that `RoundWeights` can round, by name."""
     return {
         label(linear.node): (str(linear.node.inputs[0] and linear.node.inputs[0].name), window)
-        for linear in place(model, scheme, keep).linears
+        for linear in place(model, scheme).linears
         if isinstance(window := _window(linear), Window)
     }
 
 
 class RoundWeights(ir.passes.InPlacePass):
-    """Make each weight one of the two quantized numbers beside it, in float.
+    """Replace each weight by one of its two neighboring quantized numbers, kept as float.
 
-    Which of the two, `calibration.rounding` decides for a whole output channel, by the second
-    moments of the layer's input. The scale is InsertQdq's own, of the channel's amax; the
-    largest weight is on the grid already, so the scale stays, and InsertQdq, which comes after,
-    finds integers that rounding can't change.
+    `calibration.rounding` chooses between the two for a whole output channel, using the second
+    moments of the layer's input. The scale is the one that InsertQdq uses, from the channel's
+    amax. The largest weight is on the grid already, so the scale stays the same. InsertQdq runs
+    later and finds weights on the grid, which its own rounding doesn't change.
 
-    It must not fire on layers that InsertQdq would leave in float, whose weight another node
-    uses too, on ConvTranspose, whose output is no sum over windows of its input, or on a Conv
-    that pads by `auto_pad`. Each is in `report.kept`.
+    It must not fire on layers that InsertQdq would leave in float, if another node also uses the
+    weight, on ConvTranspose, since its output is not a sum over windows of its input, or on a Conv
+    with `auto_pad`. Each is in `report.kept`.
 
     Attributes:
-        report: of the latest call; `applied` names the linear nodes.
+        report: report of the latest call; `applied` names the linear nodes.
         nearest_error: by node, mean squared error of the output with nearest rounding, summed
             over channels, in units of the squared scales.
-        error: the same of what was chosen.
+        error: the same for the chosen rounding.
     """
 
-    def __init__(
-        self, scheme: Scheme, moments: Mapping[str, Array], *, keep: Collection[str] = ()
-    ) -> None:
-        """Take what was measured.
+    def __init__(self, scheme: Scheme, moments: Mapping[str, Array]) -> None:
+        """Take the measured moments.
 
         Args:
             scheme: a row of `exporter.passes.schemes.SCHEMES`.
-            moments: second moments (groups, n, n) of `layers_to_measure`, or of some of them: the
-                others are left alone, and not reported.
-            keep: names of nodes that InsertQdq will leave in float.
+            moments: second moments (groups, n, n) of `layers_to_measure`, or of some of them. The
+                other layers are not changed and not reported.
         """
         self.report = PassReport("round_weights")
         self.nearest_error: dict[str, float] = {}
         self.error: dict[str, float] = {}
-        self._scheme, self._moments, self._keep = scheme, moments, frozenset(keep)
+        self._scheme, self._moments = scheme, moments
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Round layer by layer; each needs only its own moments."""
+        """Round one layer after the other; each needs only its own moments."""
         self.report = PassReport("round_weights")
-        for linear in place(model, self._scheme, self._keep).linears:
+        for linear in place(model, self._scheme).linears:
             window, name = _window(linear), label(linear.node)
             if isinstance(window, str):
                 self.report.kept.append(Kept(name, window))
@@ -78,7 +73,7 @@ class RoundWeights(ir.passes.InPlacePass):
 
     def _round(self, linear: Linear, moments: Array) -> None:
         parameters, axis = read_parameters(linear), weight_axis(linear.node)
-        assert not isinstance(parameters, str), "placement took it"
+        assert not isinstance(parameters, str), "place() has read them already"
         weight, number = parameters.weight, self._scheme.weights
         scales = weight_scales(weight, axis, number).astype(np.float64)
         rows = np.moveaxis(weight, axis, 0).astype(np.float64)
@@ -98,14 +93,14 @@ class RoundWeights(ir.passes.InPlacePass):
 
 
 def _window(linear: Linear) -> Window | str:
-    """What the layer reads, or why it can't be rounded."""
+    """Return the layer's window, or why it can't be rounded."""
     node, weight = linear.node, linear.node.inputs[1]
     assert weight is not None
     assert weight.shape is not None
     if not used_once(weight):
         return "weights shared"
     if node.op_type == "ConvTranspose":
-        return "its output is no sum over windows"
+        return "its output isn't a sum over windows"
     sizes = weight.shape.numpy()
     features = math.prod(sizes) // linear.channels
     if node.op_type != "Conv":

@@ -1,4 +1,4 @@
-"""The schemes of INT8 and FP8, as rows of one table: what a runtime wants quantized, and how."""
+"""The schemes for INT8 and FP8, as rows of one table: what a runtime needs quantized, and how."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from calibration.formats import FORMATS, Format, FormatName
 from exporter.config import PRECISION_OF, Precision, SchemeName
 from exporter.errors import unknown_name
 
-# The values stay the same, only where they are changes.
+# These ops move values but don't change them.
 LAYOUT = frozenset({"Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
 
 @dataclass(frozen=True)
 class ConvLimits:
-    """Which convolutions a runtime has kernels for; the others stay in float.
+    """The convolutions that a runtime has kernels for; the others stay in float.
 
     Attributes:
         largest_filter: most weights of one filter in one input channel, such as 9 for 3x3.
-        fewest_channels: of input and of output.
-        multiple: input and output channels leave the same rest when divided by this, so that one
+        fewest_channels: fewest channels of input and of output.
+        multiple: input and output channels must have the same remainder modulo this, so that one
             padding serves both.
         grouped: whether there are kernels for grouped and depthwise convolutions.
     """
@@ -34,11 +34,11 @@ class ConvLimits:
     grouped: bool
 
     def refusal(self, shape: tuple[int, ...], groups: int) -> str | None:
-        """Say why a convolution has to stay in float; None where it need not.
+        """Return why a convolution has to stay in float; None if it doesn't.
 
         Args:
-            shape: of its weight, (outputs, inputs a group, height, width).
-            groups: of the convolution.
+            shape: shape of its weight, (outputs, inputs per group, height, width).
+            groups: number of groups of the convolution.
         """
         outputs, inputs, *kernel = shape
         size, sides = int(np.prod(kernel)), "x".join(map(str, kernel))
@@ -47,7 +47,8 @@ class ConvLimits:
         if size > self.largest_filter:
             return f"a {sides} filter is over {self.largest_filter} weights: no FP8 kernel"
         if min(outputs, inputs) < self.fewest_channels:
-            return f"{inputs} to {outputs} channels: an FP8 kernel takes {self.fewest_channels} up"
+            least = self.fewest_channels
+            return f"{inputs} to {outputs} channels: FP8 kernels need at least {least}"
         if outputs % self.multiple != inputs % self.multiple:
             return f"{inputs} to {outputs} channels can't be padded alike to {self.multiple}s"
         return None
@@ -55,29 +56,29 @@ class ConvLimits:
 
 @dataclass(frozen=True)
 class Scheme:
-    """How and where one family of runtimes wants 8 bits; weights are signed, per output channel.
+    """Where and how a family of runtimes uses 8 bits; weights are signed, per output channel.
 
     Attributes:
-        name: as `--scheme` takes it.
+        name: the name for `--scheme`.
         activation: dtype of activations. uint8 is affine; the others have no zero point.
         weight: dtype of weights.
         inputs: ops whose activation inputs get a Q/DQ pair.
-        outputs: ops whose output gets one, behind the activation function that fuses with them.
+        outputs: ops whose output gets a pair, after the activation function that fuses with them.
         shared: ops that only select or move elements: input and output share one scale.
         fused: activation functions that the runtime fuses with the linear node or Add before
             them, so that no pair may stand between.
-        shortcut_only: on a residual Add, quantize the shortcut alone.
+        shortcut_only: on a residual Add, quantize only the shortcut.
         int32_bias: store biases as INT32 with scale input_scale * weight_scale.
         reduce_range: use 7-bit weights. Without VNNI, x86 adds two products u8 * s8 in a
-            saturating int16, which two of 255 * 64 just fit.
+            saturating int16. Two products of 255 * 64 just fit.
         quantize_last: also quantize the dense layers that no other linear node follows.
-        float_weights: store weights as float, with a Q before the DQ, for parsers that take no
-            INT8 initializer (TensorRT before 8.6).
-        convolutions: those that it has kernels for; None for all.
-        opset: the first whose Q and DQ know its types.
-        rest: type of what stays in floating point, unless the user says otherwise; None for the
-            target's own.
-        refuses: calibrators and methods of recovery that make no sense for it, each with why.
+        float_weights: store weights as float, with a Q before the DQ, for parsers that don't
+            read INT8 initializers (TensorRT before 8.6).
+        convolutions: the convolutions that it has kernels for; None for all.
+        opset: the first opset whose Q and DQ support its types.
+        rest: type of the nodes that stay in floating point, unless the user chooses another; None
+            for the target's default.
+        refuses: calibrators and recovery methods that make no sense for it, with the reason.
     """
 
     name: SchemeName
@@ -104,38 +105,33 @@ class Scheme:
 
     @property
     def symmetric(self) -> bool:
-        """Whether the zero point is 0 throughout."""
+        """Whether all zero points are 0."""
         return self.activation != "uint8"
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of quantized activations."""
+        """The dtype of quantized activations."""
         return numpy_dtype(self.activation)
 
     @property
     def weight_dtype(self) -> np.dtype[Any]:
-        """Of quantized weights."""
+        """The dtype of quantized weights."""
         return numpy_dtype(self.weight)
 
     @property
     def activations(self) -> Format:
-        """The numbers that activations become."""
+        """The number format of activations."""
         return FORMATS[self.activation]
 
     @property
     def weights(self) -> Format:
-        """The numbers that weights become."""
+        """The number format of weights."""
         row = FORMATS[self.weight]
         return replace(row, largest=64) if self.reduce_range else row
 
-    @property
-    def weight_max(self) -> float:
-        """The largest quantized weight; the smallest is its negative."""
-        return self.weights.largest
-
 
 def numpy_dtype(name: FormatName) -> np.dtype[Any]:
-    """The dtype of a format; FP8's is of `ml_dtypes`, which onnx brings."""
+    """Return the dtype of a format; FP8's comes from `ml_dtypes`, which onnx depends on."""
     import ml_dtypes  # noqa: F401  registers it
 
     return np.dtype(name)
@@ -143,7 +139,7 @@ def numpy_dtype(name: FormatName) -> np.dtype[Any]:
 
 # fmt: off
 # TensorRT: docs.nvidia.com/deeplearning/tensorrt, "Explicit Quantization", and the ResNet case of
-# NVIDIA's TensorFlow quantization toolkit. Outputs follow from what the next layer reads.
+# NVIDIA's TensorFlow quantization toolkit. An output is quantized if the next layer needs that.
 _TENSORRT = Scheme(
     name="tensorrt",
     activation="int8",
@@ -152,7 +148,7 @@ _TENSORRT = Scheme(
         "ReduceMean",
     }),
     outputs=frozenset(),
-    shared=frozenset({"Concat", "MaxPool"}),
+    shared=frozenset({"Concat", "MaxPool", "Resize"}),
     fused=frozenset({
         "Clip", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu", "Relu", "Selu", "Sigmoid",
         "Softplus", "Tanh",
@@ -160,7 +156,7 @@ _TENSORRT = Scheme(
     shortcut_only=True,
     int32_bias=False,
 )
-# onnxruntime: core/optimizer/qdq_transformer. A QGemm or MatMulIntegerToFloat gives float, so
+# onnxruntime: core/optimizer/qdq_transformer. A QGemm or MatMulIntegerToFloat returns float, so
 # logits aren't rounded. It has no integer kernel for ConvTranspose and ReduceMean.
 _CPU = Scheme(
     name="cpu",
@@ -172,7 +168,7 @@ _CPU = Scheme(
     outputs=frozenset({
         "Add", "AveragePool", "Conv", "GlobalAveragePool", "LeakyRelu", "Mul", "Sigmoid",
     }),
-    shared=LAYOUT | {"Concat", "MaxPool"},
+    shared=LAYOUT | {"Concat", "MaxPool", "Resize"},
     fused=frozenset({"Clip", "Relu"}),
     shortcut_only=False,
     int32_bias=True,
@@ -197,9 +193,9 @@ _FP8 = Scheme(
     opset=19,
     rest="fp16",
     refuses={
-        "entropy": "its divergence is of evenly spaced levels, and FP8's are not",
-        "equalize": "it evens out ranges for evenly spaced levels, and FP8 is as precise in any "
-        "range",
+        "entropy": "it assumes evenly spaced levels, and FP8's are not",
+        "equalize": "it evens out ranges for evenly spaced levels, but FP8 is equally precise in "
+        "any range",
     },
 )
 # fmt: on
@@ -208,7 +204,7 @@ SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (_TENSORRT, _CPU
 
 
 def lookup(name: str, **options: bool) -> Scheme:
-    """The scheme of that name, with options set.
+    """Return the scheme of that name, with options set.
 
     Args:
         name: a row of `SCHEMES`.
@@ -219,5 +215,5 @@ def lookup(name: str, **options: bool) -> Scheme:
     """
     if name not in SCHEMES:
         raise unknown_name("scheme", name, SCHEMES)
-    # mypy takes the options for any field; the signature's `bool` says which are meant.
+    # mypy checks the options against all fields, but only the bool ones are meant.
     return replace(SCHEMES[name], **options)  # type: ignore[arg-type]

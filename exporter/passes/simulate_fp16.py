@@ -1,4 +1,4 @@
-"""Write what FP16 does as float32 arithmetic with roundings, for runtimes that have no FP16."""
+"""Rewrite FP16 as float32 arithmetic with rounding, for runtimes without FP16."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
 
 class SimulateFp16(ir.passes.InPlacePass):
-    """Replace FP16 tensors by float32 ones that hold FP16's numbers.
+    """Replace FP16 tensors by float32 ones that hold FP16 numbers.
 
         y = f16(x)    becomes    y = float(half(f32(x)))
 
-    onnxruntime has hardly an FP16 kernel for the CPU: it computes a chain of FP16 nodes in float32
-    and drops the roundings in between, also with all optimizations off. Written out they stay. So
-    sums are exact to float32, as a GPU's tensor cores accumulate them, and each tensor is rounded
-    once; an engine that fuses nodes rounds less often than this. Ops that only move elements need
-    no rounding. Inputs and outputs become float32.
+    onnxruntime has very few FP16 kernels for the CPU. It computes a chain of FP16 nodes in float32
+    and drops the roundings in between, even with all optimizations off. As explicit Casts, they
+    stay. So sums have float32 precision, as in a GPU's tensor cores, and each tensor is rounded
+    once. An engine that fuses nodes rounds less often. Ops that only move elements need no
+    rounding. Inputs and outputs become float32.
 
     It must not fire on a graph without FP16.
 
     Attributes:
-        report: of the latest call; `applied` names the nodes whose output is rounded.
+        report: report of the latest call; `applied` names the nodes with a rounded output.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class SimulateFp16(ir.passes.InPlacePass):
         self.report = PassReport("simulate_fp16")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Widen constants, then round behind each node and graph input."""
+        """Widen constants, then round after each node and graph input."""
         self.report = PassReport("simulate_fp16")
         graph = model.graph
         values = [*graph.inputs, *(value for node in graph for value in node.outputs)]
@@ -53,7 +53,7 @@ class SimulateFp16(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=bool(halves))
 
     def _round(self, graph: ir.Graph, value: ir.Value) -> None:
-        """Put two Casts behind a value; a graph output keeps its name."""
+        """Put two Casts after a value; a graph output keeps its name."""
         down = ir.Node("", "Cast", [None], [ir.AttrInt64("to", int(_HALF))])
         up = ir.Node("", "Cast", [down.outputs[0]], [ir.AttrInt64("to", int(_FLOAT))])
         name = str(value.name)
@@ -74,9 +74,9 @@ class SimulateFp16(ir.passes.InPlacePass):
 
 
 def simulated(data: bytes) -> bytes:
-    """Return a serialized graph as float32 arithmetic with FP16's roundings.
+    """Return a serialized graph as float32 arithmetic with FP16's rounding.
 
-    onnxruntime runs the result as it is written.
+    onnxruntime runs the result exactly as written.
     """
     model = ir.from_proto(onnx.load_model_from_string(data))
     SimulateFp16()(model)

@@ -1,4 +1,4 @@
-"""Move Transposes towards the outputs until inverse ones meet and vanish."""
+"""Move Transposes toward the outputs until inverse ones meet and cancel."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from exporter.passes.constants import drop_unused_constants, label, set_constant
 
 
 class SinkTransposes(ir.passes.InPlacePass):
-    """Move each Transpose behind the ops that can do without it; join those that meet.
+    """Move each Transpose past the ops that can do without it; join those that meet.
 
     With y = T(x) a Transpose:
 
         f(T(x)) = T(f'(x))                   f' is f with its axes and constants permuted
-        T2(T1(x)) = T3(x)                    perm3[i] = perm1[perm2[i]]; nothing where perm3 = id
+        T2(T1(x)) = T3(x)                    perm3[i] = perm1[perm2[i]]; nothing if perm3 = id
 
-    so in a graph from tf2onnx, NHWC with a Transpose on each side of a Conv or pool, the one
-    after a Conv sinks through activation, residual Add and the like to the one before the next
-    and both vanish: NCHW remains, with one Transpose at an NHWC input of several channels.
-    `_transposed.RULES` has the ops. One sweep in graph order does all, as every node comes after
-    those that feed it.
+    A graph from tf2onnx is NHWC, with a Transpose on each side of a Conv or pool. The Transpose
+    after a Conv moves through activation, residual Add and similar ops until it meets the one
+    before the next Conv, and both cancel. NCHW remains, with one Transpose at an NHWC input of
+    several channels. `_transposed.RULES` lists the ops. One sweep in graph order is enough,
+    because every node comes after those that feed it.
 
-    It must not fire where another input of the node is neither transposed alike nor constant;
-    on constants of higher rank than x; where a reduction without keepdims, or a Squeeze, would
+    It must not fire if another input of the node has neither the same Transpose nor is constant;
+    on constants of higher rank than x; if a reduction without keepdims, or a Squeeze, would
     leave its axes in another order; on a Softmax before opset 13; on BatchNormalization unless
     the channels are on axis 1; through ops that aren't in the table (Conv, pools: their layout is
-    fixed); and inside subgraphs and functions. A Transpose stays before a graph output. One that
-    several nodes read is bypassed by those that can, and goes when none reads it.
+    fixed); and inside subgraphs and functions. A Transpose stays before a graph output. If several
+    nodes read a Transpose, those that can bypass it do, and it is removed once nothing reads it.
 
     Attributes:
-        report: of the latest call; `applied` names the nodes that Transposes moved through.
+        report: report of the latest call; `applied` names the nodes that Transposes moved through.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class SinkTransposes(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=modified)
 
     def _try_join(self, node: ir.Node) -> bool:
-        """Join a Transpose with the one before it, or remove it where it does nothing."""
+        """Join a Transpose with the one before it, or remove it if it does nothing."""
         perm = _perm(node)
         if perm is None:
             return False
@@ -85,7 +85,7 @@ class SinkTransposes(ir.passes.InPlacePass):
 
 
 def _read_site(node: ir.Node, opset: int) -> Site | None:
-    """The Transposes that a node with a rule reads; those unlike the first count as none."""
+    """Return the Transposes that a node with a rule reads, if they equal the first of them."""
     if node.domain != "" or node.op_type not in RULES:
         return None
     producers = [None if value is None else value.producer() for value in node.inputs]
@@ -116,13 +116,13 @@ def _apply(site: Site, sunk: Sunk) -> None:
 
 
 def _transpose_output(node: ir.Node, perm: Perm) -> None:
-    """Put a Transpose behind the node's first output, which takes its readers."""
+    """Put a Transpose after the node's first output, and let that output's readers read it."""
     graph, value = node.graph, node.outputs[0]
     assert graph is not None
     shape, was_output = value.shape, value.is_graph_output()
     transpose = ir.Node("", "Transpose", [None], [ir.AttrInt64s("perm", perm)])
     result = transpose.outputs[0]
-    # A copy, as setting `dtype` on one value changes the type object itself.
+    # A copy, because setting `dtype` on one value would change the shared type object.
     result.type, result.shape = copy(value.type), shape
     result.name = unique_name(graph, f"{value.name}_transposed")
     ir.convenience.replace_all_uses_with(value, result, replace_graph_outputs=True)
@@ -130,12 +130,12 @@ def _transpose_output(node: ir.Node, perm: Perm) -> None:
     graph.insert_after(node, transpose)
     if shape is not None and len(shape) == len(perm):
         value.shape = ir.Shape([shape[axis] for axis in inverse(perm)])
-    if was_output:  # the graph's interface keeps its names
+    if was_output:  # a graph output keeps its name
         value.name, result.name = result.name, value.name
 
 
 def _try_bypass(node: ir.Node) -> bool:
-    """Let the readers of a Transpose that does nothing read its input; a returned name stays."""
+    """Let the readers of a Transpose that does nothing read its input; output names stay."""
     source, value, graph = node.inputs[0], node.outputs[0], node.graph
     assert source is not None
     assert graph is not None
@@ -161,7 +161,7 @@ def _drop_unused_transposes(graph: ir.Graph) -> None:
 
 
 def _perm(node: ir.Node) -> Perm | None:
-    """The permutation of a Transpose; None for other nodes, and where it isn't known."""
+    """Return the permutation of a Transpose; None for other nodes, and if it isn't known."""
     if node.op_type != "Transpose" or node.domain != "":
         return None
     source = node.inputs[0]

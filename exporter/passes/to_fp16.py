@@ -1,4 +1,4 @@
-"""Type a graph FP16: each tensor's type is written, so that a strongly typed builder obeys it."""
+"""Convert a graph to FP16, with every tensor's type written out for strongly typed builders."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ _NOT_MEASURED: Mapping[str, float] = MappingProxyType({})
 
 
 def tensors_to_measure(model: ir.Model) -> list[str]:
-    """The float32 tensors whose magnitude says whether FP16 holds them, in graph order.
+    """Return the float32 tensors to measure for whether FP16 can hold them, in graph order.
 
-    What follows from another's is left out: outputs of ops that only move elements, say.
+    A tensor is left out if its bound follows from another's, such as the output of an op that only
+    moves elements.
     """
     values = [value for value in model.graph.inputs if value.uses()]
     for node in model.graph:
@@ -41,35 +42,35 @@ def tensors_to_measure(model: ir.Model) -> list[str]:
 
 
 class ToFp16(ir.passes.InPlacePass):
-    """Give every float32 tensor of a graph the type FP16, but for what FP16 would ruin.
+    """Give every float32 tensor of a graph the type FP16, except where accuracy would suffer.
 
-    The result needs no flags: a node's inputs agree in type by themselves, with a Cast wherever
-    FP16 and FP32 meet, one a tensor and direction. Constants aren't cast but written in the type
-    of their reader, rounded once from float32, and a DequantizeLinear gives its reader's type
-    (its scale's is that), as a Cast behind it would keep INT8 kernels from fusing. The integers of
-    INT8 weights stay as they are; a scale of a Q/DQ pair is rounded in both, so that they agree.
+    The result needs no flags: all inputs of a node agree in type. A Cast stands wherever FP16 and
+    FP32 meet, one per tensor and direction. Constants are not cast. They are stored in the type of
+    their reader, rounded once from float32. A DequantizeLinear returns its reader's type (set by
+    its scale's type), because a Cast after it would prevent INT8 kernels from fusing. The integers
+    of INT8 weights don't change. The scale of a Q/DQ pair is rounded in both, so that they agree.
 
-    FP32 stay, with their reason in `report.kept`: softmaxes, means, sums, normalizations and ops
-    that magnify rounding (`_fp16_rules.KEPT_OPS`); nodes with a constant or a measured tensor that
-    over- or underflows; Q and DQ whose scale does. What only moves elements between two of them
-    stays FP32 too, so no Cast is written to be undone. Graph inputs and outputs stay FP32 unless
-    `io` is FP16.
+    These nodes stay FP32, with the reason in `report.kept`: softmaxes, means, sums,
+    normalizations and ops that magnify rounding errors (`_fp16_rules.KEPT_OPS`); nodes with a
+    constant or a measured tensor that over- or underflows; Q and DQ if their scale does. Ops that
+    only move elements between two such nodes stay FP32 too, which saves two Casts. Graph inputs
+    and outputs stay FP32 unless `io` is FP16.
 
-    It must not fire on a graph that has FP16 already. Types of all tensors must be inferred.
+    It must not fire on a graph that has FP16 already. Types of all tensors must have been inferred.
 
     Attributes:
-        report: of the latest call; `applied` names the nodes that are FP16 now.
+        report: report of the latest call; `applied` names the nodes that are FP16 now.
     """
 
     def __init__(
         self, amax: Mapping[str, float] = _NOT_MEASURED, io: Literal["fp32", "fp16"] = "fp32"
     ) -> None:
-        """Take what was measured.
+        """Take the measured magnitudes.
 
         Args:
-            amax: largest magnitude of activations by name; of others, only what follows from
-                these and from quantization scales is known, and nothing is assumed.
-            io: the type of graph inputs and outputs that were float32.
+            amax: largest magnitude of activations by name. If one is missing, its bound is taken
+                from others and from quantization scales, or else is unknown.
+            io: the type for graph inputs and outputs that were float32.
         """
         self.report = PassReport("to_fp16")
         self._amax, self._io = amax, HALF if io == "fp16" else FLOAT
@@ -78,7 +79,7 @@ class ToFp16(ir.passes.InPlacePass):
         """Decide for every node, then write types and Casts in graph order.
 
         Raises:
-            WrongUse: the opset is older than 19, a type isn't known, or the graph has control
+            WrongUse: the opset is older than 19, a type is unknown, or the graph has control
                 flow.
         """
         self.report = PassReport("to_fp16")
@@ -103,11 +104,12 @@ def _refuse(model: ir.Model) -> None:
     opset = model.opset_imports.get("", 1)
     if opset < HALF_OPSET:
         raise WrongUse(
-            f"the graph has opset {opset}; FP16 needs {HALF_OPSET}", hint="apply RaiseOpset"
+            f"the graph has opset {opset}, but FP16 needs opset {HALF_OPSET}",
+            hint="apply RaiseOpset",
         )
     for node in model.graph:
         if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in _attrs(node)):
-            raise WrongUse(f"{label(node)} is control flow, which can't be typed FP16")
+            raise WrongUse(f"{label(node)} is control flow, which can't be converted to FP16")
         for value in node.outputs:
             if value.name and value.dtype is None:
                 raise WrongUse(f"the type of tensor {value.name!r} isn't known")
@@ -118,7 +120,7 @@ def _attrs(node: ir.Node) -> list[ir.Attr]:
 
 
 class _Typing:
-    """Edits one graph by a plan; keeps the casts, constants and DQ that several readers share."""
+    """Edits one graph by a plan, and shares casts, constants and DQ between readers."""
 
     def __init__(self, graph: ir.Graph, plan: Plan, io: ir.DataType) -> None:
         self._graph, self._plan, self._io = graph, plan, io
@@ -159,7 +161,7 @@ class _Typing:
             node.attributes.add(ir.AttrInt64("to", int(kind)))
 
     def _write_quantize(self, node: ir.Node) -> None:
-        """A Q takes its input as it is, which spares a Cast, unless its scale is FP32 alone."""
+        """Let a Q take its input's type, which saves a Cast, unless its scale must be FP32."""
         value = node.inputs[0]
         assert value is not None
         flexible = producer_of(value, "DequantizeLinear") is not None
@@ -178,7 +180,7 @@ class _Typing:
         given.name = name
 
     def _as(self, value: ir.Value, wanted: ir.DataType, reader: ir.Node | None) -> ir.Value:
-        """The value in the wanted type."""
+        """Return the value in the wanted type."""
         array = constant_array(value)
         if array is not None:
             return value if wanted == FLOAT else self._half(value, array, reader)
@@ -210,7 +212,7 @@ class _Typing:
         return node.outputs[0]
 
     def _dequantized(self, node: ir.Node, value: ir.Value, wanted: ir.DataType) -> ir.Value:
-        """The output of a DQ in the wanted type; of a second DQ, where the first has another."""
+        """Return a DQ's output in the wanted type, from a second DQ if the first has another."""
         wanted = FLOAT if node in self._plan.reasons else wanted
         if self._settled.setdefault(node, wanted) == wanted:
             node.replace_input_with(1, self._scale(node, wanted))
@@ -225,7 +227,7 @@ class _Typing:
         return self._made[value, wanted]
 
     def _scale(self, node: ir.Node, wanted: ir.DataType) -> ir.Value:
-        """The scale of a Q or DQ in a type; both of a pair get the same number."""
+        """Return the scale of a Q or DQ in a type; both of a pair get the same number."""
         scale = self._scales[node]
         array = constant_array(scale)
         assert scale is not None

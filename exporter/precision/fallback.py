@@ -1,7 +1,7 @@
-"""Keep a budget on the accuracy that INT8 or FP8 loses: the layers that cost most stay in float.
+"""Hold a budget on the accuracy that INT8 or FP8 loses: the costliest layers stay in float.
 
-Layers are chosen, and the drop is measured, on the same held-out images, which flatters it: what
-an artifact is worth is for the test set to say, afterwards (`exporter evaluate`).
+The layers are chosen on the same held-out images that the drop is measured on, so the drop is
+optimistic. Only the test set shows what an artifact is worth (`exporter evaluate`).
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from exporter.progress import Progress
 
 RANKED_ON = 256
-"""Images the layers are ranked on: noise is a sum over all logits, and settles early."""
+"""How many images to rank the layers on: noise is a sum over all logits, and settles early."""
 _FEW = 5
-"""A budget of fewer images is about what two runs of equal accuracy differ by."""
+"""Two runs of equal accuracy differ by about as many images: a smaller budget is chance."""
 
 
 @dataclass(frozen=True)
 class Fallback:
-    """What `--max-drop` led to.
+    """The result of `--max-drop`.
 
     Attributes:
         points: the budget, in points of top-1.
         images: how many held-out training images it was measured on.
-        allowed: images the budget comes to.
-        newly_wrong: images that float classifies correctly, and INT8 doesn't.
-        newly_right: the reverse.
+        allowed: the budget in images.
+        newly_wrong: how many images float classifies correctly and INT8 doesn't.
+        newly_right: how many images INT8 classifies correctly and float doesn't.
         choice: the layers in float.
-        followers: what lies between them, and is in float for that.
-        sensitivity: of the layers; None where all of them hold the budget in INT8.
+        followers: the nodes between them, which stay in float with them.
+        sensitivity: of the layers. None if the budget holds with all of them in INT8.
     """
 
     points: float
@@ -52,21 +52,21 @@ class Fallback:
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """All nodes to leave in float."""
+        """The names of all nodes that stay in float."""
         return (*self.choice.keep, *self.followers)
 
     @property
     def warnings(self) -> list[str]:
-        """What a reader of the figures should know."""
+        """Warnings for a reader of the figures."""
         if self.allowed >= _FEW:
             return []
         return [
             f"--max-drop {self.points:g} is {self.allowed} of {self.images:,} held-out images: "
-            "chance alone moves as many (more with --held-out-images)"
+            "chance alone can move as many. Use more --held-out-images"
         ]
 
     def as_json(self) -> dict[str, Any]:
-        """Return what the passport records of it."""
+        """Return what the passport records about it."""
         costs = {} if self.sensitivity is None else self.sensitivity.rows()
         lost = self.newly_wrong - self.newly_right
         return {
@@ -89,16 +89,18 @@ class Fallback:
 
 
 def hold_budget(trials: Trials, images: HeldOut, points: float, progress: Progress) -> Fallback:
-    """Choose what stays in float so that at most `points` of top-1 are lost.
+    """Choose the layers that stay in float, so that at most `points` of top-1 are lost.
 
     Args:
         trials: the calibrated graph.
         images: training images, neither calibrated on nor in the test set.
-        points: percentage points of top-1, against the float graph on the same images.
-        progress: told of every graph that is tried.
+        points: the budget in percentage points of top-1, against the float graph on the same
+            images.
+        progress: called for each graph that is tried.
 
     Raises:
-        GateRefused: it does not hold with a single layer left in INT8; says how close it came.
+        GateRefused: the budget does not hold, even with one layer left in INT8. The error says
+            how close it came.
     """
     reference = trials.float_logits(images)
     right = reference.argmax(-1) == images.labels
@@ -141,9 +143,9 @@ def _refusal(
 ) -> GateRefused:
     names = ", ".join(trials.keras_layers.get(name, name) for name in choice.keep) or "none"
     return GateRefused(
-        f"--max-drop {points:g} ({allowed} of {images:,} images) does not hold: the closest of "
+        f"--max-drop {points:g} ({allowed} of {images:,} images) can't be held: the closest of "
         f"{choice.trials} graphs loses {100 * choice.lost / images:.2f} points ({choice.lost} "
         f"images), with {len(choice.keep)} of {len(trials.layers)} layers in float: {names}",
-        hint="allow more, or try another --calibrator or more --calibration-images; "
-        "where nothing helps, this network needs --precision fp32",
+        hint="allow a larger drop, or try another --calibrator or more --calibration-images; "
+        "if nothing helps, this network needs --precision fp32",
     )

@@ -1,4 +1,4 @@
-"""From float32 to FP16: measure activations on training images, type the graph, lint."""
+"""From float32 to FP16: measure activations on training images, set the types, lint."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from exporter.network.sources import Source
     from exporter.progress import Progress
 
-NOT_MEASURED = "activations not measured: no data, so FP16 overflow is only known of constants"
+NOT_MEASURED = "activations were not measured (no data): FP16 overflow is known for constants only"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What activations were on training images.
+    """How large activations are on training images.
 
     Attributes:
-        amax: the largest magnitude of each tensor, by name; empty where there was no data.
-        images: how many.
+        amax: the largest magnitude of each tensor, by name. Empty if there was no data.
+        images: how many images they were measured on.
     """
 
     amax: dict[str, float]
@@ -42,13 +42,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class Halving:
-    """What typing a graph FP16 left.
+    """The result of giving a graph FP16 types.
 
     Attributes:
-        io: type of the graph's inputs and outputs.
-        images: how many the activations were measured on; 0: not measured.
+        io: the type of the graph's inputs and outputs.
+        images: how many images the activations were measured on. 0 means not measured.
         reports: of the passes, for the passport.
-        warnings: of the measuring and the lint.
+        warnings: of the measurement and the lint.
     """
 
     io: FloatType
@@ -57,28 +57,28 @@ class Halving:
     warnings: list[str]
 
     def as_json(self) -> dict[str, Any]:
-        """Return what the passport records of it; the nodes kept are with the passes."""
+        """Return what the passport records about it. The passes list the nodes they kept."""
         return {"io": self.io, "measured_on_images": self.images, "warnings": self.warnings}
 
 
 def measure(model: ir.Model, source: Source, config: ExportConfig, progress: Progress) -> Measured:
-    """Find the largest magnitude of every tensor that FP16 may not hold.
+    """Find the largest magnitude of every tensor that FP16 may be too small for.
 
     Args:
-        model: folded, float32, not quantized yet; gets the types of its tensors.
-        source: the network it came from.
-        config: ``data`` and ``calibration_images`` matter here.
-        progress: told of every batch of images.
+        model: folded, float32, not quantized. Its tensors get their types.
+        source: the network that it came from.
+        config: ``data`` and ``calibration.images`` matter here.
+        progress: called for each batch of images.
 
     Raises:
-        CalibrationError: an activation is NaN or infinite on some image.
-        WrongUse: the data has too few training images.
+        CalibrationError: an activation is NaN or infinite on an image.
+        WrongUse: the data set has too few training images.
     """
     from onnx_ir.passes import common
 
     from exporter.data import calibration_images, feeds
 
-    common.ShapeInferencePass()(model)  # which tensors are float
+    common.ShapeInferencePass()(model)  # to know which tensors are float
     known = config.data is not None or (source.is_ours and feeds.default_data(source))
     if source.preprocessing is None or not known:
         return Measured({}, 0)
@@ -90,16 +90,17 @@ def measure(model: ir.Model, source: Source, config: ExportConfig, progress: Pro
 
 
 def to_half(model: ir.Model, measured: Measured, io: FloatType) -> Halving:
-    """Type a graph FP16 in place.
+    """Give a graph FP16 types, in place.
 
     Raises:
-        ConversionError: the lint found a defect, or every node has to stay FP32; names the node.
-        WrongUse: the graph can't be typed, or an input does not fit FP16.
+        ConversionError: the lint found a defect, or every node has to stay FP32. The error names
+            the node.
+        WrongUse: the graph has half precision already, or an input does not fit in FP16.
     """
     from onnx_ir.passes import common
 
     _refuse_inputs(model, measured, io)
-    common.ShapeInferencePass()(model)  # the passes go by the tensors' types
+    common.ShapeInferencePass()(model)  # the passes need the tensors' types
     refuse_mixed(model)
     opset, half = RaiseOpset(), ToFp16(measured.amax, io)
     opset(model)
@@ -116,33 +117,33 @@ def to_half(model: ir.Model, measured: Measured, io: FloatType) -> Halving:
         )
     warnings = [] if measured.images else [NOT_MEASURED]
     warnings += [str(each) for each in findings]
-    raised = [opset.report] if opset.report.applied else []  # FP8 has raised it already
+    raised = [opset.report] if opset.report.applied else []  # FP8 raises it before
     return Halving(io, measured.images, [*raised, half.report], warnings)
 
 
 def refuse_mixed(model: ir.Model) -> None:
-    """Refuse a network that is in half precision by itself, such as Keras' ``mixed_float16``.
+    """Refuse a network that has half precision already, such as Keras' ``mixed_float16``.
 
-    Its types would have to be undone before others can be written; must be inferred before.
+    We would have to undo its types before we could set others. The types must be inferred before.
 
     Raises:
-        WrongUse: names the first node.
+        WrongUse: the error names the first such node.
     """
     halves = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
     for node in model.graph:
         if any(value.dtype in halves for value in node.outputs):
             raise WrongUse(
-                f"the network computes in half precision by itself, first in {label(node)}",
-                hint="save it with the dtype policy float32: with "
+                f"the network computes in half precision already, first in {label(node)}",
+                hint="save it with the dtype policy float32: call "
                 "keras.config.set_dtype_policy('float32'), build it again and load its weights",
             )
 
 
 def compare_simulated(before: bytes, after: bytes, batches: Sequence[Feeds]) -> Agreement:
-    """Run a graph and its FP16 form, simulated, on the same batches; return the worst output's.
+    """Run a graph and its simulated FP16 form on the same batches; return the worst agreement.
 
     Raises:
-        ConversionError: FP16 gives infinity or NaN where the graph did not.
+        ConversionError: FP16 gives infinity or NaN, and the graph did not.
     """
     from exporter.targets.ort import OrtRunner
 
@@ -162,20 +163,20 @@ def compare_simulated(before: bytes, after: bytes, batches: Sequence[Feeds]) -> 
     )
     if not np.isfinite(worst.max_relative_error):
         raise ConversionError(
-            "in FP16 the network's outputs are not finite: an activation overflows",
-            hint="give real images with --data, so that such activations are found and kept FP32",
+            "the outputs of the network are not finite in FP16: an activation overflows",
+            hint="give real images with --data: we find such activations and keep them FP32",
         )
     return worst
 
 
 def _refuse_inputs(model: ir.Model, measured: Measured, io: FloatType) -> None:
-    """Inputs have no way to stay FP32 where FP16 was asked for."""
+    """Refuse FP16 inputs that are too large for it."""
     from exporter.passes.half import LARGEST
 
     for value in model.graph.inputs:
         largest = measured.amax.get(str(value.name), 0.0)
         if io == "fp16" and largest > LARGEST:
             raise WrongUse(
-                f"input {value.name!r} reaches {largest:.3g}, and FP16 ends at 65504",
+                f"input {value.name!r} reaches {largest:.3g}, and the largest FP16 number is 65504",
                 hint="leave out --io fp16",
             )

@@ -1,9 +1,10 @@
-"""Ways to win back accuracy that INT8 and FP8 cost, one row each, in the order they run in."""
+"""Methods that win back accuracy after INT8 and FP8: a row each, in the order that they run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -12,39 +13,41 @@ from calibration.channel_means import channel_means, mean_error
 from calibration.gram import Window, second_moments
 from calibration.tap import OpenSession
 from exporter.config import ExportConfig, RecoveryName
+from exporter.data.calibration_images import CalibrationImages, open_session
 from exporter.passes import Kept, PassReport
 from exporter.passes.add_bias import AddBias, outputs_to_measure
 from exporter.passes.equalize import Equalize
 from exporter.passes.insert_qdq import InsertQdq
 from exporter.passes.round_weights import RoundWeights, layers_to_measure
 from exporter.passes.schemes import Scheme
+from exporter.precision.trials import Trials
 from exporter.progress import Progress
 
 if TYPE_CHECKING:
     from exporter.network.runner import Feeds
 
 MOMENTS_BYTES = 512 * 2**20
-"""Second moments measured in one pass of the images: more layers take more passes, not memory."""
+"""The most second moments to measure in one pass over the images. More layers take more passes."""
 LAYER_BYTES = 2**30
-"""Of one layer: it is left as it is where it has more, from 11,586 weights a channel."""
+"""A layer with more second moments keeps its weights: from 11,586 weights per channel on."""
 IMAGES = 128
-"""What weights and biases are chosen on: bias correction goes through them once a layer. Both
-settle on few; on 512 the shipped networks gain nothing more."""
+"""How many images weights and biases are chosen on. Bias correction runs them once per layer. Both
+settle on few images: with 512 the shipped networks gain nothing more."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What methods work with.
+    """The inputs of every method.
 
     Attributes:
         scheme: how the graph will be quantized.
         ranges: (low, high) of the activations, by tensor.
         reference: the float graph that was calibrated.
-        batches: makes an iterator over the first so many calibration images.
-        images: how many there are.
-        open_float: makes a session of a float graph.
-        open_int8: makes one that computes a quantized graph as its engine will.
-        progress: told of the images.
+        batches: returns an iterator over the first N calibration images.
+        images: how many calibration images there are.
+        open_float: opens a session for a float graph.
+        open_int8: opens a session that computes a quantized graph as its engine will.
+        progress: called for each batch of images.
     """
 
     scheme: Scheme
@@ -59,27 +62,42 @@ class Setting:
 
 @dataclass(frozen=True)
 class BeforeCalibration:
-    """A method that changes the float graph alone; ranges are measured on the result."""
+    """A method that changes only the float graph. Ranges are measured on the result."""
 
     run: Callable[[ir.Model], PassReport]
 
 
 @dataclass(frozen=True)
 class WithImages:
-    """A method that measures on calibration images, with the ranges known."""
+    """A method that measures on calibration images and knows the ranges."""
 
     run: Callable[[ir.Model, Setting], PassReport]
 
 
+@dataclass(frozen=True)
+class Recovered:
+    """The result of the methods that measure on images.
+
+    Attributes:
+        trials: the graph after them; ``trials.original`` is from before.
+        reports: what each method changed.
+        images: how many of the first calibration images they chose on.
+    """
+
+    trials: Trials
+    reports: dict[RecoveryName, PassReport]
+    images: int
+
+
 def equalize(model: ir.Model) -> PassReport:
-    """Equalize the weights' ranges across layers."""
+    """Even out the weights' ranges across layers."""
     equalizing = Equalize()
     equalizing(model)
     return equalizing.report
 
 
 def round_weights(model: ir.Model, setting: Setting) -> PassReport:
-    """Round all layers' weights, as many layers a pass of the images as memory allows."""
+    """Round the weights of all layers, with as many layers per pass as memory allows."""
     report = PassReport("round_weights")
     images = min(IMAGES, setting.images)
     every = layers_to_measure(model, setting.scheme)
@@ -108,13 +126,14 @@ def round_weights(model: ir.Model, setting: Setting) -> PassReport:
 
 
 def correct_biases(model: ir.Model, setting: Setting) -> PassReport:
-    """Give each layer's output the mean that it has in float, channel by channel.
+    """Give the output of each layer the mean that it has in float, channel by channel.
 
-    Quantization error has a mean, and layers behind can't average it away. In graph order, as
-    each correction changes what the layers behind it read, the mean of (float - quantized) over
-    the calibration images is added to the bias (Nagel et al. 2019, arXiv 1906.04721, section 4.2
-    and appendix D; Banner et al. 2019, arXiv 1810.05723, section 4.2). Theirs is a plain mean; on
-    activations with heavy tails that is the error of few images (see `calibration.power`).
+    Quantization error has a mean, and later layers can't average it away. For each layer in graph
+    order, the mean of (float - quantized) over the calibration images is added to the bias. The
+    order matters, because each correction changes what later layers read. (Nagel et al. 2019,
+    arXiv 1906.04721, section 4.2 and appendix D; Banner et al. 2019, arXiv 1810.05723, section
+    4.2.) They take a plain mean. With heavy tails, that is the error of a few images (see
+    `calibration.power`).
     """
     outputs = outputs_to_measure(model, setting.scheme)
     report = PassReport("add_bias")
@@ -128,7 +147,7 @@ def correct_biases(model: ir.Model, setting: Setting) -> PassReport:
     for done, (name, (tensor, axis)) in enumerate(outputs.items(), start=1):
         quantized = model.clone()
         InsertQdq(setting.scheme, setting.ranges)(quantized)
-        # The session computes what leads to the tensor, and nothing behind it.
+        # The session computes only what leads to the tensor.
         got = channel_means(
             quantized,
             {tensor: axis},
@@ -148,7 +167,7 @@ def _bytes(window: Window) -> int:
 
 
 def _parts(layers: Mapping[str, tuple[str, Window]]) -> Iterator[dict[str, tuple[str, Window]]]:
-    """Cut the layers, in order, into parts whose moments fit in memory together."""
+    """Split the layers, in order, into parts whose moments fit in memory together."""
     part: dict[str, tuple[str, Window]] = {}
     used = 0
     for name, layer in layers.items():
@@ -170,25 +189,54 @@ METHODS: dict[RecoveryName, BeforeCalibration | WithImages] = {
 
 
 def chosen(config: ExportConfig, scheme: Scheme) -> tuple[tuple[RecoveryName, ...], list[str]]:
-    """Return the methods to run, and what a reader of the result should know of the choice.
+    """Return the methods to run, with warnings about the choice.
 
-    Where none is asked for, what pays: weights of 7 bits are rounded for their layer's output,
-    which halves what INT8 costs there (KL divergence of the classes' probabilities, on both
-    shipped networks). With 8 bits no method gains what a test could see.
+    If the user names none, we take what pays. Weights of 7 bits are rounded for the output of
+    their layer: that halves the loss of INT8 on both shipped networks (KL divergence of the
+    classes' probabilities). With 8 bits, no method gains anything that a test could see.
     """
-    if config.recovery is not None:
-        return config.recovery, []
+    if config.int8.recovery is not None:
+        return config.int8.recovery, []
     if not scheme.reduce_range:
         return (), []
-    if config.calibration is not None and config.data is None:
-        return (), ["weights of 7 bits are rounded to nearest: to round them better takes --data"]
+    if config.calibration.file is not None and config.data is None:
+        return (), ["weights of 7 bits are rounded to nearest: better rounding needs --data"]
     return ("rounding",), []
+
+
+def recover(
+    trials: Trials,
+    names: Collection[RecoveryName],
+    images: CalibrationImages | None,
+    progress: Progress,
+) -> Recovered:
+    """Run the named methods that measure on images, in place on the graph of ``trials``."""
+    if images is None or not measured(names):
+        return Recovered(trials, {}, 0)
+    # Fused signed kernels saturate on some CPUs; the GPU that the graph is for doesn't saturate.
+    as_written = partial(open_session, as_written=True)
+    setting = Setting(
+        trials.scheme,
+        trials.ranges,
+        reference=ir.to_proto(trials.model).SerializeToString(),
+        batches=lambda limit: map(images.feeds, images.pixels(limit)),
+        images=len(images),
+        open_float=open_session,
+        open_int8=as_written if trials.scheme.symmetric else open_session,
+        progress=progress,
+    )
+    reports = {
+        name: method.run(trials.model, setting)
+        for name, method in METHODS.items()
+        if name in names and isinstance(method, WithImages)
+    }
+    return Recovered(trials, reports, min(IMAGES, len(images)))
 
 
 def before_calibration(
     model: ir.Model, names: Collection[RecoveryName]
 ) -> dict[RecoveryName, PassReport]:
-    """Run the methods, of those named, that change the graph to calibrate."""
+    """Run the named methods that change the graph before it is calibrated."""
     return {
         name: method.run(model)
         for name, method in METHODS.items()
@@ -196,17 +244,6 @@ def before_calibration(
     }
 
 
-def with_images(
-    model: ir.Model, names: Collection[RecoveryName], setting: Setting
-) -> dict[RecoveryName, PassReport]:
-    """Run the methods, of those named, that change it before Q/DQ are inserted."""
-    return {
-        name: method.run(model, setting)
-        for name, method in METHODS.items()
-        if name in names and isinstance(method, WithImages)
-    }
-
-
 def measured(names: Collection[RecoveryName]) -> list[RecoveryName]:
-    """Those of the named methods that need calibration images."""
+    """Return the named methods that need calibration images."""
     return [name for name, row in METHODS.items() if name in names and isinstance(row, WithImages)]

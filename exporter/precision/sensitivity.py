@@ -1,4 +1,4 @@
-"""Rank a network's layers by what quantizing each alone costs; show it as data and as a picture."""
+"""Rank the layers of a network by the loss when each alone is quantized; draw the result."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from exporter.progress import Progress
 
 PICTURES = (".png", ".svg", ".pdf")
-_BLUE, _ORANGE = "#0072b2", "#e69f00"  # told apart in every form of color blindness (Okabe, Ito)
+_BLUE, _ORANGE = "#0072b2", "#e69f00"  # safe for every form of color blindness (Okabe, Ito)
 _INCHES_A_BAR, _MARGIN_INCHES = 0.2, 1.2
 _LONGEST_NAME = 40
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Layers and what each costs, the costliest first.
+    """The layers and the loss from each, the costliest first.
 
     Attributes:
-        scheme: of the Q/DQ.
+        scheme: where Q/DQ went.
         reduce_range: whether weights have 7 bits.
-        images: how many it was measured on.
-        layers: what the logits lose when that layer alone is quantized.
-        keras_layers: the Keras layer of each, where known.
+        images: how many images it was measured on.
+        layers: the loss of the logits when only that layer is quantized.
+        keras_layers: the Keras layer behind each, if known.
         warnings: of the calibration and the choice of images.
     """
 
@@ -42,7 +42,7 @@ class Sensitivity:
     warnings: tuple[str, ...] = ()
 
     def rows(self) -> dict[str, dict[str, Any]]:
-        """Return a JSON object a layer, by node."""
+        """Return one JSON object per layer, by node."""
         total = sum(cost.macs for cost in self.layers) or 1
         return {
             cost.name: {
@@ -58,12 +58,12 @@ class Sensitivity:
         }
 
     def as_json(self) -> dict[str, Any]:
-        """Return all of it, as ``--json`` prints it and ``sensitivity.json`` in an artifact has it.
+        """Return all of it, as ``--json`` prints it and as an artifact's ``sensitivity.json``.
 
         ``{"scheme", "reduce_range", "images", "layers": [{"node", "keras_layer" (or null),
-        "sqnr_db" (null where nothing changed, or the logits were not finite), "noise" (energy of
-        the error by that of the logits; null where not finite), "label_flips", "macs" (an
-        image), "macs_share" (0 to 1)}, ...], "warnings"}``, the costliest layer first.
+        "sqnr_db" (null if nothing changed or the logits were not finite), "noise" (energy of the
+        error divided by the energy of the logits; null if not finite), "label_flips", "macs" (per
+        image), "macs_share" (0 to 1)}, ...], "warnings"}``, with the costliest layer first.
         """
         return {
             "scheme": self.scheme,
@@ -75,12 +75,12 @@ class Sensitivity:
 
 
 def measure(trials: Trials, images: HeldOut, progress: Progress) -> Sensitivity:
-    """Quantize each linear layer alone, the rest in float, and compare logits with float's.
+    """Quantize each linear layer alone, and compare the logits with the float graph's.
 
     Args:
         trials: the calibrated graph.
-        images: not calibrated on, and not the test set, for choices are made by the result.
-        progress: told of every layer.
+        images: neither calibrated on nor in the test set, because the result decides on layers.
+        progress: called for each layer.
     """
     costs = rank(
         trials.macs(images),
@@ -95,21 +95,22 @@ def measure(trials: Trials, images: HeldOut, progress: Progress) -> Sensitivity:
 
 
 def check_picture(path: Path) -> None:
-    """Refuse a picture's name before any work is done.
+    """Refuse the path of a picture before any work is done.
 
     Raises:
-        WrongUse: no suffix that says which kind of picture, or no such folder.
+        WrongUse: the suffix is no kind of picture, or the folder does not exist.
     """
     if path.suffix.lower() not in PICTURES:
         raise WrongUse(
-            f"can't tell which kind of picture {path} is", hint=f"end it in {', '.join(PICTURES)}"
+            f"can't tell which kind of picture {path} is",
+            hint=f"use a name that ends in {', '.join(PICTURES)}",
         )
     if not path.absolute().parent.is_dir():
         raise WrongUse(f"no such folder: {path.absolute().parent}")
 
 
 def draw(result: Sensitivity, path: Path) -> None:
-    """Draw the layers as bars, the costliest on top: SQNR and, beside it, label flips."""
+    """Draw the layers as bars, the costliest on top: SQNR, with label flips beside it."""
     from matplotlib.figure import Figure
 
     names = [_short(result.keras_layers.get(cost.name, cost.name)) for cost in result.layers]
@@ -129,13 +130,13 @@ def draw(result: Sensitivity, path: Path) -> None:
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(
-        f"Each layer quantised alone: scheme {result.scheme}, {result.images} held-out images"
+        f"Each layer quantized alone: scheme {result.scheme}, {result.images} held-out images"
     )
     figure.savefig(path, dpi=120)
 
 
 def _bars(layers: tuple[LayerCost, ...]) -> list[float]:
-    """SQNR in dB; as long as the longest where nothing changed, none where nothing is left."""
+    """Return SQNR in dB; if nothing changed, as long as the longest; if nothing is left, zero."""
     longest = max((cost.sqnr_db for cost in layers if math.isfinite(cost.sqnr_db)), default=1.0)
     return [max(min(cost.sqnr_db, longest), 0.0) for cost in layers]
 

@@ -1,9 +1,9 @@
-"""One calibrated graph with any choice of layers quantized, run as its target would run it."""
+"""Try any choice of quantized layers on one calibrated graph, run as its target would run it."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -29,36 +29,35 @@ Logits = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Trials:
-    """A float graph and all it takes to quantize a part of it.
+    """A float graph, and everything that is needed to quantize a part of it.
 
     Attributes:
-        model: folded and prepared, in float32; no trial changes it.
-        scheme: of the Q/DQ.
-        ranges: (low, high) by tensor.
-        unrecovered: `model` before recovery made its constants right for integers; None where
-            nothing did.
+        model: folded and prepared, float32. Trials run on copies of it.
+        scheme: where Q/DQ go.
+        ranges: (low, high) of the activations, by tensor.
+        original: `model` before recovery fitted its constants to integers.
     """
 
     model: ir.Model
     scheme: Scheme
     ranges: Mapping[str, tuple[float, float]]
-    unrecovered: ir.Model | None = None
+    original: ir.Model
 
     @cached_property
     def layers(self) -> dict[str, Linear]:
-        """The linear nodes that the scheme quantizes, by name, in graph order."""
+        """The linear nodes that the scheme quantizes, by name and in graph order."""
         return {label(row.node): row for row in place(self.model, self.scheme).linears}
 
     @cached_property
     def keras_layers(self) -> dict[str, str]:
-        """The Keras layer of each of `layers`, where it is known."""
+        """The Keras layer behind each of `layers`, if it is known."""
         found = {name: row.node.metadata_props.get(LAYER_KEY) for name, row in self.layers.items()}
         return {name: layer for name, layer in found.items() if layer}
 
     def macs(self, images: HeldOut) -> dict[str, int]:
-        """Count the multiply-adds an image takes in each of `layers`, from the shapes of one run.
+        """Count the multiply-adds per image in each of `layers`, from the shapes of one run.
 
-        A weight is used once at each place of the output, of a ConvTranspose at each of the input.
+        Each weight is used once per position of the output; for a ConvTranspose, of the input.
         """
         sized = {
             name: row.node.inputs[0] if row.node.op_type == "ConvTranspose" else row.node.outputs[0]
@@ -75,44 +74,41 @@ class Trials:
         }
 
     def float_logits(self, images: HeldOut) -> Logits:
-        """Return what the float graph gives, (images, classes)."""
-        return self._logits(self.unrecovered or self.model, images)
+        """Return the logits of the float graph, (images, classes)."""
+        return self._logits(self.original, images)
 
     @property
     def before_recovery(self) -> Trials:
-        """The same without it, to rank layers by: each was corrected for the others' errors too."""
-        if self.unrecovered is None:
-            return self
-        return Trials(self.unrecovered, self.scheme, self.ranges)
+        """The same without recovery, which corrects a layer for the errors of others too."""
+        return replace(self, model=self.original)
 
     def quantize(self, model: ir.Model, keep: Collection[str]) -> tuple[PassReport, PassReport]:
-        """Quantize `model` or a copy of it, in place, but for the nodes of these names.
+        """Quantize `model` or a copy of it, in place, except the nodes to keep in float.
 
         Returns:
-            What got its weights back, and what got Q/DQ.
+            The reports on which nodes got their weights back, and which got Q/DQ.
         """
-        restore = RestoreWeights(self.unrecovered or self.model, keep)
-        if self.unrecovered is not None:
-            restore(model)
+        restore = RestoreWeights(self.original, keep)
+        restore(model)
         insert = InsertQdq(self.scheme, self.ranges, keep=keep)
         insert(model)
         return restore.report, insert.report
 
     def logits(self, keep: Collection[str], images: HeldOut) -> Logits:
-        """Return what the graph gives with the nodes of these names in float."""
+        """Return the logits with the named nodes in float, (images, classes)."""
         model = self.model.clone()
         self.quantize(model, keep)
         return self._logits(model, images)
 
     def logits_alone(self, layer: str, images: HeldOut) -> Logits:
-        """Return what the graph gives with one layer quantized, and nothing else."""
+        """Return the logits with only one layer quantized, (images, classes)."""
         nodes = (label(node) for node in self.model.graph if node.domain == "")
         return self.logits({name for name in nodes if name != layer}, images)
 
     def with_followers(self, layers: Collection[str]) -> set[str]:
-        """Add to layers in float the pooling, additions and the like that lie between them alone.
+        """Add the nodes that lie only between these float layers, such as pooling and additions.
 
-        Integers there would cost a conversion in and one out, and precision, and save nothing.
+        Integers there would cost two conversions and some precision, and save nothing.
         """
         return {*layers} | {
             label(node)
@@ -126,7 +122,7 @@ class Trials:
     def _logits(self, model: ir.Model, images: HeldOut) -> Logits:
         graph = ir.to_proto(model).SerializeToString()
         (output,) = (str(value.name) for value in model.graph.outputs)
-        # Symmetric Q/DQ don't fuse in onnxruntime: they are simulated, as target onnx does.
+        # onnxruntime does not fuse symmetric Q/DQ: they are simulated, as for target onnx.
         batches = _run(graph, images, as_written=self.scheme.symmetric)
         return np.concatenate([batch[output] for batch in batches])
 
@@ -140,11 +136,11 @@ def _run(graph: bytes, images: HeldOut, *, as_written: bool) -> Iterator[Feeds]:
 
 
 def multiply_adds(node: ir.Node, shape: Sequence[int]) -> int:
-    """Count the multiply-adds an image takes in a linear node.
+    """Count the multiply-adds per image in a linear node.
 
     Args:
-        node: Conv, ConvTranspose, Gemm or MatMul, whose weight has a known shape.
-        shape: of its output, of a ConvTranspose's input; the batch comes first.
+        node: a Conv, ConvTranspose, Gemm or MatMul whose weight has a known shape.
+        shape: the shape of its output; for a ConvTranspose, of its input. The batch comes first.
     """
     weight = node.inputs[1]
     assert weight is not None
@@ -154,7 +150,7 @@ def multiply_adds(node: ir.Node, shape: Sequence[int]) -> int:
 
 
 def _linear_neighbours(node: ir.Node, scheme: Scheme) -> set[str]:
-    """The linear nodes it reads from or gives to, past what isn't quantized by itself."""
+    """Return the linear nodes on both sides of a node, past nodes without Q/DQ of their own."""
     found: set[str] = set()
     for backward in (True, False):
         queue, seen = [node], {node}

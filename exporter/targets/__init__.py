@@ -1,10 +1,11 @@
-"""The targets as one literal table; each is a file with ``compile`` and ``open``."""
+"""The targets as one literal table. Each target is a file with ``compile`` and ``open``."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from exporter.config import BuildOptions
+from exporter.config import BuildOptions, ExportConfig
 from exporter.errors import WrongUse, unknown_name
 from exporter.targets.row import ENGINE_BATCH, Build, Compiled, Target, TargetModule
 
@@ -20,11 +21,12 @@ __all__ = [
     "Target",
     "TargetModule",
     "check_options",
+    "check_request",
     "lookup",
     "open_artifact",
 ]
 
-# onnxruntime is in it because every graph is compared with Keras before it is accepted.
+# This includes onnxruntime because every graph is compared with Keras before it is accepted.
 _EXPORT = (
     ("keras",),
     ("tensorflow", "tensorflow-cpu"),
@@ -67,15 +69,15 @@ TARGETS: dict[str, Target] = {
         ),
         Target(
             "trt",
-            "TensorRT engines; without a GPU, a checked graph to finish on the target machine",
+            "TensorRT engines; without a GPU, a checked graph to compile on the target machine",
             ("fp32", "fp16", "int8", "fp8"),
             scheme="tensorrt",
-            needs="onnx",  # TensorRT itself only where the engine is built
+            needs="onnx",  # TensorRT itself is needed only to build the engine
             extras="cpu",
             distributions=_EXPORT,
             finish_distributions=(("onnx",), ("cuda-python",), ("tensorrt",)),
             finish_extras="target",
-            finish_besides="TensorRT: the system's, or pip install tensorrt",
+            finish_besides="TensorRT: from the system, or pip install tensorrt",
             needs_gpu=True,
             batch_range=True,
             rest="fp16",
@@ -90,7 +92,7 @@ TARGETS: dict[str, Target] = {
         ),
         Target(
             "trt-rtx",
-            "TensorRT-RTX plans, compiled ahead of time with no GPU",
+            "TensorRT-RTX plans, compiled ahead of time without a GPU",
             ("fp32", "fp16", "int8", "fp8"),
             scheme="tensorrt",
             needs="tensorrt_rtx",
@@ -107,7 +109,7 @@ TARGETS: dict[str, Target] = {
         ),
         Target(
             "ort-cuda",
-            "ONNX Runtime's CUDA provider; finished and run where the GPU is",
+            "ONNX Runtime's CUDA provider; compiled and run on the GPU machine",
             ("fp32", "fp16"),
             scheme="tensorrt",
             needs="onnxruntime",
@@ -120,7 +122,7 @@ TARGETS: dict[str, Target] = {
         ),
         Target(
             "ort-trt",
-            "ONNX Runtime's TensorRT provider; finished and run where the GPU is",
+            "ONNX Runtime's TensorRT provider; compiled and run on the GPU machine",
             ("fp32", "fp16", "int8"),
             scheme="tensorrt",
             needs="onnxruntime",
@@ -137,7 +139,7 @@ TARGETS: dict[str, Target] = {
         ),
         Target(
             "ort-trt-rtx",
-            "TensorRT-RTX in ONNX Runtime; finished and run where the GPU is",
+            "TensorRT-RTX in ONNX Runtime; compiled and run on the GPU machine",
             ("fp32", "fp16", "int8"),
             scheme="tensorrt",
             needs="onnxruntime",
@@ -160,28 +162,56 @@ TARGETS: dict[str, Target] = {
 
 
 def lookup(name: str) -> Target:
-    """Find a row by name.
+    """Find a target by name.
 
     Raises:
-        WrongUse: no such target; the message lists the nearest names.
+        WrongUse: there is no such target. The hint lists the nearest names.
     """
     if name not in TARGETS:
         raise unknown_name("target", name, TARGETS)
     return TARGETS[name]
 
 
-def check_options(target: Target, options: BuildOptions) -> None:
-    """Refuse build options that would have no effect on a target.
+def check_request(config: ExportConfig) -> tuple[Target, ExportConfig]:
+    """Refuse an export that can't be done as asked, before any work.
+
+    Returns:
+        The target, and the request with the batch sizes that an engine will get.
 
     Raises:
-        WrongUse: names the targets that take an option.
+        WrongUse: the target can't do it, or two options contradict each other.
+        Missing: this machine lacks what the request needs.
+    """
+    from exporter.targets.quantized import refuse_methods, scheme_of
+
+    target = lookup(config.target)
+    target.check_precision(config.precision)
+    target.check_cpu(config.precision)
+    target.check_gpu(config.precision)
+    target.check_batch(config.batch)
+    target.check_scheme(config.int8.scheme)
+    if config.is_quantized:
+        refuse_methods(config, scheme_of(config, target.scheme))
+    target.check_weight_bits(config)
+    target.types_half(config)
+    check_options(target, config.build)
+    config = replace(config, batch=target.bounded(config.batch))
+    target.check_build(config.build, config.precision, config.batch)
+    return target, config
+
+
+def check_options(target: Target, options: BuildOptions) -> None:
+    """Refuse build options that have no effect on a target.
+
+    Raises:
+        WrongUse: the target doesn't take an option. Names the targets that do.
     """
     for name in options.asked:
         if name not in target.honours:
             takers = [row.name for row in TARGETS.values() if name in row.honours]
             raise WrongUse(
                 f"target {target.name!r} does not take {name.replace('_', '-')}",
-                hint=f"these do: {', '.join(takers)}",
+                hint=f"these targets do: {', '.join(takers)}",
             )
 
 

@@ -1,4 +1,4 @@
-"""A CUDA stream with events: copies to and from the GPU, and times between marks on the stream."""
+"""A CUDA stream with events: copies to and from the GPU, and times marks on the stream."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class CudaClock:
     """One stream and its marks.
 
     Args:
-        marks: how many there are.
+        marks: number of marks.
 
     Attributes:
-        stream: its address, as other libraries take it.
+        stream: the stream's address, in the form that other libraries take.
 
     Raises:
-        Missing: cuda-python or a driver is not here.
+        Missing: cuda-python or a driver is missing.
     """
 
     def __init__(self, marks: int) -> None:
@@ -30,28 +30,28 @@ class CudaClock:
         self.stream = int(self._stream)
 
     def close(self) -> None:
-        """Free events and stream, once the stream is idle."""
+        """Wait until the stream is idle, then free it and its events."""
         self._call("cudaStreamSynchronize", self._stream)
         for event in self._events:
             self._call("cudaEventDestroy", event)
         self._call("cudaStreamDestroy", self._stream)
 
     def mark(self, number: int) -> None:
-        """Have the stream note the time when it gets here."""
+        """Make the stream record the time when it reaches this point."""
         self._call("cudaEventRecord", self._events[number], self._stream)
 
     def between(self, first: int, second: int) -> float:
-        """Wait for a mark and return the milliseconds from an earlier one to it."""
+        """Wait for the second mark, and return the milliseconds between the two."""
         self._call("cudaEventSynchronize", self._events[second])
         return float(self._call("cudaEventElapsedTime", self._events[first], self._events[second]))
 
     def copy_in(self, address: int, array: npt.NDArray[Any]) -> None:
-        """Copy an array to the GPU; from pageable memory, so it may be changed afterwards."""
+        """Copy an array to the GPU. Its memory is pageable, so you may change it afterwards."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._copy(address, array.ctypes.data, array.nbytes, kind)
 
     def copy_out(self, array: npt.NDArray[Any], address: int) -> None:
-        """Copy from the GPU into an array; it is there once a later mark was waited for."""
+        """Copy from the GPU into an array. The data is complete once you wait for a later mark."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._copy(array.ctypes.data, address, array.nbytes, kind)
 

@@ -1,8 +1,9 @@
-"""What OpenVINO really executes each layer in, which differs from what a file says.
+"""Find the precision that OpenVINO really runs each layer in, which may differ from the file's.
 
-Source: the runtime model, and its ``rt_info`` as openvino/runtime/exec_model_info.hpp defines
-it. Its ``runtimePrecision`` is not used: it is the narrowest type of any input, so that an FP32
-kernel that unpacks FP16 weights reads ``f16``. What the activations come in is what counts.
+Source: the runtime model, and its ``rt_info`` as defined in
+openvino/runtime/exec_model_info.hpp. We don't use its ``runtimePrecision``: it is the narrowest
+type of any input, so an FP32 kernel that unpacks FP16 weights reads ``f16``. The type of the
+activations is what counts.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 COLUMNS = ("name", "type", "precision", "output", "kernel", "made_of")
-# As the CPU plugin names them; the others are moved along in whatever type comes in.
+# Names as in the CPU plugin. Other layers just pass on data in the type of their input.
 _COMPUTE = {
     "Convolution": "convolutions",
     "Deconvolution": "transposed convolutions",
@@ -27,10 +28,10 @@ class Layer:
     """One node of the graph that OpenVINO executes.
 
     Attributes:
-        name: of the node.
-        type: what it is to the CPU plugin, such as ``Convolution``.
-        precision: of the activations that its kernel takes, such as ``u8`` or ``f32``.
-        output: what it gives.
+        name: name of the node.
+        type: the CPU plugin's name for its kind, such as ``Convolution``.
+        precision: type of the activations that its kernel takes, such as ``u8`` or ``f32``.
+        output: type of its output.
         kernel: the implementation, such as ``jit_avx2_I8``.
         made_of: the nodes of the IR that were fused into it.
     """
@@ -44,11 +45,12 @@ class Layer:
 
 
 def executed_layers(runtime_model: Any) -> list[Layer]:
-    """List the nodes that run with every batch, in the order of their execution.
+    """List the nodes that run for every batch, in execution order.
+
+    Nodes that depend only on constants are left out, as they ran when the model was compiled.
 
     Args:
-        runtime_model: of a compiled model; what depends on constants alone is left out, as
-            it ran when the model was compiled.
+        runtime_model: the runtime model of a compiled model.
     """
     constant: set[str] = set()
     layers = []
@@ -78,7 +80,7 @@ def _layer(name: str, taken: str, info: dict[str, str]) -> Layer:
 
 
 def summary(layers: list[Layer]) -> list[str]:
-    """Say in what the layers that multiply run: ``20 of 20 convolutions in u8``."""
+    """Describe the precision of layers that multiply, such as ``20 of 20 convolutions in u8``."""
     totals = Counter(layer.type for layer in layers)
     kinds = Counter((layer.type, layer.precision) for layer in layers)
     return [
@@ -89,7 +91,7 @@ def summary(layers: list[Layer]) -> list[str]:
 
 
 def table(layers: list[Layer]) -> dict[str, Any]:
-    """Return the layers as JSON values: columns, and one row a layer."""
+    """Return the layers as JSON values: the columns, and one row per layer."""
     rows = [
         [layer.name, layer.type, layer.precision, layer.output, layer.kernel, list(layer.made_of)]
         for layer in layers

@@ -1,8 +1,8 @@
-"""Runs a graph on one of onnxruntime's GPU providers, and times it with I/O binding.
+"""Run a graph on one of onnxruntime's GPU providers, and time it with I/O binding.
 
-Timing keeps inputs and outputs on the GPU (I/O binding), so that copies are apart from kernels, and
-marks the provider's own stream by CUDA events, as the runner of TensorRT engines does: the figures
-stand in one table. A CUDA graph is captured for each shape, under an id of its own. See
+Timing keeps inputs and outputs on the GPU (I/O binding), to separate copies from kernels. It marks
+the provider's own stream with CUDA events, as the runner of TensorRT engines does, so the figures
+of both are comparable. Each shape gets its own CUDA graph, with its own id. See
 https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html, "Using CUDA Graphs".
 """
 
@@ -26,19 +26,19 @@ from exporter.targets._ort_placement import Placement
 from exporter.targets._ort_providers import Provider
 from exporter.targets.ort import NOT_THESE
 
-# The stream is not waited for within a call: the host's part and the kernels' are told apart.
+# A call doesn't wait for the stream, so that host time and kernel time can be told apart.
 _RUN_OPTION = "disable_synchronize_execution_providers"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a session is asked for.
+    """What a session should provide.
 
     Attributes:
         provider: where every node should run.
-        options: of the provider, as onnxruntime takes them.
-        allow_fallback: whether nodes may run elsewhere.
-        what: the artifact, for messages.
+        options: the provider's options, in onnxruntime's form.
+        allow_fallback: whether nodes may run on another provider.
+        what: name of the artifact, for messages.
     """
 
     provider: Provider
@@ -48,16 +48,16 @@ class Request:
 
 
 def open_session(model: bytes, request: Request) -> tuple[Any, Placement]:
-    """Make a session, and read where its nodes run.
+    """Create a session, and read where its nodes run.
 
     Raises:
-        Missing: the provider is not here, or does not start.
-        ExporterError: onnxruntime refuses the graph, or nodes would run elsewhere.
+        Missing: the provider is missing or doesn't start.
+        ExporterError: onnxruntime refuses the graph, or nodes would run on another provider.
     """
     provider = request.provider
     _ort_providers.require(provider)
     settings = ort.SessionOptions()
-    settings.log_severity_level = 4  # what goes wrong is read back and raised
+    settings.log_severity_level = 4  # we read problems back and raise them
     settings.add_session_config_entry(_ort_placement.RECORD, "1")
     providers = _ort_providers.add(provider, settings, dict(request.options))
     try:
@@ -66,7 +66,7 @@ def open_session(model: bytes, request: Request) -> tuple[Any, Placement]:
             settings,
             providers=providers,
             disabled_optimizers=NOT_THESE,
-            enable_fallback=0,  # else a failed provider is replaced by others without a word
+            enable_fallback=0,  # otherwise others silently replace a provider that failed
         )
     except Exception as error:  # onnxruntime's exceptions have no common public base
         line = _ort_providers.first_line(error)
@@ -81,7 +81,7 @@ def open_session(model: bytes, request: Request) -> tuple[Any, Placement]:
 
 @dataclass(frozen=True)
 class _Bound:
-    """One shape's binding: arrays on the GPU, and the run's options."""
+    """The binding of one shape: its arrays on the GPU, and the run options."""
 
     binding: Any
     inputs: Mapping[str, Any]
@@ -93,13 +93,13 @@ class OrtGpuRunner:
     """One session on a GPU provider.
 
     Args:
-        model: the graph, whose hash the caller has checked.
-        request: provider, its options, whether nodes may fall back.
-        device: where bound arrays lie, as onnxruntime names it.
+        model: the graph. The caller must have checked its hash.
+        request: the provider, its options, and whether nodes may fall back.
+        device: onnxruntime's name of the device that holds bound arrays.
 
     Attributes:
-        placement: where nodes run; known once it is open.
-        times: of each batch since :meth:`time_batches`.
+        placement: where nodes run; set once the runner is open.
+        times: time of each batch since :meth:`time_batches`.
     """
 
     placement: Placement
@@ -110,14 +110,14 @@ class OrtGpuRunner:
         self.times: list[DeviceTimes] = []
 
     def time_batches(self, *, cuda_graph: bool) -> None:
-        """Time every batch by CUDA events from now on; before the session opens."""
+        """Time every batch with CUDA events from now on. Call this before the session opens."""
         self._timed, self._cuda_graph = True, cuda_graph
 
     def __enter__(self) -> OrtGpuRunner:
-        """Make the session.
+        """Create the session.
 
         Raises:
-            As :func:`open_session`; to be timed it also needs cuda-python.
+            The errors of :func:`open_session`. Timing also needs cuda-python.
         """
         self._clock = CudaClock(4) if self._timed else None
         self._bound: dict[tuple[tuple[int, ...], ...], _Bound] = {}
@@ -130,7 +130,7 @@ class OrtGpuRunner:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Free the session, then the stream that it used."""
+        """Free the session, then its stream."""
         self._bound = {}
         self.__dict__.pop("_session", None)
         if self._clock is not None:
@@ -156,7 +156,7 @@ class OrtGpuRunner:
 
     @property
     def device_settings(self) -> dict[str, Any]:
-        """Return all that times depend on."""
+        """All settings that the times depend on."""
         own = self._session.get_provider_options().get(self._request.provider.name, {})
         return {
             "library": f"onnxruntime {ort.__version__}, {self._request.provider.name}",
@@ -170,7 +170,7 @@ class OrtGpuRunner:
         }
 
     def _timed_request(self) -> Request:
-        """Return the request with the clock's stream and the CUDA graph in it."""
+        """Return the request with the options for the clock's stream and the CUDA graph."""
         request = self._request
         self._own = dict(request.options)
         if self._clock is not None:
@@ -206,11 +206,11 @@ class OrtGpuRunner:
         return results
 
     def _bind(self, feeds: Feeds, number: int) -> _Bound:
-        """Lay out a shape's arrays on the GPU; a plain run tells the outputs' shapes.
+        """Allocate a shape's arrays on the GPU. A plain run gives the outputs' shapes.
 
         Args:
             feeds: one batch of the shape.
-            number: of shapes before it. A CUDA graph is kept under it; -1 would be none.
+            number: number of shapes bound before. It sets the id of the shape's CUDA graph.
         """
         plain = ort.RunOptions()
         plain.add_run_config_entry("gpu_graph_id", "-1")
@@ -233,7 +233,7 @@ class OrtGpuRunner:
 
 
 def _numpy(value: Any) -> np.dtype[Any]:
-    """Return numpy's type of an array of onnxruntime's, such as ``tensor(float16)``."""
+    """Return numpy's type for an onnxruntime array, such as one of ``tensor(float16)``."""
     names = {"float": "float32", "double": "float64"}
     name = value.data_type().removeprefix("tensor(").removesuffix(")")
     dtype: np.dtype[Any] = np.dtype(names.get(name, name))
@@ -241,7 +241,7 @@ def _numpy(value: Any) -> np.dtype[Any]:
 
 
 def cache_key(model: bytes, provider: Provider, gpu: str) -> str:
-    """Name what a provider compiles from a graph: by the graph, its own version, and the GPU."""
+    """Return a cache key for compiled code, from the graph, the provider's versions and the GPU."""
     known = [hashlib.sha256(model).hexdigest(), gpu]
     known += [f"{name} {version}" for name, version in _ort_providers.versions(provider).items()]
     return hashlib.sha256("\0".join(known).encode()).hexdigest()[:32]

@@ -1,7 +1,7 @@
-"""Where the nodes of an onnxruntime session run: read back, recorded, refused where it is the CPU.
+"""Read where the nodes of an onnxruntime session run, and refuse a fallback to the CPU.
 
-onnxruntime gives every node that a provider declines to its CPU provider and says so in no result.
-Since 1.24 a session can be asked: https://github.com/microsoft/onnxruntime/pull/26781.
+If a provider declines a node, onnxruntime silently runs it on its CPU provider. Since 1.24, a
+session can list where its nodes run: https://github.com/microsoft/onnxruntime/pull/26781.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Placed:
-    """One node that does not run on the provider that was asked for.
+    """One node that doesn't run on the requested provider.
 
     Attributes:
-        node: its name, or its number among its subgraph's nodes where it has none.
-        op_type: what it computes.
-        provider: where it runs.
+        node: its name; if it has none, its number among its subgraph's nodes.
+        op_type: its ONNX op.
+        provider: the provider that runs it.
     """
 
     node: str
@@ -32,7 +32,7 @@ class Placed:
     provider: str
 
     def __str__(self) -> str:
-        """Return it as a message names it."""
+        """Return the node's op and name, for messages."""
         return f"{self.op_type} {self.node}".strip()
 
 
@@ -41,9 +41,9 @@ class Placement:
     """Where the nodes of one session run.
 
     Attributes:
-        asked: the provider that was asked for.
-        nodes: how many run on each provider.
-        elsewhere: those that run on another.
+        asked: the requested provider.
+        nodes: number of nodes by provider.
+        elsewhere: the nodes that run on another provider.
     """
 
     asked: str
@@ -63,9 +63,9 @@ def read(session: Any, asked: str) -> Placement:
     """Read where a session's nodes run.
 
     Args:
-        session: made with :data:`RECORD` set to 1. Nodes that onnxruntime folds into constants
-            are gone by then, and the copies that it puts between providers are not among them.
-        asked: the provider that it was asked for.
+        session: created with :data:`RECORD` set to 1. Its list lacks nodes that onnxruntime
+            folded into constants, and the copies that it inserts between providers.
+        asked: the requested provider.
     """
     counts: Counter[str] = Counter()
     elsewhere = []
@@ -79,10 +79,10 @@ def read(session: Any, asked: str) -> Placement:
 
 
 def refuse_fallback(placement: Placement, what: str) -> None:
-    """Refuse a session that runs nodes elsewhere than it was asked to.
+    """Refuse a session that runs nodes on another provider than the requested one.
 
     Raises:
-        ExporterError: names the nodes.
+        ExporterError: there are such nodes. The message names them.
     """
     if not placement.elsewhere:
         return
@@ -91,7 +91,7 @@ def refuse_fallback(placement: Placement, what: str) -> None:
     more = f" and {count - _SHOWN} more" if count > _SHOWN else ""
     where = ", ".join(sorted({each.provider for each in placement.elsewhere}))
     raise ExporterError(
-        f"{what}: {count} of {total} nodes would not run on {placement.asked} but on {where}: "
+        f"{what}: {count} of {total} nodes would run on {where} instead of {placement.asked}: "
         f"{shown}{more}",
-        hint="to accept that, export or compile with --allow-fallback",
+        hint="to accept this, export or compile with --allow-fallback",
     )

@@ -1,4 +1,4 @@
-"""Targets on onnxruntime's GPU providers: exported anywhere, finished and run where the GPU is."""
+"""Targets on onnxruntime's GPU providers: exported anywhere, compiled and run on a GPU machine."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from exporter.targets import Build, Compiled, _ort_providers, _tensorrt
 from exporter.targets._ort_gpu import OrtGpuRunner, Request, cache_key
 from exporter.targets._ort_providers import Provider
 
-_PARSER = "tensorrt_rtx"  # NVIDIA's parser, which works with no GPU
+_PARSER = "tensorrt_rtx"  # NVIDIA's parser, which works without a GPU
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a provider's options follow from.
+    """What determines a provider's options.
 
     Attributes:
         model: the graph.
-        precision: that it is typed in.
-        batch: the sizes to accept.
-        build: what the user asked of the builder.
-        cache: a folder for what the provider compiles from this graph on this GPU.
+        precision: precision of the graph.
+        batch: batch sizes to accept.
+        build: the user's build options.
+        cache: folder for what the provider compiles from this graph on this GPU.
     """
 
     model: bytes
@@ -44,10 +44,10 @@ Options = Callable[[Wanted], dict[str, str]]
 
 
 def compile(folder: Path, build: Build, provider: Provider, options: Options) -> Compiled:
-    """Open the graph on the provider and record where its nodes run, or say how to finish.
+    """Open the graph on the provider and record where its nodes run, or say how to compile it.
 
     Raises:
-        Missing: ``build.here`` is set, and the provider or a GPU is not here.
+        Missing: ``build.here`` is set, but the provider or a GPU is missing.
         ExporterError: the provider refuses the graph, or nodes would fall back.
     """
     model = (folder / MODEL).read_bytes()
@@ -76,12 +76,12 @@ def compile(folder: Path, build: Build, provider: Provider, options: Options) ->
 
 
 def open(artifact: Artifact, provider: Provider, options: Options) -> OrtGpuRunner:
-    """Open ``model.onnx`` on the provider, once its hash matches the passport.
+    """Open ``model.onnx`` on the provider, if its hash matches the passport.
 
-    Where nodes run is read back each time: another version may place them otherwise.
+    We read where nodes run each time, as another version may place them differently.
 
     Raises:
-        Missing: the provider or a GPU is not here.
+        Missing: the provider or a GPU is missing.
     """
     gpu = _gpu(provider)
     passport = artifact.passport
@@ -97,7 +97,7 @@ def open(artifact: Artifact, provider: Provider, options: Options) -> OrtGpuRunn
 
 
 def profiles(wanted: Wanted, provider: Provider) -> dict[str, str]:
-    """Return the options that name the smallest, best and largest shapes of every input."""
+    """Return the options for the smallest, best and largest shapes of every input."""
     import onnx
 
     if provider.profiles is None or wanted.batch.maximum is None:
@@ -118,27 +118,29 @@ def profiles(wanted: Wanted, provider: Provider) -> dict[str, str]:
 
 
 def _shape(shape: Any, batch: int) -> list[int]:
-    """Return a shape with the batch in place of its one open size."""
+    """Return a shape, with the batch size in place of its one open dimension."""
     return [axis.dim_value if axis.HasField("dim_value") else batch for axis in shape.dim]
 
 
 def _gpu(provider: Provider) -> str:
-    """Make sure that the provider and a GPU are here; return the GPU's name.
+    """Make sure that this machine has the provider and a GPU, and return the GPU's name.
 
     Raises:
-        Missing: one of them is not.
+        Missing: one of them is missing.
     """
     _ort_providers.require(provider)
     gpu = in_use(find_gpus().devices)
     if gpu is None:
-        raise Missing("no NVIDIA GPU on this machine", hint="see nvidia-smi; then compile here")
+        raise Missing(
+            "no NVIDIA GPU on this machine", hint="check with nvidia-smi, then compile here"
+        )
     return gpu.name
 
 
 def _cache(model: bytes, provider: Provider, gpu: str) -> Path:
-    """Make the folder below ``$XDG_CACHE_HOME`` that only this user may read.
+    """Create a cache folder below ``$XDG_CACHE_HOME`` that only this user may read.
 
-    What is kept there is loaded as code, so it is never part of an artifact.
+    Its files are loaded as code, so they are never part of an artifact.
     """
     home = os.environ.get("XDG_CACHE_HOME")
     base = Path(home) if home and Path(home).is_absolute() else Path.home() / ".cache"
@@ -148,7 +150,7 @@ def _cache(model: bytes, provider: Provider, gpu: str) -> Path:
 
 
 def _hand_over(folder: Path, build: Build, provider: Provider, why: str) -> Compiled:
-    """Check the graph with NVIDIA's parser where the provider uses it, and say how to finish."""
+    """Say how to compile the graph, and check it with NVIDIA's parser if the provider uses that."""
     checked = None
     if provider.profiles is not None and importlib.util.find_spec(_PARSER) is not None:
         checked = _tensorrt.check_graph(importlib.import_module(_PARSER), folder / MODEL)

@@ -1,11 +1,11 @@
-"""One builder for TensorRT and TensorRT-RTX: a typed ONNX graph becomes a serialized engine.
+"""One builder for TensorRT and TensorRT-RTX: it turns a typed ONNX graph into an engine.
 
-``trt`` is the module ``tensorrt`` or ``tensorrt_rtx``: they share one API. Precision is in the
-graph (FP16 tensors, Q/DQ), and the network strongly typed, which TensorRT 10 and 11 agree on.
-A release that has no such networks (8.6), and a DLA before 11, are told by flags, in
-:func:`_create_network`.
-Every attribute used here is checked by a test against the names that 10.13 and 11 have, and each
-call against the types that 10.13's stubs give.
+``trt`` is the module ``tensorrt`` or ``tensorrt_rtx``; both have the same API. The graph itself
+contains the precision (FP16 tensors, Q/DQ), and the network is strongly typed. TensorRT 10 and 11
+both support that. Releases without such networks (8.6), and DLAs before 11, need flags instead:
+see :func:`_create_network`.
+A test checks every attribute used here against the names in 10.13 and 11, and each call against
+the types in 10.13's stubs.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BuiltFor:
-    """The GPUs that an engine is for, and what else of the machine its record should have.
+    """The GPUs that an engine is for, and other facts about the machine for its record.
 
-    Fields are those of :class:`EngineRecord`.
+    The fields are the same as in :class:`EngineRecord`.
     """
 
     compute_capabilities: tuple[str, ...]
@@ -55,23 +55,23 @@ def build_plan(
     """Build ``engine.plan`` from ``model.onnx`` in the same folder.
 
     Args:
-        trt: the module.
-        folder: of the artifact; the plan goes there.
-        build: what was asked for.
-        built_for: the GPUs.
-        timing_cache: the file of layer timings to use and add to.
+        trt: the TensorRT module.
+        folder: the artifact's folder; the plan is written there.
+        build: the build request.
+        built_for: the GPUs to build for.
+        timing_cache: file of layer timings to use and extend.
 
     Raises:
-        ConversionError: the parser refuses the graph; names the node and its Keras layer.
-        WrongUse: an option asks for what this machine or module can't do.
-        Missing: TensorRT does not start here.
+        ConversionError: the parser refuses the graph. Names the node and its Keras layer.
+        WrongUse: this machine or module can't do what an option requests.
+        Missing: TensorRT doesn't start here.
         ExporterError: the build failed.
     """
     log = make_log(trt)
     builder = start(trt, log)
     config = builder.create_builder_config()
     network, typing = _create_network(trt, builder, config, build, folder / MODEL)
-    parser = parse(trt, network, log, folder / MODEL)  # owns weights that the network refers to
+    parser = parse(trt, network, log, folder / MODEL)  # owns the weights that the network uses
     shapes = _add_profile(builder, network, config, build.batch)
     _apply(trt, config, build)
     dla = _place_on_dla(trt, builder, network, config, build)
@@ -118,13 +118,13 @@ def _record(
 
 
 def check_graph(trt: Any, model: Path) -> dict[str, Any]:
-    """Let NVIDIA's parser read a graph without building it.
+    """Check a graph with NVIDIA's parser, without building an engine.
 
     Returns:
-        What the passport should say: module, version, warnings.
+        Fields for the passport: module, version, warnings.
 
     Raises:
-        ConversionError: it refuses; names the node and its Keras layer.
+        ConversionError: the parser refuses the graph. Names the node and its Keras layer.
     """
     log = make_log(trt)
     builder = start(trt, log)
@@ -137,7 +137,7 @@ def start(trt: Any, log: Log) -> tensorrt.Builder:
     """Return a builder.
 
     Raises:
-        Missing: TensorRT is installed and does not start, as without a GPU or its driver.
+        Missing: TensorRT is installed but doesn't start, for example without a GPU or driver.
     """
     with starting(trt, log):
         builder: tensorrt.Builder = trt.Builder(log)
@@ -151,13 +151,13 @@ def _create_network(
     build: Build,
     model: Path,
 ) -> tuple[tensorrt.INetworkDefinition, str]:
-    """Return an empty network, and how it is told its precision.
+    """Return an empty network, and a description of how it gets its precision.
 
-    By its types, but for releases before 10, which know flags alone, and DLAs before 11, which
-    flags alone switch on (trtexec sets them so, samples/common/sampleEngines.cpp).
+    Usually it gets its precision from the graph's types. Releases before 10 only support flags,
+    and DLAs before 11 need flags too (trtexec sets the same, samples/common/sampleEngines.cpp).
 
     Raises:
-        WrongUse: INT8 in a form that such a release does not take, or FP8.
+        WrongUse: this release takes neither FP8 nor this form of INT8.
     """
     int8, by_flags = build.precision == "int8", hasattr(trt.BuilderFlag, "FP16")
     on_dla = by_flags and build.options.dla_core is not None
@@ -167,19 +167,19 @@ def _create_network(
         return builder.create_network(flag), "strongly typed"
     if build.precision == "fp8":
         raise WrongUse(
-            f"TensorRT {trt.__version__} has no strongly typed networks, which FP8 takes",
+            f"FP8 needs strongly typed networks, which TensorRT {trt.__version__} doesn't have",
             hint="use TensorRT 10 or later, or export it again with --precision int8",
         )
     half = build.precision == "fp16" or _has_half(model)
     if int8 and on_dla:
         raise WrongUse(
-            f"TensorRT {trt.__version__} runs no graph with Q/DQ on a DLA: it wants a calibrator's "
-            "ranges there, which releases from 11 on have no more",
+            f"TensorRT {trt.__version__} can't run a graph with Q/DQ on a DLA: it needs a "
+            "calibrator's ranges instead, which releases from 11 on no longer support",
             hint="export it again with --precision fp16, or without --dla-core",
         )
     if int8 and half:
         raise WrongUse(
-            f"TensorRT {trt.__version__} reads scales of Q/DQ as FP32, and this graph's are FP16",
+            f"TensorRT {trt.__version__} needs FP32 scales for Q/DQ, but this graph's are FP16",
             hint="export it again with --rest fp32",
         )
     names = [name for name, wanted in (("INT8", int8), ("FP16", half)) if wanted]
@@ -199,10 +199,10 @@ def _has_half(model: Path) -> bool:
 def parse(
     trt: Any, network: tensorrt.INetworkDefinition, log: Log, model: Path
 ) -> tensorrt.OnnxParser:
-    """Fill a network from a graph; the parser must outlive the build.
+    """Fill a network from a graph. The returned parser must outlive the build.
 
     Raises:
-        ConversionError: the parser refuses; names the node and its Keras layer.
+        ConversionError: the parser refuses the graph. Names the node and its Keras layer.
     """
     parser: tensorrt.OnnxParser = trt.OnnxParser(network, log)
     if parser.parse(model.read_bytes()):
@@ -219,14 +219,14 @@ def parse(
 
 
 def _name_node(model: Path, index: int) -> str:
-    """Say which node the parser means, and the Keras layer it came from."""
+    """Describe the node that the parser means, and the Keras layer it came from."""
     import onnx
 
     from exporter.passes import LAYER_KEY
 
     try:
         nodes = onnx.load(model, load_external_data=False).graph.node
-    except Exception:  # protobuf's own type; the parser has said already what is wrong
+    except Exception:  # protobuf's own type; the parser has already reported the problem
         return "the graph"
     if not 0 <= index < len(nodes):
         return "the graph"
@@ -238,8 +238,8 @@ def _name_node(model: Path, index: int) -> str:
 
 def _advice(error: tensorrt.ParserError, count: int) -> str:
     if "zero point" in error.desc().lower():
-        return "TensorRT takes symmetric INT8 only: export with --scheme tensorrt"
-    return f"{count} errors in all; TensorRT does not do this op or this form of it"
+        return "TensorRT takes only symmetric INT8: export with --scheme tensorrt"
+    return f"{count} errors in total; TensorRT doesn't support this op or this form of it"
 
 
 def _add_profile(
@@ -248,10 +248,10 @@ def _add_profile(
     config: tensorrt.IBuilderConfig,
     batch: Batch,
 ) -> dict[str, list[list[int]]]:
-    """Give every open batch its range; return (min, opt, max) shapes by input.
+    """Set the range of every open batch, and return (min, opt, max) shapes by input.
 
     Raises:
-        ConversionError: an input is open in more than its first dimension.
+        ConversionError: an input has open dimensions other than its first.
     """
     sizes = (batch.minimum, batch.usual, batch.maximum or batch.usual)
     profile = builder.create_optimization_profile()
@@ -262,7 +262,7 @@ def _add_profile(
         first, *rest = tensor.shape
         if -1 in rest:
             raise ConversionError(
-                f"input {tensor.name!r} is open in more than its batch: {(first, *rest)}",
+                f"input {tensor.name!r} has open dimensions besides its batch: {(first, *rest)}",
                 hint="give the network a fixed image size",
             )
         shapes[tensor.name] = [[size if first == -1 else first, *rest] for size in sizes]
@@ -275,10 +275,10 @@ def _add_profile(
 
 
 def _apply(trt: Any, config: tensorrt.IBuilderConfig, build: Build) -> None:
-    """Set what was asked for; each setting only if asked, so TensorRT's defaults stay its own."""
+    """Apply the build options. Those that aren't set keep TensorRT's defaults."""
     options = build.options
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # for `exporter inspect`
-    if build.precision == "fp32":  # TensorRT would round to TF32's 10 bits by itself
+    if build.precision == "fp32":  # by default, TensorRT rounds to TF32's 10 bits
         config.clear_flag(trt.BuilderFlag.TF32)
     if options.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
@@ -293,18 +293,18 @@ def _apply(trt: Any, config: tensorrt.IBuilderConfig, build: Build) -> None:
 
 
 def _set_capabilities(trt: Any, config: Any, options: BuildOptions) -> None:
-    """Compile for GPUs that need not be here (TensorRT-RTX only).
+    """Compile for GPUs that this machine needn't have (TensorRT-RTX only).
 
     Raises:
-        WrongUse: the module does not know one; lists those it knows.
+        WrongUse: the module doesn't know one of them. Lists those it knows.
     """
     members = trt.ComputeCapability.__members__
     known = {f"{name[2:-1]}.{name[-1]}": name for name in members if name.startswith("SM")}
     unknown = [name for name in options.compute_capabilities if name not in known]
     if unknown:
         raise WrongUse(
-            f"{trt.__name__} {trt.__version__} does not compile for {', '.join(unknown)}",
-            hint=f"it does for: {', '.join(known)}",
+            f"{trt.__name__} {trt.__version__} can't compile for {', '.join(unknown)}",
+            hint=f"it can compile for: {', '.join(known)}",
         )
     config.num_compute_capabilities = len(options.compute_capabilities)
     for index, name in enumerate(options.compute_capabilities):
@@ -318,18 +318,18 @@ def _place_on_dla(
     config: tensorrt.IBuilderConfig,
     build: Build,
 ) -> dict[str, Any] | None:
-    """Move what can run there to the DLA core, and name the rest before the build begins.
+    """Place layers on the DLA core if they can run there, and report the others up front.
 
     Raises:
-        Missing: there is no such core here.
+        Missing: this machine has no such core.
     """
     core = build.options.dla_core
     if core is None:
         return None
     if core >= builder.num_DLA_cores:
         raise Missing(
-            f"no DLA core {core} here: there are {builder.num_DLA_cores}",
-            hint="Jetson Orin and Xavier have them; leave --dla-core out elsewhere",
+            f"this machine has no DLA core {core}; it has {builder.num_DLA_cores}",
+            hint="Jetson Orin and Xavier have DLA cores; leave --dla-core out elsewhere",
         )
     config.default_device_type = trt.DeviceType.DLA
     config.DLA_core = core
@@ -339,7 +339,7 @@ def _place_on_dla(
     if len(on_gpu) == len(layers):
         raise ExporterError(
             f"none of the network's {len(layers)} layers can run on a DLA",
-            hint="leave --dla-core out: the engine would run on the GPU alone",
+            hint="leave --dla-core out, as the engine would run only on the GPU",
         )
     note = f"the rest on the GPU: {', '.join(on_gpu)}" if on_gpu else ""
     build.progress("layers on DLA", len(layers) - len(on_gpu), len(layers), note)
@@ -347,7 +347,7 @@ def _place_on_dla(
 
 
 def _timings(config: tensorrt.IBuilderConfig, timings: bytes) -> tensorrt.ITimingCache:
-    """Attach a timing cache; a damaged one, or of another release, is left for a new one."""
+    """Attach a timing cache. If it is damaged or from another release, use an empty one."""
     cache = config.create_timing_cache(timings) or config.create_timing_cache(b"")
     if not config.set_timing_cache(cache, ignore_mismatch=False):
         cache = config.create_timing_cache(b"")
@@ -363,10 +363,10 @@ def _run(
     log: Log,
     build: Build,
 ) -> bytes:
-    """Build, with progress where TensorRT reports it (from 10.0 on), until done or Ctrl-C.
+    """Build until done or Ctrl-C, with progress if TensorRT reports it (from 10.0 on).
 
     Raises:
-        ExporterError: TensorRT fails; carries what it logged last.
+        ExporterError: TensorRT fails. Contains its last error.
     """
     stage = f"build with {trt.__name__}"
     if hasattr(config, "progress_monitor"):

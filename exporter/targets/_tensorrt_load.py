@@ -1,4 +1,4 @@
-"""Opens an engine as it was built: what a runtime must allow and where it runs."""
+"""Open an engine with the runtime settings that its build requires."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ def start_runtime(
 ) -> tensorrt.Runtime:
     """Return a runtime.
 
-    A version-compatible plan brings a lean runtime of its own, which is code for this machine
-    and refused unless that is allowed; an engine for a DLA runs on the core that the runtime
-    names, whatever it was built for:
+    A version-compatible plan contains its own lean runtime. That is code for this machine, and
+    TensorRT refuses it unless we allow it. An engine for a DLA runs on the core that the runtime
+    names, no matter which core it was built for:
     https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/infer/Core/Runtime.html
 
     Args:
         trt: the module ``tensorrt`` or ``tensorrt_rtx``.
-        log: gets its messages.
-        version_compatible: whether the engine was built so; its hash must have been checked.
-        dla_core: that it was built for.
+        log: receives TensorRT's messages.
+        version_compatible: whether the engine is version-compatible. If so, the caller must have
+            checked its hash.
+        dla_core: the DLA core that it was built for.
 
     Raises:
-        Missing: TensorRT is installed and does not start, as without a GPU or its driver.
+        Missing: TensorRT is installed but doesn't start, for example without a GPU or driver.
     """
     with starting(trt, log):
         runtime: tensorrt.Runtime = trt.Runtime(log)
@@ -46,37 +47,37 @@ def start_runtime(
 def load_engine(
     trt: Any, runtime: tensorrt.Runtime, log: Log, plan: bytes, name: str
 ) -> tensorrt.ICudaEngine:
-    """Deserialize an engine, whose hash the caller has checked: that runs its code.
+    """Deserialize an engine. This runs its code, so the caller must have checked its hash.
 
     Raises:
-        ExporterError: it does not load; carries TensorRT's reason.
+        ExporterError: it doesn't load. Contains TensorRT's reason.
     """
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise ExporterError(
-            f"{trt.__name__} {trt.__version__} does not load {name}: {last_error(log)}",
-            hint="engines hold for one TensorRT release and GPU: exporter compile it here",
+            f"{trt.__name__} {trt.__version__} can't load {name}: {last_error(log)}",
+            hint="an engine fits one TensorRT release and GPU; build it here with exporter compile",
         )
     return engine
 
 
 @contextlib.contextmanager
 def starting(trt: Any, log: Log) -> Iterator[None]:
-    """Turn what TensorRT raises where it is installed and does not start into ours.
+    """Translate the exceptions that TensorRT raises if it doesn't start.
 
     Raises:
-        Missing: so it is, as without a GPU or its driver.
+        Missing: TensorRT is installed but doesn't start, for example without a GPU or driver.
     """
     try:
         yield
-    except (TypeError, RuntimeError) as error:  # what its bindings make of a null pointer
+    except (TypeError, RuntimeError) as error:  # its bindings raise these for a null pointer
         reason = log.errors[-1] if log.errors else str(error)
         raise Missing(
             f"{trt.__name__} {trt.__version__} does not start here: {reason}",
-            hint="it needs an NVIDIA GPU and its driver: see nvidia-smi",
+            hint="it needs an NVIDIA GPU and driver; check with nvidia-smi",
         ) from error
 
 
 def last_error(log: Log) -> str:
-    """Return what TensorRT said last of why it failed."""
+    """Return TensorRT's last error message."""
     return str(log.errors[-1]) if log.errors else "it gave no reason"

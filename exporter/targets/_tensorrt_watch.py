@@ -1,7 +1,7 @@
-"""What TensorRT tells while it works: its log, its progress, and the way to stop it.
+"""Watch TensorRT while it works: its log, its progress, and how to stop it.
 
-TensorRT calls back into classes that derive from its own, so these can only be made once one
-of its modules is imported; ``trt`` is ``tensorrt`` or ``tensorrt_rtx``.
+TensorRT calls back into classes that derive from its own. So we can only create these after one
+of its modules is imported. ``trt`` is ``tensorrt`` or ``tensorrt_rtx``.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ T = TypeVar("T")
 
 
 class Phases:
-    """How far nested phases are as a whole: each step of a phase holds its inner phases."""
+    """Overall progress of nested phases. A phase runs within one step of the phase around it."""
 
     def __init__(self) -> None:
         self._open: dict[str, list[int]] = {}
         self._best = 0
 
     def start(self, name: str, steps: int) -> None:
-        """Open a phase inside those that are open."""
+        """Open a phase inside the phases that are already open."""
         self._open[name] = [0, max(steps, 1)]
 
     def step(self, name: str) -> None:
@@ -41,12 +41,12 @@ class Phases:
 
     @property
     def innermost(self) -> str:
-        """The phase being worked on."""
+        """Name of the innermost open phase."""
         return next(reversed(self._open), "")
 
     @property
     def percent(self) -> int:
-        """0 to 99, never falling: phases in parallel would otherwise make it jump."""
+        """Percentage from 0 to 99. It never falls, as parallel phases would make it jump."""
         share, width = 0.0, 1.0
         for done, steps in self._open.values():
             share += width * min(done, steps) / steps
@@ -56,16 +56,16 @@ class Phases:
 
 
 class Log(Protocol):
-    """What is kept of TensorRT's log."""
+    """The messages that we keep of TensorRT's log."""
 
     warnings: list[str]
     errors: list[str]
 
 
 def make_log(trt: Any) -> Log:
-    """Return the logger that keeps warnings and errors, in order and emptied, and drops the rest.
+    """Return the process's logger, emptied. It keeps warnings and errors, and drops the rest.
 
-    One a process: TensorRT keeps the first that it is given, and would ignore any other.
+    There is one logger per process, as TensorRT keeps the first one it gets and ignores others.
     """
     log = _log_of(trt)
     log.warnings, log.errors = [], []
@@ -90,10 +90,10 @@ def _log_of(trt: Any) -> Log:
 
 
 def make_monitor(trt: Any, progress: Progress, stage: str) -> Any:
-    """Make a progress monitor; once its ``stop`` is set, TensorRT ends the build.
+    """Create a progress monitor. Once its ``stop`` is set, TensorRT ends the build.
 
-    TensorRT may call it from several threads, and an exception must not cross its C++ code:
-    what ``progress`` raises is kept in ``failure`` and stops the build.
+    TensorRT may call it from several threads, and no exception may cross its C++ code. So if
+    ``progress`` raises one, the monitor keeps it in ``failure`` and stops the build.
     """
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
@@ -132,10 +132,10 @@ def make_monitor(trt: Any, progress: Progress, stage: str) -> Any:
 
 
 def interruptible(work: Callable[[], T], stop: threading.Event) -> T:
-    """Run ``work`` in a thread of its own, so that Ctrl-C reaches this one at once.
+    """Run ``work`` in its own thread, so that Ctrl-C reaches this thread immediately.
 
-    Python handles signals only between its own instructions, and in the main thread: inside a
-    build of minutes it would not. On Ctrl-C ``stop`` is set, and ``work`` is waited for.
+    Python handles signals only in the main thread, between its own instructions. During a build
+    of several minutes it couldn't. On Ctrl-C this sets ``stop`` and waits for ``work`` to end.
     """
     with ThreadPoolExecutor(max_workers=1) as pool:
         future = pool.submit(work)

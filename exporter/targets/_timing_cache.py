@@ -1,6 +1,6 @@
-"""Where TensorRT's layer timings are kept, so that the next build need not measure again.
+"""Keep TensorRT's layer timings, so that the next build doesn't measure them again.
 
-Timings hold for one GPU and one TensorRT release only, hence a file for each pair. See
+Timings are valid for one GPU and one TensorRT release, so each pair has its own file. See
 https://docs.nvidia.com/deeplearning/tensorrt/latest/performance/builder-performance.html
 """
 
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
+from contextlib import suppress
 from pathlib import Path
+
+from calibration.whole_file import write_whole
 
 
 def cache_file(version: str, gpu: str, compute_capability: str | None) -> Path:
-    """Return the file's place below ``$XDG_CACHE_HOME``; it need not exist."""
+    """Return the file's path below ``$XDG_CACHE_HOME``. The file may not exist yet."""
     home = os.environ.get("XDG_CACHE_HOME")
     base = Path(home) if home and Path(home).is_absolute() else Path.home() / ".cache"
     name = f"{version}-{gpu}-{compute_capability or 'unknown'}"
@@ -21,7 +23,7 @@ def cache_file(version: str, gpu: str, compute_capability: str | None) -> Path:
 
 
 def load(file: Path) -> bytes:
-    """Return the timings; none where there is no file."""
+    """Return the timings; empty if there is no file."""
     try:
         return file.read_bytes()
     except OSError:
@@ -29,17 +31,7 @@ def load(file: Path) -> bytes:
 
 
 def save(file: Path, timings: bytes) -> None:
-    """Write the timings whole or not at all; a cache that can't be kept is no failure."""
-    try:
+    """Write the timings completely or not at all. If that fails, it is not an error."""
+    with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
-    except OSError:
-        return
-    try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(timings)
-        os.replace(part, file)
-    except OSError:
-        pass
-    finally:
-        Path(part).unlink(missing_ok=True)
+        write_whole(file, timings)

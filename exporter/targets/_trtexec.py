@@ -1,8 +1,8 @@
-"""The ``trtexec`` line that builds what ``exporter compile`` would, for TensorRT 10 and 11.
+"""Build the ``trtexec`` command that does what ``exporter compile`` does, for TensorRT 10 and 11.
 
-Flags as in samples/common/sampleOptions.cpp of NVIDIA/TensorRT. ``--stronglyTyped`` is needed
-on 10 and accepted on 11, where every network is; releases before 10 don't know it. FP16 on a DLA
-is the exception: its line, with ``--fp16``, is for 10.
+The flags are those in samples/common/sampleOptions.cpp of NVIDIA/TensorRT. TensorRT 10 needs
+``--stronglyTyped``. TensorRT 11, where every network is strongly typed, accepts it. Releases
+before 10 don't know it. FP16 on a DLA is the exception: its command has ``--fp16`` and is for 10.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 
 def command(inputs: Mapping[str, Sequence[int | None]], build: Build) -> str:
-    """Spell the line out, to be run inside the artifact's folder.
+    """Return the command, to be run inside the artifact's folder.
 
     Args:
         inputs: shape by input name; None for an open batch.
-        build: what was asked for.
+        build: the build request.
     """
     options = build.options
     flags = [f"--onnx={MODEL}", f"--saveEngine={ENGINE}"]
-    # Before 11 flags alone switch a DLA on, and it takes no Q/DQ; from 11 on there are none.
+    # Before 11, a DLA needs these flags and takes no Q/DQ. From 11 on, the flags don't exist.
     by_flag = options.dla_core is not None and build.precision == "fp16"
     flags.append("--fp16" if by_flag else "--stronglyTyped")
     flags += _shapes(inputs, build)
@@ -42,13 +42,13 @@ def command(inputs: Mapping[str, Sequence[int | None]], build: Build) -> str:
     if options.dla_core is not None:
         flags += [f"--useDLACore={options.dla_core}", "--allowGPUFallback"]
     flags += ["--profilingVerbosity=detailed", f"--exportLayerInfo={LAYERS}"]
-    # A short run, for without one the layers of open shapes have no types (--skipInference).
+    # Make a short run: with --skipInference, layers with open shapes would have no types.
     flags += ["--timingCacheFile=timing.cache", "--warmUp=0", "--duration=0", "--iterations=1"]
     return shlex.join(["trtexec", *flags])
 
 
 def read_inputs(model: Path) -> dict[str, list[int | None]]:
-    """Return the shape by name of a graph's inputs; None where a dimension is open."""
+    """Return the shapes of a graph's inputs by name. Open dimensions are None."""
     import onnx
 
     return {
@@ -61,7 +61,7 @@ def read_inputs(model: Path) -> dict[str, list[int | None]]:
 
 
 def _shapes(inputs: Mapping[str, Sequence[int | None]], build: Build) -> list[str]:
-    """Give the batch range of inputs that are open; trtexec refuses shapes for fixed ones."""
+    """Return shape flags for inputs with an open batch. trtexec refuses them for fixed inputs."""
     batch = build.batch
     sizes = {"min": batch.minimum, "opt": batch.usual, "max": batch.maximum or batch.usual}
     is_open = {name: shape for name, shape in inputs.items() if None in shape}

@@ -1,4 +1,4 @@
-"""The plain graph; run here by onnxruntime as it is written, so that it can be evaluated."""
+"""The plain graph. To evaluate it here, onnxruntime runs it exactly as it is written."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["compile", "open"]
 
 
 def open(artifact: Artifact, threads: int | None = None) -> OrtRunner:
-    """Open ``model.onnx``; INT8 and FP16 are simulated, without optimizations.
+    """Open ``model.onnx``. INT8 and FP16 are simulated, without optimizations.
 
-    Q and DQ run as written. Each FP16 tensor is rounded to FP16 behind float32 arithmetic, as
-    onnxruntime by itself would leave most of those roundings out.
+    Q and DQ run as written. FP16 is computed in float32, and each FP16 tensor is then rounded to
+    FP16, as onnxruntime by itself would leave out most of these roundings.
     """
     file = artifact.file(MODEL)
     if "fp16" in artifact.passport:

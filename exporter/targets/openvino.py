@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: its own IR, always in the precision that was asked for and no other."""
+"""OpenVINO on the CPU: its own IR, always in exactly the requested precision."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from exporter.targets._openvino_layers import executed_layers, summary, table
 IR = "model.xml"
 WEIGHTS = "model.bin"
 
-# What a precision means here: how the IR stores weights, and in what OpenVINO computes what
-# has no Q/DQ. Left to itself it computes in bfloat16 wherever the CPU has that.
+# What a precision means here: how the IR stores weights, and the type in which OpenVINO computes
+# layers without Q/DQ. By default, OpenVINO computes in bfloat16 if the CPU has it.
 _FP16_WEIGHTS = {"fp32": False, "fp16": True, "bf16": False, "int8": False}
 _HINTS = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "f32"}
 
@@ -27,9 +27,9 @@ _HINTS = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "f32"}
 def load_openvino() -> Any:
     """Import OpenVINO without its telemetry.
 
-    Its package reports every import to an outside service, and leaves a client's identity in
-    the home folder, unless ``openvino_telemetry`` can't be imported: then it uses a stub of its
-    own. A program that imported OpenVINO before us has made that choice itself.
+    Its package reports every import to an outside service, and stores a client id in the home
+    folder. If ``openvino_telemetry`` can't be imported, it uses its own stub instead. A program
+    that imported OpenVINO before us has already made this choice itself.
     """
     name = "openvino_telemetry"
     if "openvino" not in sys.modules:
@@ -47,10 +47,10 @@ def load_openvino() -> Any:
 
 
 class OpenVinoRunner:
-    """One compiled model with one stream: the shortest time for one batch.
+    """One compiled model with one stream, which is fastest for a single batch.
 
-    Inputs and outputs go by the names in the passport's ``graph``; OpenVINO may know a tensor
-    by several. ``threads`` None means all cores this process may use.
+    Inputs and outputs have the names in the passport's ``graph``, as OpenVINO may have several
+    names for a tensor. If ``threads`` is None, it uses all cores that this process may use.
     """
 
     def __init__(
@@ -73,9 +73,9 @@ class OpenVinoRunner:
         """Compile the IR for this CPU.
 
         Raises:
-            ExporterError: OpenVINO refuses it.
-            Missing: it would compute in another precision here.
-            WrongUse: it would use fewer threads than were asked for.
+            ExporterError: OpenVINO refuses the IR.
+            Missing: OpenVINO would compute in another precision here.
+            WrongUse: OpenVINO would not use the requested number of threads.
         """
         self._compiled = _compiled(
             *self._ir, _HINTS[self._precision], self._threads, profiled=self._profiled
@@ -91,11 +91,13 @@ class OpenVinoRunner:
         """Run one batch.
 
         Raises:
-            WrongUse: not the inputs by name, or not of their types and shapes; OpenVINO itself
-                would take what the batch before had, convert, or read past the array.
+            WrongUse: the inputs' names, types or shapes are wrong. OpenVINO itself would reuse
+                the previous batch, convert the values, or read past the array.
         """
         if feeds.keys() != self._inputs.keys():
-            raise WrongUse(f"inputs are {', '.join(self._inputs)}; given: {', '.join(feeds)}")
+            raise WrongUse(
+                f"the model's inputs are {', '.join(self._inputs)}, not {', '.join(feeds)}"
+            )
         for name, array in feeds.items():
             wanted = np.dtype(self._compiled.input(name).element_type.to_dtype())
             if array.dtype != wanted:
@@ -106,9 +108,9 @@ class OpenVinoRunner:
         return {name: results[self._compiled.output(name)] for name in self._outputs}
 
     def mean_ms_by_node(self) -> dict[str, tuple[str, float]]:
-        """Return each executed node's op and milliseconds, the mean over all calls so far.
+        """Return each executed node's op and its mean milliseconds over all calls so far.
 
-        Only where it was opened ``profiled``.
+        The runner must have been created with ``profiled``.
         """
         return {
             node.node_name: (node.node_type, node.real_time.total_seconds() * 1000)
@@ -118,7 +120,7 @@ class OpenVinoRunner:
 
 
 def compile(folder: Path, build: Build) -> Compiled:
-    """Write the IR, compile what was written, and note what each layer is executed in.
+    """Write the IR, compile it, and record the precision in which each layer runs.
 
     Raises:
         ConversionError: weights don't fit into FP16, or a layer runs in another precision.
@@ -131,7 +133,7 @@ def compile(folder: Path, build: Build) -> Compiled:
         if half:
             _check_half(model)
         ov.save_model(model, folder / IR, compress_to_fp16=half)
-    except RuntimeError as error:  # the one type that OpenVINO has for everything
+    except RuntimeError as error:  # OpenVINO uses this type for every error
         raise ExporterError(f"OpenVINO can't convert the graph: {error}") from error
     hint = _HINTS[build.precision]
     compiled = _compiled(folder / IR, folder / WEIGHTS, hint, threads=None)
@@ -139,7 +141,7 @@ def compile(folder: Path, build: Build) -> Compiled:
     if build.precision != "bf16" and any(
         "bf16" in (layer.precision, layer.output) for layer in layers
     ):
-        raise ConversionError("OpenVINO computes in bfloat16, which was not asked for")
+        raise ConversionError("OpenVINO computes in bfloat16, which you didn't request")
     said = [*(["weights stored as FP16"] if half else []), *summary(layers)]
     section = {
         "version": ov.get_version(),
@@ -150,7 +152,7 @@ def compile(folder: Path, build: Build) -> Compiled:
 
 
 def open(artifact: Artifact, threads: int | None = None) -> OpenVinoRunner:
-    """Open the IR once the hashes of both its files are the passport's.
+    """Open the IR, if the hashes of both its files match the passport.
 
     Raises:
         Missing: its 8-bit weights need VNNI, which this CPU lacks.
@@ -169,15 +171,15 @@ def _compiled(
     *,
     profiled: bool = False,
 ) -> Any:
-    """Compile for this CPU with every choice made here, and refuse where one is not kept."""
+    """Compile for this CPU with explicit options, and refuse if OpenVINO changes one."""
     core = load_openvino().Core()
     options = {
         "INFERENCE_PRECISION_HINT": hint,
         "INFERENCE_NUM_THREADS": threads or usable_cores(),
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
-        "ENABLE_HYPER_THREADING": True,  # or threads are cut to the physical cores
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # no activations in INT8 that weren't asked for
+        "ENABLE_HYPER_THREADING": True,  # otherwise threads are limited to the physical cores
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # never quantize activations without a request
         "PERF_COUNT": profiled,
     }
     try:
@@ -194,7 +196,7 @@ def _compiled(
 
 
 def _fits(shape: tuple[int, ...], declared: list[int | str]) -> bool:
-    """Whether an array's shape is a port's, whose open dimensions have names."""
+    """Return whether an array's shape fits a port's, whose open dimensions are names."""
     return len(shape) == len(declared) and all(
         isinstance(wanted, str) or size == wanted
         for size, wanted in zip(shape, declared, strict=True)
@@ -202,7 +204,7 @@ def _fits(shape: tuple[int, ...], declared: list[int | str]) -> bool:
 
 
 def _check_half(model: Any) -> None:
-    """Refuse weights beyond FP16: OpenVINO would cut them to its largest value."""
+    """Refuse weights beyond FP16's range, as OpenVINO would clip them to its largest value."""
     largest = float(np.finfo(np.float16).max)
     for node in model.get_ordered_ops():
         if node.get_type_name() != "Constant" or node.get_element_type().get_type_name() != "f32":
@@ -210,6 +212,7 @@ def _check_half(model: Any) -> None:
         worst = float(np.abs(node.data).max(initial=0.0))
         if worst > largest:
             raise ConversionError(
-                f"{node.get_friendly_name()} holds {worst:.4g}, and FP16 ends at {largest:.0f}",
+                f"{node.get_friendly_name()} contains {worst:.4g}, but FP16's largest value is "
+                f"{largest:.0f}",
                 hint="export it with --precision fp32",
             )

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: opens ``model.onnx`` itself, with all its graph optimizations."""
+"""ONNX Runtime on the CPU: opens ``model.onnx`` directly, with its graph optimizations."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from exporter.network.runner import Feeds, usable_cores
 from exporter.targets import Build, Compiled
 
 PROVIDERS = ["CPUExecutionProvider"]
-# It quantizes the weights of a convolution between DQ and Q, thus of one left in float on purpose
-# too. Weights that are to be integers come as such, so that is all it could do here.
+# This one quantizes the weights of any convolution between DQ and Q, even if we left it in float on
+# purpose. We don't need it: all other weights are already integers in the graph.
 NOT_THESE = ["WeightBiasQuantization"]
 
 
 class OrtRunner:
     """One session.
 
-    ``threads`` None means all cores this process may use; ``as_written`` turns every graph
-    optimization off; ``trace`` begins the name of a file that gets the time of every node.
+    If ``threads`` is None, it uses all cores that this process may use. ``as_written`` turns off
+    every graph optimization. ``trace`` is the name prefix of a file for the time of every node.
     """
 
     def __init__(
@@ -40,14 +40,14 @@ class OrtRunner:
 
     @property
     def graph(self) -> bytes:
-        """The graph that it runs, serialized."""
+        """The serialized graph."""
         return self._model if isinstance(self._model, bytes) else Path(self._model).read_bytes()
 
     def __enter__(self) -> OrtRunner:
         """Load and optimize the graph.
 
         Raises:
-            ExporterError: onnxruntime refuses it.
+            ExporterError: onnxruntime refuses the graph.
         """
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
@@ -67,7 +67,7 @@ class OrtRunner:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Free the session and its threads; the trace is written."""
+        """Write the trace, if any, then free the session and its threads."""
         if self._trace:
             self._session.end_profiling()
         del self._session
@@ -78,14 +78,14 @@ class OrtRunner:
 
 
 def compile(folder: Path, build: Build) -> Compiled:
-    """Prove that onnxruntime takes the graph; it needs no file of its own."""
+    """Prove that onnxruntime accepts the graph. This target needs no file of its own."""
     with OrtRunner(folder / MODEL):
         pass
     return Compiled({"version": ort.__version__, "providers": PROVIDERS})
 
 
 def open(artifact: Artifact, threads: int | None = None) -> OrtRunner:
-    """Open ``model.onnx`` once its hash is the passport's.
+    """Open ``model.onnx``, if its hash matches the passport.
 
     Raises:
         Missing: its 8-bit weights need VNNI, which this CPU lacks.

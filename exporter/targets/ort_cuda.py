@@ -1,7 +1,7 @@
 """onnxruntime's CUDA provider: FP32, with TF32 if the user asks for it, and FP16.
 
 It has no kernels for INT8 convolutions: https://onnxruntime.ai/docs/execution-providers, "CUDA".
-onnxruntime itself turns TF32 on, which rounds the factors of FP32 products to 10 bits.
+By default, onnxruntime uses TF32, which rounds the factors of FP32 products to 10 bits.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ def options(wanted: Wanted) -> dict[str, str]:
 
 
 def compile(folder: Path, build: Build) -> Compiled:
-    """Open the graph here and record where its nodes run, or say how to finish elsewhere."""
+    """Open the graph here and record where its nodes run, or say how to compile it elsewhere."""
     return _ort_two_steps.compile(folder, build, CUDA, options)
 
 
 def open(artifact: Artifact, threads: int | None = None) -> OrtGpuRunner:
-    """Open ``model.onnx`` once its hash matches the passport; ``threads`` is for CPU engines."""
+    """Open ``model.onnx``, if its hash matches the passport. ``threads`` is for CPU engines."""
     return _ort_two_steps.open(artifact, CUDA, options)

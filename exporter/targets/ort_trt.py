@@ -1,8 +1,8 @@
 """onnxruntime's TensorRT provider, which builds engines from the graph when a session opens.
 
-Its networks are typed by flags, not strongly: with a flag set, TensorRT may also run an FP32 layer
-in that type. So a flag is set only where the graph has the type. Engines and timings are kept in
-the user's cache folder: https://onnxruntime.ai/docs/execution-providers/
+Its networks get their types from flags; they aren't strongly typed. If a flag is set, TensorRT may
+also run an FP32 layer in that type. So we set a flag only if the graph has the type. Engines and
+timings are kept in the user's cache folder: https://onnxruntime.ai/docs/execution-providers/
 TensorRT-ExecutionProvider.html, "TensorRT EP Caches".
 """
 
@@ -36,10 +36,10 @@ def options(wanted: Wanted) -> dict[str, str]:
 
 
 def compile(folder: Path, build: Build) -> Compiled:
-    """Build engines here and record where nodes run, or say how to finish elsewhere."""
+    """Build engines here and record where nodes run, or say how to compile elsewhere."""
     return _ort_two_steps.compile(folder, build, TENSORRT, options)
 
 
 def open(artifact: Artifact, threads: int | None = None) -> OrtGpuRunner:
-    """Open ``model.onnx`` once its hash matches the passport; ``threads`` is for CPU engines."""
+    """Open ``model.onnx``, if its hash matches the passport. ``threads`` is for CPU engines."""
     return _ort_two_steps.open(artifact, TENSORRT, options)

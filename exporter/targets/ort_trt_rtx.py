@@ -1,6 +1,6 @@
 """TensorRT-RTX as a plugin of onnxruntime: strongly typed, compiled when a session opens.
 
-What it compiles for a GPU is kept in the user's cache folder:
+The code that it compiles for a GPU is kept in the user's cache folder:
 https://nvidia.github.io/TensorRT-RTX-EP-ABI/integration-guide.html.
 """
 
@@ -24,10 +24,10 @@ def options(wanted: Wanted) -> dict[str, str]:
 
 
 def compile(folder: Path, build: Build) -> Compiled:
-    """Compile here and record where nodes run, or say how to finish elsewhere."""
+    """Compile here and record where nodes run, or say how to compile elsewhere."""
     return _ort_two_steps.compile(folder, build, TENSORRT_RTX, options)
 
 
 def open(artifact: Artifact, threads: int | None = None) -> OrtGpuRunner:
-    """Open ``model.onnx`` once its hash matches the passport; ``threads`` is for CPU engines."""
+    """Open ``model.onnx``, if its hash matches the passport. ``threads`` is for CPU engines."""
     return _ort_two_steps.open(artifact, TENSORRT_RTX, options)

@@ -1,4 +1,4 @@
-"""What a quantized precision asks of a request: its scheme, and what goes with that."""
+"""Choose the scheme of a quantized export, and check that the request fits it."""
 
 from __future__ import annotations
 
@@ -12,24 +12,27 @@ if TYPE_CHECKING:
 
 
 def scheme_of(config: ExportConfig, own: str) -> Scheme:
-    """Return the scheme that a quantized graph gets, with none of its options set.
+    """Return the scheme for a quantized graph, with none of its options set.
 
     Args:
-        config: of a quantized precision.
-        own: the target's scheme; taken where it belongs to that precision and the user names none.
+        config: a request with a quantized precision.
+        own: the target's scheme. It applies if it belongs to that precision and the user gives
+            no scheme.
     """
     rows = [row.name for row in SCHEMES.values() if row.precision == config.precision]
-    return SCHEMES[config.scheme or (own if own in rows else rows[0])]
+    return SCHEMES[config.int8.scheme or (own if own in rows else rows[0])]
 
 
 def refuse_methods(config: ExportConfig, scheme: Scheme) -> None:
-    """Refuse a calibrator or a way of recovery that makes no sense for the scheme.
+    """Refuse a calibrator or recovery method that makes no sense for the scheme.
 
     Raises:
-        WrongUse: says why.
+        WrongUse: there is one. The message gives the reason.
     """
-    asked = {"--calibrator": (config.calibrator,), "--recovery": config.recovery or ()}
-    for option, names in asked.items():
+    for option, names in (
+        ("--calibrator", (config.calibration.calibrator,)),
+        ("--recovery", config.int8.recovery or ()),
+    ):
         for name in names:
             if name in scheme.refuses:
                 raise WrongUse(

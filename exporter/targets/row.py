@@ -1,4 +1,4 @@
-"""What a row of the table of targets is, and which requests it refuses before any work."""
+"""The row type of the table of targets, and the checks of a request before any work."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Build:
-    """What a target is asked to compile; each takes from it what it needs.
+    """A request to compile. Each target uses the fields that it needs.
 
     Attributes:
-        batch: sizes the engine must take; bounded where the target has ``batch_range``.
-        precision: that the graph is typed in.
-        options: of the builder; only such as the target's row honors.
-        progress: told of the builder's work.
-        here: build now or fail, where a target could leave it to another machine.
+        batch: batch sizes that the engine must accept; bounded if the target has ``batch_range``.
+        precision: precision of the graph.
+        options: builder options; only those that the target's row honors.
+        progress: called with the builder's progress.
+        here: build now or fail, even if the target could leave the build to another machine.
     """
 
     batch: Batch
@@ -43,18 +43,18 @@ class Build:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What a target made of a graph.
+    """The result of compiling a graph for a target.
 
     Attributes:
-        section: what the passport should record of it, under the target's name.
-        engine: of an engine that TensorRT built: all that decides where it loads.
+        section: the passport's entry under the target's name.
+        engine: for a TensorRT engine, everything that decides where it loads.
     """
 
     section: dict[str, Any]
     engine: EngineRecord | None = None
 
     def fields(self, target: str, **more: Any) -> dict[str, Any]:
-        """Return the passport's fields; ``more`` goes into the target's own."""
+        """Return the passport's fields. ``more`` goes into the target's entry."""
         engine = {} if self.engine is None else {FIELD: self.engine.as_json()}
         return {target: {**self.section, **more}, **engine}
 
@@ -63,40 +63,41 @@ class TargetModule(Protocol):
     """What a target's file provides."""
 
     def compile(self, folder: Path, build: Build) -> Compiled:
-        """Turn ``folder/model.onnx`` into what the runtime opens."""
+        """Turn ``folder/model.onnx`` into the files that the runtime opens."""
 
     def open(self, artifact: Artifact, threads: int | None = None) -> Runner:
-        """Return a runner; files are checked against the passport first."""
+        """Check the files against the passport, and return a runner."""
 
     def check_gpu(self, precision: str) -> None:
-        """Refuse a precision that the GPU here lacks; only of targets that build on it."""
+        """Refuse a precision that this machine's GPU lacks. Only for targets that build on it."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """One row: where its code is, what it can do, what it needs.
+    """One target: where its code is, what it can do, and what it needs.
 
     Attributes:
-        name: what users call it; its file is named after it.
-        summary: what it is, in a few words.
-        precisions: what it can do.
-        scheme: where its INT8 graphs have Q/DQ, unless the user says otherwise.
+        name: the name for users; the target's file has the same name.
+        summary: a description in a few words.
+        precisions: the precisions that it supports.
+        scheme: the default Q/DQ scheme of its INT8 graphs.
         needs: the module that its file imports.
-        extras: of this package, that bring what it needs.
-        distributions: what exporting to it takes: of each group, any one.
-        finish_distributions: what ``exporter compile`` and running take, on a machine that need
-            not export; empty where there is nothing to finish.
-        finish_extras: that bring these.
-        finish_besides: what no extra brings, in words.
-        needs_gpu: whether building its engine also takes an NVIDIA GPU.
+        extras: extras of this package that install what it needs.
+        distributions: packages needed to export to it: any one of each group.
+        finish_distributions: packages needed for ``exporter compile`` and for running, on a
+            machine that doesn't export; empty if there is nothing to compile.
+        finish_extras: extras that install these.
+        finish_besides: a note on what no extra installs.
+        needs_gpu: whether building its engine needs an NVIDIA GPU.
         batch_range: whether its engines are built for a range of batch sizes.
-        cpu_needs: for a precision that not every CPU runs: of these instruction sets, any one.
-        rest: the type of what INT8 leaves in floating point, unless user or scheme say otherwise.
-        schemes: those whose INT8 graphs its parser takes.
-        half_graph: whether its FP16 is one of the graph's types; else of stored weights alone,
-            which the target sees to.
+        cpu_needs: for precisions that not every CPU has, instruction sets of which the CPU
+            needs any one.
+        rest: default type of what INT8 leaves in floating point, if the scheme has no default.
+        schemes: the schemes whose INT8 graphs its parser accepts.
+        half_graph: whether its graphs have FP16 types. If not, the target itself stores weights
+            as FP16.
         honours: the fields of :class:`BuildOptions` that it takes.
-        builds_for: GPUs, by a precision that not all of the builder's default ones have.
+        builds_for: GPUs to build for, by precision, if some of the builder's default GPUs lack it.
     """
 
     name: str
@@ -120,12 +121,12 @@ class Target:
 
     @property
     def install(self) -> str:
-        """The line that installs what it needs."""
+        """The command that installs what it needs."""
         return pip_line(self.extras)
 
     @property
     def finish_install(self) -> str | None:
-        """The line that installs what finishing takes; None where there is nothing to finish."""
+        """The command that installs what compiling needs. None if there is nothing to compile."""
         if self.finish_extras is None:
             return None
         return "; ".join(filter(None, (pip_line(self.finish_extras), self.finish_besides)))
@@ -134,7 +135,7 @@ class Target:
         """Import the target's file.
 
         Raises:
-            Missing: the library it needs is not installed.
+            Missing: the library that it needs is not installed.
         """
         if importlib.util.find_spec(self.needs) is None:
             raise Missing(f"target {self.name!r} needs {self.needs}", hint=self.install)
@@ -142,19 +143,19 @@ class Target:
         return cast(TargetModule, module)
 
     def check_precision(self, precision: Precision) -> None:
-        """Refuse what the target does not do.
+        """Refuse a precision that the target doesn't support.
 
         Raises:
-            WrongUse: names what it does.
+            WrongUse: it doesn't. The hint lists those that it supports.
         """
         if precision not in self.precisions:
             raise WrongUse(
-                f"target {self.name!r} does not do {precision}",
-                hint=f"it does: {', '.join(self.precisions)}",
+                f"target {self.name!r} does not support {precision}",
+                hint=f"it supports: {', '.join(self.precisions)}",
             )
 
     def check_scheme(self, scheme: SchemeName | None) -> None:
-        """Refuse Q/DQ that the target's parser would refuse after all the work.
+        """Refuse a scheme that the target's parser would only refuse after all the work.
 
         Raises:
             WrongUse: names both sides.
@@ -162,16 +163,16 @@ class Target:
         if scheme is not None and scheme not in self.schemes:
             raise WrongUse(
                 f"--scheme {scheme} and --to {self.name} contradict each other: "
-                "TensorRT takes signed, symmetric INT8 only",
-                hint=f"leave out --scheme: {self.name} has {self.scheme}",
+                "TensorRT takes only signed, symmetric INT8",
+                hint=f"leave out --scheme: {self.name} uses {self.scheme}",
             )
 
     def check_weight_bits(self, config: ExportConfig) -> None:
-        """Refuse a width of weights that has no use, or that this CPU would choose wrong by.
+        """Refuse weight bits that have no use, or that would give wrong measurements on this CPU.
 
         Raises:
-            WrongUse: 7 bits for another scheme than the CPU's.
-            Missing: something is to be chosen by running 8 bits, whose sums saturate here.
+            WrongUse: 7 bits with a scheme other than ``cpu``.
+            Missing: a choice needs to run 8-bit weights, whose sums saturate here.
         """
         from exporter.machine.cpus import lacks_vnni
         from exporter.targets.quantized import scheme_of
@@ -179,63 +180,64 @@ class Target:
         if not config.is_quantized:
             return
         scheme = scheme_of(config, self.scheme).name
-        if config.weight_bits == 7 and scheme != "cpu":
+        if config.int8.weight_bits == 7 and scheme != "cpu":
             raise WrongUse(
-                f"weights of 7 bits are for CPUs without VNNI, and the scheme is {scheme}",
-                hint="leave out --weight-bits, or give --scheme cpu where the target has it",
+                f"7-bit weights are for CPUs without VNNI, but the scheme is {scheme}",
+                hint="leave out --weight-bits, or give --scheme cpu if the target supports it",
             )
-        budget, bias = config.max_drop is not None, "bias" in (config.recovery or ())
+        budget, bias = config.int8.max_drop is not None, "bias" in (config.int8.recovery or ())
         asked = "--max-drop" if budget else "--recovery bias"
-        if config.weight_bits == 8 and scheme == "cpu" and (budget or bias) and lacks_vnni():
+        if config.int8.weight_bits == 8 and scheme == "cpu" and (budget or bias) and lacks_vnni():
             raise Missing(
-                f"{asked} runs the integers here, and this CPU has no VNNI: sums would saturate",
+                f"{asked} can't run 8-bit weights here: this CPU has no VNNI, so sums would "
+                "saturate",
                 hint="give --weight-bits 7, or export on a CPU with VNNI",
             )
 
     def check_cpu(self, precision: str) -> None:
-        """Refuse a precision that this machine's CPU would silently run as another.
+        """Refuse a precision that this machine's CPU would silently run in another one.
 
         Raises:
-            Missing: the CPU is not known to have what the precision takes.
+            Missing: the CPU lacks the instruction sets for the precision, as far as known.
         """
         from exporter.machine.cpus import cpu_has_any
 
         needs = self.cpu_needs.get(precision)
         if needs and not cpu_has_any(needs):
             raise Missing(
-                f"this CPU has no {precision}: none of {', '.join(needs)} is among its "
-                "instruction sets",
-                hint=f"run this on a CPU that has one, or leave out --precision {precision}",
+                f"this CPU has no {precision}: it has none of the instruction sets "
+                f"{', '.join(needs)}",
+                hint=f"use a CPU that has one, or leave out --precision {precision}",
             )
 
     def check_gpu(self, precision: str) -> None:
-        """Raise Missing where an engine would be built here, for a GPU that lacks a precision."""
+        """Raise Missing if an engine would be built here, but the GPU lacks the precision."""
         if self.needs_gpu and precision == "fp8":
             self.load().check_gpu(precision)
 
     def types_half(self, config: ExportConfig) -> bool:
-        """Whether the graph gets FP16: all of it, or what INT8 or FP8 leaves.
+        """Return whether the graph gets FP16, in all of it or in what INT8 or FP8 leaves.
 
         Raises:
-            WrongUse: the target has no FP16, or inputs and outputs are to be FP16 in a graph
-                that has none.
+            WrongUse: the target has no FP16, or the request wants FP16 inputs and outputs for a
+                graph without FP16.
         """
         from exporter.targets.quantized import scheme_of
 
         scheme = scheme_of(config, self.scheme) if config.is_quantized else None
         rest: str = config.precision
         if scheme is not None:
-            rest = config.rest or scheme.rest or self.rest
+            rest = config.int8.rest or scheme.rest or self.rest
         if rest == "fp16" and not self.half_graph:
             if scheme is not None or config.io == "fp16":
-                raise WrongUse(f"target {self.name!r} has no FP16 but for its stored weights")
+                raise WrongUse(f"target {self.name!r} supports FP16 only for stored weights")
             return False
         if rest == "fp16":
             self.check_precision("fp16")
             if scheme is not None and scheme.name == "cpu":
                 raise WrongUse(
                     "--scheme cpu and FP16 around it contradict each other",
-                    hint="leave out --scheme, or add --rest fp32: that CPU has no FP16 kernels",
+                    hint="leave out --scheme, or add --rest fp32, as CPUs have no FP16 kernels",
                 )
         elif config.io == "fp16":
             raise WrongUse(
@@ -246,14 +248,14 @@ class Target:
         return rest == "fp16"
 
     def check_batch(self, batch: Batch) -> None:
-        """Refuse a range where an engine takes either one size or any.
+        """Refuse a range of batch sizes if the target's engines take either one size or any.
 
         Raises:
-            WrongUse: names what can be asked for instead.
+            WrongUse: it is a range. The hint names the alternatives.
         """
         if batch.maximum is not None and batch.fixed is None and not self.batch_range:
             raise WrongUse(
-                f"target {self.name!r} does not keep to a range of batch sizes",
+                f"target {self.name!r} does not support a range of batch sizes",
                 hint="give one size, such as --batch 1, or leave --batch out to accept any",
             )
 
@@ -267,18 +269,18 @@ class Target:
         if options.dla_core is None:
             return
         if precision == "fp8":
-            raise WrongUse("a DLA computes in FP16 and INT8, and --precision is fp8")
+            raise WrongUse("a DLA computes only in FP16 and INT8, but --precision is fp8")
         if precision == "fp32":
-            raise WrongUse("a DLA computes in FP16 and INT8, and --precision is fp32")
+            raise WrongUse("a DLA computes only in FP16 and INT8, but --precision is fp32")
         if batch.fixed is None:
             raise WrongUse(
-                f"a DLA takes one batch size, and --batch is "
+                f"a DLA takes only one batch size, but --batch is "
                 f"{batch.minimum}:{batch.usual}:{batch.maximum}",
-                hint="such as --batch 1",
+                hint="give one size, such as --batch 1",
             )
 
     def bounded(self, batch: Batch) -> Batch:
-        """Return the batch sizes to build for: an engine has a largest one."""
+        """Return the batch sizes to build for. Engines need a largest size."""
         return ENGINE_BATCH if self.batch_range and batch.maximum is None else batch
 
 

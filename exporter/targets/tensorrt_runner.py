@@ -1,8 +1,8 @@
-"""Runs an engine: device memory, a stream, a CUDA graph, any batch in the engine's range.
+"""Run an engine: device memory, a stream, a CUDA graph, any batch in the engine's range.
 
-CUDA is called through cuda-python (``cuda.bindings.runtime``), TensorRT through its own module.
-Tests drive it with a stand-in for both libraries. They show that the calls are wired as meant, and
-nothing about what a GPU does. README, "What ran on which device", says where it has run.
+It calls CUDA through cuda-python (``cuda.bindings.runtime``), and TensorRT through its own module.
+Tests use stand-ins for both libraries. They show that the calls are wired correctly, but nothing
+about what a GPU does. README, "What ran on which device", lists where this has run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _CUDA = "cuda.bindings.runtime"
 
 @dataclass(frozen=True)
 class _Port:
-    """An input or output: what the engine takes or gives, and where that is on the GPU."""
+    """An input or output of the engine, and its address on the GPU."""
 
     name: str
     dtype: npt.DTypeLike
@@ -40,15 +40,15 @@ class _Port:
 
 
 class EngineRunner:
-    """One engine with one stream; feeds of float32 or float16 are given as the engine wants them.
+    """One engine with one stream. It converts feeds to the types of the engine's inputs.
 
     Args:
         trt: the module ``tensorrt`` or ``tensorrt_rtx``.
-        plan: the engine, whose hash the caller has checked: loading one runs its code.
-        name: of it, for errors.
+        plan: the engine. Loading it runs its code, so the caller must have checked its hash.
+        name: its name for errors.
         cuda_graph: replay the kernels as one graph from the second batch of a shape on.
-        version_compatible: whether it was built so.
-        dla_core: that it was built for, None for the GPU alone.
+        version_compatible: whether the engine is version-compatible.
+        dla_core: the DLA core that it was built for; None if it only uses the GPU.
     """
 
     def __init__(
@@ -71,12 +71,12 @@ class EngineRunner:
         self.times: list[DeviceTimes] = []
 
     def time_batches(self, *, cuda_graph: bool) -> None:
-        """Time every batch by CUDA events from now on; before the engine opens."""
+        """Time every batch with CUDA events from now on. Call this before the engine opens."""
         self._timed = True
         self._set_graph(cuda_graph)
 
     def _set_graph(self, wanted: bool) -> None:
-        """Replay kernels as a graph, or not: TensorRT-RTX does so itself, a DLA can't.
+        """Choose whether to replay kernels as a graph. TensorRT-RTX does this itself; a DLA can't.
 
         "CUDA graphs and DLA offloading are not simultaneously supported":
         samples/common/sampleOptions.cpp of NVIDIA/TensorRT.
@@ -86,11 +86,11 @@ class EngineRunner:
         self._wants_graph = self._asked and not self._by_runtime
 
     def __enter__(self) -> EngineRunner:
-        """Load the engine and allocate for its largest batch.
+        """Load the engine, and allocate memory for its largest batch.
 
         Raises:
-            Missing: cuda-python or a GPU is not here.
-            ExporterError: the engine does not load; carries TensorRT's reason.
+            Missing: cuda-python or a GPU is missing.
+            ExporterError: the engine doesn't load. Contains TensorRT's reason.
         """
         self._cuda = load_cuda()
         self._allocated: list[int] = []
@@ -114,8 +114,8 @@ class EngineRunner:
         context = self._make_context(engine)
         if context is None:
             raise ExporterError(
-                f"{self._name} loads and has no room to run: {last_error(log)}",
-                hint="it needs GPU memory for its largest batch: build it for a smaller --batch",
+                f"{self._name} loads, but there is not enough memory to run it: {last_error(log)}",
+                hint="it needs GPU memory for its largest batch; build it for a smaller --batch",
             )
         self._engine, self._context, self._log = engine, context, log
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
@@ -131,11 +131,12 @@ class EngineRunner:
         self._outputs = [self._port(name) for name in names if name not in inputs]
 
     def _make_context(self, engine: Any) -> Any:
-        """Make what runs the engine; TensorRT-RTX compiles kernels for a shape when that comes.
+        """Create the execution context.
 
-        By itself it would do so in the background and run slower ones meanwhile, which a graph of
-        ours would keep: https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest, "Working with
-        RTX CUDA Graphs".
+        TensorRT-RTX compiles kernels for a shape when it first sees the shape. By default, it does
+        this in the background and runs slower kernels meanwhile. A CUDA graph of ours would keep
+        those: https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest, "Working with RTX CUDA
+        Graphs".
         """
         if not self._by_runtime:
             return engine.create_execution_context()
@@ -155,7 +156,7 @@ class EngineRunner:
         return tuple(smallest), tuple(largest)
 
     def _port(self, name: str) -> _Port:
-        """Allocate for the shape that the largest inputs lead to."""
+        """Allocate memory for the shape that the tensor has with the largest inputs."""
         engine, context = self._engine, self._context
         dtype = np.dtype(self._trt.nptype(engine.get_tensor_dtype(name)))
         size = math.prod(context.get_tensor_shape(name)) * dtype.itemsize
@@ -165,7 +166,7 @@ class EngineRunner:
         return _Port(name, dtype, address)
 
     def __exit__(self, *_: object) -> None:
-        """Free graph, stream and memory."""
+        """Free the graph, the stream and the memory."""
         self._drop_graph()
         if self._stream is not None:
             self._call("cudaStreamSynchronize", self._stream)
@@ -211,13 +212,13 @@ class EngineRunner:
         return results
 
     def _mark(self, event: int) -> None:
-        """Have the stream note the time when it gets here."""
+        """Make the stream record the time when it reaches this point."""
         if self._timed:
             self._call("cudaEventRecord", self._events[event], self._stream)
 
     @property
     def device_settings(self) -> dict[str, Any]:
-        """Return all that times depend on; trtexec's defaults differ from release to release."""
+        """All settings that the times depend on. trtexec's defaults differ between releases."""
         return {
             "library": f"{self._trt.__name__} {self._trt.__version__}",
             "cuda_graph": self.uses_cuda_graph,
@@ -232,7 +233,7 @@ class EngineRunner:
 
     def _fitted(self, port: _Port, feeds: Feeds) -> npt.NDArray[Any]:
         if port.name not in feeds:
-            raise WrongUse(f"no input {port.name!r} among {', '.join(feeds)}")
+            raise WrongUse(f"input {port.name!r} is missing; given: {', '.join(feeds)}")
         array = np.ascontiguousarray(feeds[port.name], port.dtype)
         smallest, largest = self._ranges[port.name]
         fits = len(array.shape) == len(largest) and all(
@@ -241,15 +242,16 @@ class EngineRunner:
         )
         if not fits:
             raise WrongUse(
-                f"input {port.name!r} is {array.shape}; the engine takes {smallest} to {largest}",
+                f"input {port.name!r} has shape {array.shape}, but the engine takes {smallest} to "
+                f"{largest}",
                 hint="export again with another --batch MIN:OPT:MAX",
             )
         return array
 
     def _execute(self, shapes: tuple[tuple[int, ...], ...]) -> None:
-        """Enqueue the kernels, from a shape's second batch on as one graph.
+        """Enqueue the kernels. From a shape's second batch on, replay them as one graph.
 
-        The first batch of a shape must run outside a capture: TensorRT allocates then, see
+        The first batch of a shape must run outside a capture, as TensorRT allocates memory then:
         https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/advanced.html.
         """
         if shapes != self._seen:
@@ -272,7 +274,7 @@ class EngineRunner:
             raise ExporterError(f"TensorRT could not run the engine: {last_error(self._log)}")
 
     def _capture(self) -> None:
-        """Record the kernels as a graph; engines that can't be recorded go on without one."""
+        """Record the kernels as a graph. Engines that can't be recorded run without one."""
         mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call("cudaStreamBeginCapture", self._stream, mode)
         recorded = self._context.execute_async_v3(int(self._stream))
@@ -281,14 +283,14 @@ class EngineRunner:
             self._wants_graph = False
             if graph is not None:
                 self._cuda.cudaGraphDestroy(graph)
-            self._cuda.cudaGetLastError()  # or the next call would be blamed for it
+            self._cuda.cudaGetLastError()  # clear it, or the next call would return this error
             return
         self._graph = self._call("cudaGraphInstantiate", graph, 0)
         self._call("cudaGraphDestroy", graph)
 
     @property
     def uses_cuda_graph(self) -> bool:
-        """Whether the last batch's shape is replayed as a graph, ours or the runtime's own."""
+        """Whether the last batch's shape is replayed as a graph, either ours or the runtime's."""
         return self._graph is not None or (self._asked and self._by_runtime)
 
     def _drop_graph(self) -> None:
@@ -297,10 +299,10 @@ class EngineRunner:
             self._graph = None
 
     def _call(self, function: str, *arguments: Any) -> Any:
-        """Call CUDA and return its one result.
+        """Call CUDA and return its only result.
 
         Raises:
-            ExporterError: CUDA's error, by name.
+            ExporterError: CUDA returned an error. The message names it.
         """
         status, *results = getattr(self._cuda, function)(*arguments)
         if status != self._cuda.cudaError_t.cudaSuccess:
@@ -309,10 +311,10 @@ class EngineRunner:
 
 
 def load_cuda() -> Any:
-    """Import cuda-python, whose CUDA is linked into it and must be one that the driver knows.
+    """Import cuda-python. It contains its own CUDA, which the driver must support.
 
     Raises:
-        Missing: it is not installed, is too old or too new, or its libraries don't load.
+        Missing: it isn't installed, is too old or too new, or its libraries don't load.
     """
     try:
         cuda = importlib.import_module(_CUDA)
@@ -322,10 +324,11 @@ def load_cuda() -> Any:
             f"running an engine needs cuda-python: {error}", hint=pip_line("target")
         ) from error
     if not drivers:
-        raise Missing("no NVIDIA driver answers here", hint="see nvidia-smi")
+        raise Missing("no NVIDIA driver answers here", hint="check with nvidia-smi")
     if drivers // 1000 < its // 1000:
         raise Missing(
-            f"cuda-python here is for CUDA {its // 1000}, and the driver for {drivers // 1000}",
+            f"the installed cuda-python is for CUDA {its // 1000}, but the driver supports only "
+            f"CUDA {drivers // 1000}",
             hint=f"pip install 'cuda-python<{drivers // 1000 + 1}'",
         )
     return cuda

@@ -1,10 +1,10 @@
-"""TensorRT: an engine where TensorRT and a GPU are, else a checked graph to finish there.
+"""TensorRT: an engine if TensorRT and a GPU are here, otherwise a checked graph to compile there.
 
-An engine holds for its TensorRT release and its GPU, so the usual way is in two steps: export
-where Keras is, copy the folder, ``exporter compile`` it on the target (a Jetson, a server).
-The builder is the one that ``trt-rtx`` builds with in tests. Its API names are checked against
+An engine fits one TensorRT release and GPU, so you usually work in two steps: export on a machine
+with Keras, copy the folder, and run ``exporter compile`` on the target (a Jetson, a server).
+The builder is the same as for ``trt-rtx``, where tests run it. Its API names are checked against
 TensorRT 10.13 and 11; the rest follows NVIDIA's documentation. README, "What ran on which device",
-says where engines have run.
+lists where engines have run.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from exporter.targets import Build
 
 MODULE = "tensorrt"
-_PARSER = "tensorrt_rtx"  # NVIDIA's parser, which works with no GPU
+_PARSER = "tensorrt_rtx"  # NVIDIA's parser, which works without a GPU
 
 
 def compile(folder: Path, build: Build) -> Compiled:
-    """Build ``engine.plan`` here, or check the graph and say how to finish elsewhere.
+    """Build ``engine.plan`` here, or check the graph and say how to compile it elsewhere.
 
     Raises:
-        Missing: ``build.here`` is set, and TensorRT or a GPU is not here; or the GPU here lacks
+        Missing: ``build.here`` is set, but TensorRT or a GPU is missing; or the GPU here lacks
             the precision.
     """
     missing = lacking()
@@ -51,10 +51,10 @@ def compile(folder: Path, build: Build) -> Compiled:
 
 
 def open(artifact: Artifact, threads: int | None = None) -> Runner:
-    """Open ``engine.plan`` once its hash is the passport's; ``threads`` is for CPU engines.
+    """Open ``engine.plan``, if its hash matches the passport. ``threads`` is for CPU engines.
 
     Raises:
-        Missing: it was not compiled yet, or TensorRT or a GPU is not here.
+        Missing: the engine isn't compiled yet, or TensorRT or a GPU is missing.
     """
     record = engine_record.read(artifact)
     missing = lacking()
@@ -72,10 +72,10 @@ def open(artifact: Artifact, threads: int | None = None) -> Runner:
 
 
 def check_gpu(precision: str) -> None:
-    """Refuse a precision that the GPU here lacks, where an engine would be built for it.
+    """Refuse a precision if an engine would be built here, but the GPU lacks it.
 
     Raises:
-        Missing: it lacks the precision.
+        Missing: the GPU lacks the precision.
     """
     if precision not in FIRST_CAPABILITY or lacking() is not None:
         return
@@ -83,7 +83,7 @@ def check_gpu(precision: str) -> None:
     capability = here.compute_capability
     if capability is not None and not has_precision(capability, precision):
         raise Missing(
-            f"{here.gpu} has compute capability {capability}, and no {precision.upper()}",
+            f"{here.gpu} has no {precision.upper()}: its compute capability is {capability}",
             hint=f"{needed_for(precision)}; for this GPU, export with --precision int8 or fp16",
         )
 
@@ -92,43 +92,45 @@ def load_module() -> Any:
     """Import TensorRT.
 
     Raises:
-        Missing: its libraries don't load, as in a container without them.
+        Missing: its libraries don't load, for example in a container without them.
     """
     try:
         return importlib.import_module(MODULE)
     except (ImportError, OSError) as error:
         raise Missing(
-            f"the Python module tensorrt is here and does not load: {error}",
-            hint="its libraries (libnvinfer) must be where the loader looks: see LD_LIBRARY_PATH",
+            f"the Python module tensorrt is installed but does not load: {error}",
+            hint="the loader must find its libraries (libnvinfer); check LD_LIBRARY_PATH",
         ) from error
 
 
 def lacking() -> Missing | None:
-    """Return what keeps an engine from being built here, as the error to raise."""
+    """Return the error if no engine can be built here; None if one can."""
     module = importlib.util.find_spec(MODULE)
-    if module is None or module.origin is None:  # a folder of type stubs is a package to Python
+    if module is None or module.origin is None:  # Python sees a folder of type stubs as a package
         return Missing(
-            "the Python module tensorrt is not here",
-            hint="on a Jetson it is the system's: python3 -m venv --system-site-packages; "
+            "the Python module tensorrt is not installed",
+            hint="on a Jetson, use the system's: python3 -m venv --system-site-packages; "
             "elsewhere: pip install tensorrt",
         )
     if not find_gpus().devices:
-        return Missing("no NVIDIA GPU on this machine", hint="see nvidia-smi; then compile here")
+        return Missing(
+            "no NVIDIA GPU on this machine", hint="check with nvidia-smi, then compile here"
+        )
     return None
 
 
 def _build_here(folder: Path, build: Build) -> Compiled:
-    """Build on the GPU that is here.
+    """Build on this machine's GPU.
 
     Raises:
-        Missing: nothing tells its compute capability, without which nobody could say later
-            where the engine loads.
+        Missing: its compute capability is unknown. Without it, nobody could judge later where
+            the engine loads.
     """
     trt = load_module()
     here = this_machine("tensorrt")
     if here.gpu is None or here.compute_capability is None:
         raise Missing(
-            f"the compute capability of {here.gpu} could not be found out",
+            f"the compute capability of {here.gpu} is unknown",
             hint="pip install nvidia-ml-py, or put nvidia-smi on the PATH",
         )
     built_for = _tensorrt.BuiltFor(
@@ -146,14 +148,14 @@ def _build_here(folder: Path, build: Build) -> Compiled:
 
 
 def _write_layers(trt: Any, folder: Path, build: Build, shapes: dict[str, Any]) -> None:
-    """Keep TensorRT's own account of the engine's layers, for ``exporter inspect``.
+    """Save TensorRT's description of the engine's layers, for ``exporter inspect``.
 
-    Of an engine with open shapes the inspector tells types and layouts only where a context has
-    all of them set: https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/c-api/
+    For an engine with open shapes, the inspector gives types and layouts only if a context has set
+    all shapes: https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/c-api/
     classnvinfer1_1_1_i_engine_inspector.html, setExecutionContext.
 
     Raises:
-        ExporterError: the engine that was just built does not load.
+        ExporterError: the engine that was just built doesn't load.
     """
     log = make_log(trt)
     options = build.options
@@ -163,10 +165,10 @@ def _write_layers(trt: Any, folder: Path, build: Build, shapes: dict[str, Any]) 
     plan = (folder / ENGINE).read_bytes()
     engine = load_engine(trt, runtime, log, plan, "the engine that was just built")
     inspector = engine.create_engine_inspector()
-    context = (
-        engine.create_execution_context()
-    )  # lives as long as the inspector, which points to it
-    if context is not None:  # where memory is short, what is told without it
+    # Keep the context as long as the inspector, which points to it. It is None if memory is short;
+    # the inspector then tells less.
+    context = engine.create_execution_context()
+    if context is not None:
         for name, accepted in shapes.items():
             context.set_input_shape(name, tuple(accepted["opt"]))
         inspector.execution_context = context
@@ -175,10 +177,10 @@ def _write_layers(trt: Any, folder: Path, build: Build, shapes: dict[str, Any]) 
 
 
 def _cuda_version() -> str | None:
-    """Return the version of this machine's libcudart; None where nothing tells.
+    """Return the version of this machine's libcudart; None if it can't be found.
 
-    cuda-python, which building does not need, finds it. Its cudaRuntimeGetVersion would give the
-    version that it was itself built with.
+    This asks cuda-python, which building doesn't need. Its cudaRuntimeGetVersion would return the
+    version that cuda-python itself was built with.
     """
     try:
         cudart = importlib.import_module("cuda.bindings.runtime")
@@ -189,7 +191,7 @@ def _cuda_version() -> str | None:
 
 
 def _hand_over(folder: Path, build: Build, why: str) -> Compiled:
-    """Check the graph with NVIDIA's parser where that is here, and say how to finish."""
+    """Say how to compile the graph, and check it with NVIDIA's parser if that is installed."""
     model = folder / MODEL
     checked = None
     if importlib.util.find_spec(_PARSER) is not None:

@@ -1,10 +1,10 @@
-"""TensorRT-RTX: plans compiled ahead of time on any machine, for GPUs that need not be there.
+"""TensorRT-RTX: plans compiled ahead of time on any machine, even one without the GPU.
 
 The plan's kernels are chosen and compiled when it is first loaded on a GPU. Without
-``--compute-capability`` one plan serves Ampere and later; Turing (7.5) must be asked for. An FP8
+``--compute-capability``, one plan is for Ampere and later. Turing (7.5) must be requested. An FP8
 plan is for 8.9 and 12.0, as Ampere has no FP8:
 https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inference-library/cpu-engines.html
-README, "What ran on which device", says on which GPUs we have run such plans.
+README, "What ran on which device", lists the GPUs on which we have run such plans.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _DEFAULT = _tensorrt.BuiltFor(("8.0", "8.6", "8.9", "12.0"), "ampere+")
 
 
 def compile(folder: Path, build: Build) -> Compiled:
-    """Build ``engine.plan``; needs no GPU and no driver."""
+    """Build ``engine.plan``. This needs no GPU and no driver."""
     asked = build.options.compute_capabilities or lookup("trt-rtx").builds_for.get(build.precision)
     built_for = _DEFAULT
     if asked:
@@ -39,6 +39,6 @@ def compile(folder: Path, build: Build) -> Compiled:
 
 
 def open(artifact: Artifact, threads: int | None = None) -> EngineRunner:
-    """Open ``engine.plan`` once its hash is the passport's; ``threads`` is for CPU engines."""
+    """Open ``engine.plan``, if its hash matches the passport. ``threads`` is for CPU engines."""
     name = str(artifact.path / ENGINE)
     return EngineRunner(trt, artifact.read_bytes(ENGINE), name=name)

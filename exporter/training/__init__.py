@@ -1,1 +1,1 @@
-"""Training of zoo networks that goes on after a kill."""
+"""Train zoo networks. A run that was killed can be resumed."""

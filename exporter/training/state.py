@@ -1,4 +1,4 @@
-"""The state of an unfinished training run on disk, whole at every moment."""
+"""The state of an unfinished training run on disk, complete at every moment."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from exporter.errors import ExporterError, WrongUse
 if TYPE_CHECKING:
     import keras
 
-# Rows of epoch, loss, train_top1, held_out_top1 (where images are held out), learning_rate
+# Each row has epoch, loss, train_top1, held_out_top1 (if images are held out), learning_rate
 # (at the epoch's end) and seconds.
 History = list[dict[str, float]]
 
 
 def open_keras(keras: Any, path: Path, **options: Any) -> keras.Model:
-    """Load a ``.keras`` file; whatever is wrong with it becomes one kind of error."""
+    """Load a ``.keras`` file. Any problem with it becomes an ExporterError."""
     try:
         return keras.models.load_model(path, safe_mode=True, **options)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
@@ -28,10 +28,10 @@ def open_keras(keras: Any, path: Path, **options: Any) -> keras.Model:
 
 
 def save(model: keras.Model, state: Path, config: dict[str, Any], history: History) -> None:
-    """Keep model, optimizer and history of the last finished epoch, replaced as one.
+    """Save the model, optimizer and history of the last finished epoch, and replace them together.
 
-    At any moment a kill leaves ``state`` whole, or no ``state`` and a whole ``.new``;
-    only whole folders are ever renamed, and deleting happens under another name.
+    If the process is killed, there is a complete ``state``, or no ``state`` but a complete
+    ``.new``. This renames only complete folders, and renames a folder before deleting it.
     """
     aside = state.with_name(state.name + ".new")
     shutil.rmtree(aside, ignore_errors=True)
@@ -45,7 +45,7 @@ def save(model: keras.Model, state: Path, config: dict[str, Any], history: Histo
 
 
 def retire(state: Path) -> None:
-    """Take a folder away at once, then delete it; a kill in between leaves only rubbish."""
+    """Rename a folder, then delete it. A kill in between leaves only files that nobody reads."""
     old = state.with_name(state.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if state.is_dir():
@@ -54,14 +54,14 @@ def retire(state: Path) -> None:
 
 
 def resume(keras: Any, model: keras.Model, state: Path, config: dict[str, Any]) -> History:
-    """Load an unfinished run into the model; return the history so far.
+    """Load an unfinished run into the model, and return its history.
 
     Raises:
-        WrongUse: the run has another configuration; names what differs.
-        ExporterError: what is on disk is damaged.
+        WrongUse: the run has another configuration. Names the fields that differ.
+        ExporterError: the state on disk is damaged.
     """
     if not state.is_dir():
-        # A kill between the removal of the old checkpoint and the renaming of the new one.
+        # The run was killed after removing the old checkpoint, and before renaming the new one.
         aside = state.with_name(state.name + ".new")
         if not (aside / "state.json").is_file():
             return []
@@ -71,13 +71,13 @@ def resume(keras: Any, model: keras.Model, state: Path, config: dict[str, Any]) 
         theirs, history = record["config"], record["history"]
     except (OSError, ValueError, KeyError) as error:
         raise ExporterError(
-            f"{state} holds no readable training state: {error}", hint="delete it to start over"
+            f"{state} has no readable training state: {error}", hint="delete it to start over"
         ) from error
     differing = [key for key in config if config[key] != theirs.get(key)]
     if differing:
         raise WrongUse(
-            f"{state} is an unfinished run with another {', '.join(differing)}",
-            hint="repeat its options to go on with it, or delete the folder to start over",
+            f"{state} is an unfinished run with different options: {', '.join(differing)}",
+            hint="use the same options to resume it, or delete the folder to start over",
         )
     unfinished = open_keras(keras, state / "model.keras")
     model.set_weights(unfinished.get_weights())

@@ -1,7 +1,7 @@
-"""Training: SGD with momentum on a warm-up and cosine schedule, resumable after a kill.
+"""Train with SGD with momentum on a warm-up and cosine schedule, resumable after a kill.
 
-Plain Keras 3, so it runs on any backend (``KERAS_BACKEND=torch`` trains grouped
-convolutions several times faster on a CPU, where TensorFlow has no kernel of its own).
+This is plain Keras 3, so it runs on any backend. On a CPU, ``KERAS_BACKEND=torch`` trains grouped
+convolutions several times faster, as TensorFlow has no kernel for them there.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ EVALUATION_BATCH = 100
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """All that decides what a training run gives.
+    """Everything that determines the result of a training run.
 
     Attributes:
         model: a zoo name.
-        data: as :func:`exporter.data.datasets.load`.
-        output: the ``.keras`` file to write; ``.history.json`` and ``.png`` go beside it.
+        data: as in :func:`exporter.data.datasets.load`.
+        output: the ``.keras`` file to write, with ``.history.json`` and ``.png`` next to it.
         epochs: passes over the training images.
         image_size: height and width, in pixels.
         start_from: a ``.keras`` file of the same network to take the weights from.
-        batch_size: images a step.
-        learning_rate: at its peak, after ``warmup_epochs`` of linear warm-up.
-        momentum: Nesterov's.
-        weight_decay: decoupled, on kernels only.
-        label_smoothing: share of each label spread over all classes.
-        flip: mirror images at random.
-        shift: move images at random by up to this share of their side each way.
-        held_out: training images kept aside to watch progress with.
-        seed: of the weights, the order and the augmentation.
-        limit: use only so many training images, for a quick try.
+        batch_size: images per step.
+        learning_rate: peak learning rate, after ``warmup_epochs`` of linear warm-up.
+        momentum: Nesterov momentum.
+        weight_decay: decoupled weight decay, on kernels only.
+        label_smoothing: fraction of each label to spread over all classes.
+        flip: flip images horizontally at random.
+        shift: shift images at random by up to this fraction of their side in each direction.
+        held_out: number of training images held out to watch progress on.
+        seed: seed for the weights, the order and the augmentation.
+        limit: use only this many training images, for a quick try.
     """
 
     model: str
@@ -76,7 +76,7 @@ class TrainConfig:
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what can't work before anything slow starts."""
+        """Refuse a configuration that can't work, before anything slow starts."""
         zoo.lookup(self.model)
         if self.output.suffix != ".keras":
             raise WrongUse(f"the output must end in .keras, not {self.output.name!r}")
@@ -103,7 +103,7 @@ class TrainConfig:
             raise WrongUse(f"no such file to start from: {self.start_from}")
 
     def as_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values; what is stored with the history."""
+        """Return the fields as JSON values, to store with the history."""
         return {
             key: str(value) if isinstance(value, Path) else value
             for key, value in dataclasses.asdict(self).items()
@@ -111,19 +111,19 @@ class TrainConfig:
 
 
 def train(config: TrainConfig, progress: Progress = silent) -> dict[str, Any]:
-    """Train a zoo model and write it, its history and a plot of it.
+    """Train a zoo model, and write the model, its history and a plot of the history.
 
-    A run that was killed goes on from its last finished epoch when it is started again
-    with the same configuration: order and augmentation depend only on seed and epoch.
+    If a run was killed, start it again with the same configuration: it continues after the last
+    finished epoch. Order and augmentation depend only on the seed and the epoch.
 
     Returns:
-        The history file's content: ``epochs`` (a row each), ``test`` (``correct``,
+        The history file's content: ``epochs`` (one row each), ``test`` (``correct``,
         ``images`` and ``top1`` of the written file on all test images), ``config``,
-        ``versions`` and, where it went on from another file, that one's history.
+        ``versions`` and, if it started from another file, that file's history.
 
     Raises:
-        WrongUse: bad configuration, or an unfinished run of another configuration.
-        ExporterError: the loss is no longer finite, or a file to go on from is damaged.
+        WrongUse: bad configuration, or an unfinished run with another configuration.
+        ExporterError: the loss is no longer finite, or a file to start from is damaged.
     """
     keras = load_keras(os.environ.get("KERAS_BACKEND", "tensorflow"))
     data = datasets.load(config.data, "train", progress)
@@ -131,7 +131,7 @@ def train(config: TrainConfig, progress: Progress = silent) -> dict[str, Any]:
     if test.channels != data.channels:
         raise WrongUse(
             f"{config.data}: training images have {data.channels} channel(s), "
-            f"test images {test.channels}"
+            f"but test images have {test.channels}"
         )
     size = (config.image_size, config.image_size)
     kept, held_out = _split(len(data), config)
@@ -145,7 +145,7 @@ def train(config: TrainConfig, progress: Progress = silent) -> dict[str, Any]:
         _start_from(keras, model, config.start_from)
         past = {"started_from": _history_of(config.start_from)}
     steps = math.ceil(len(kept) / config.batch_size)
-    _compile(keras, model, config, steps, classes)
+    _compile(keras, model, config, steps)
 
     state = Path(f"{config.output}.unfinished")
     history = train_state.resume(keras, model, state, config.as_json())
@@ -167,12 +167,12 @@ def _run_epoch(
 ) -> dict[str, float]:
     bar = _bar(keras, progress, stage, len(feed))
     try:
-        # shuffle=False: Keras would shuffle the steps by a generator that a kill resets.
+        # shuffle=False: Keras would shuffle the steps with a generator that a kill resets.
         logs = model.fit(feed, verbose=0, shuffle=False, callbacks=[bar]).history
     except Exception:
         if feed.failure is None:
             raise
-        # TensorFlow hands on an error in the feed as its own, wrapped in a traceback.
+        # TensorFlow wraps an error in the feed in its own error, with a traceback.
         raise feed.failure from None
     loss = float(logs["loss"][0])
     if not math.isfinite(loss):
@@ -189,7 +189,7 @@ def _run_epoch(
 
 
 def _split(count: int, config: TrainConfig) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Choose the images to train on and those to watch progress with, by the seed alone."""
+    """Split images into those to train on and those to watch progress on, by the seed alone."""
     order = np.random.default_rng(config.seed).permutation(count)[: config.limit]
     aside = min(config.held_out, len(order) // 5)
     return order[aside:], order[:aside]
@@ -200,10 +200,10 @@ def _start_from(keras: Any, model: keras.Model, path: Path) -> None:
     try:
         model.set_weights(source.get_weights())
     except ValueError as error:
-        raise WrongUse(f"{path} holds another network than {model.name}: {error}") from error
+        raise WrongUse(f"{path} contains another network than {model.name}: {error}") from error
 
 
-def _compile(keras: Any, model: keras.Model, config: TrainConfig, steps: int, classes: int) -> None:
+def _compile(keras: Any, model: keras.Model, config: TrainConfig, steps: int) -> None:
     total = steps * config.epochs
     warmup = min(round(steps * config.warmup_epochs), total // 2)
     schedule = keras.optimizers.schedules.CosineDecay(
@@ -231,7 +231,7 @@ def _feed(
     config: TrainConfig,
     classes: int,
 ) -> Any:
-    """Make one epoch's batches: shuffled, augmented, resized, preprocessed."""
+    """Make the batches of one epoch: shuffled, augmented, resized, preprocessed."""
     order = np.random.default_rng((config.seed, epoch)).permutation(indices)
     one_hot = np.eye(classes, dtype=np.float32)
 
@@ -265,13 +265,13 @@ def _feed(
 def augment(
     pixels: datasets.Pixels, rng: np.random.Generator, *, flip: bool, shift: int
 ) -> datasets.Pixels:
-    """Mirror and move each image of a batch at random; what moves in is zero.
+    """Flip and shift each image of a batch at random. Pixels shifted in are zero.
 
     Args:
         pixels: (batch, height, width, channels).
-        rng: the only source of chance.
-        flip: mirror about half of the images.
-        shift: the largest move, in pixels, in each direction.
+        rng: the only source of randomness.
+        flip: flip about half of the images horizontally.
+        shift: the largest shift, in pixels, in each direction.
     """
     count, height, width, _ = pixels.shape
     if flip:
@@ -307,7 +307,7 @@ def _correct(
     progress: Progress,
     stage: str,
 ) -> int:
-    """Count the images whose largest logit is at the label."""
+    """Count the images for which the label has the largest logit."""
     correct = 0
     for start in range(0, len(indices), EVALUATION_BATCH):
         chosen = indices[start : start + EVALUATION_BATCH]
@@ -327,7 +327,7 @@ def _finish(
     state: Path,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Write the model, and test what was written rather than what is in memory."""
+    """Write the model, and test the written file rather than the model in memory."""
     card = {"preprocessing": zoo.PREPROCESSING, "classes": list(test.classes)}
     checkpoint.save_half(model, config.output, card)
     written = keras.models.load_model(config.output, compile=False, safe_mode=True)
@@ -355,7 +355,7 @@ def _history_file(output: Path) -> Path:
 
 
 def _history_of(weights: Path) -> dict[str, Any] | None:
-    """Return the history beside a file of weights, so that a result's whole past is in one."""
+    """Return the history next to a weights file, so that a result contains its whole past."""
     file = _history_file(weights)
     if not file.is_file():
         return None
@@ -363,8 +363,8 @@ def _history_of(weights: Path) -> dict[str, Any] | None:
         past: dict[str, Any] = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise ExporterError(
-            f"{file} is no readable history: {error}",
-            hint="delete it to go on without the past of these weights",
+            f"{file} is not a readable history: {error}",
+            hint="delete it to continue without the history of these weights",
         ) from error
     return past
 

@@ -44,7 +44,8 @@ WANTED = (
 def wheel(folder: Path, name: str, files: Mapping[str, bytes], needs: tuple[str, ...] = ()) -> Path:
     """Write a wheel as the specification has it."""
     info = f"{name}-1.0.dist-info"
-    metadata = "\n".join(["Metadata-Version: 2.1", *(f"Requires-Dist: {one}" for one in needs)])
+    head = ["Metadata-Version: 2.1", "Provides-Extra: keras"]
+    metadata = "\n".join([*head, *(f"Requires-Dist: {one}" for one in needs)])
     content = {**files, f"{info}/METADATA": metadata.encode(), f"{info}/licenses/LICENSE": b"own"}
     record = [f"{path},{digest(data)},{len(data)}" for path, data in content.items()]
     record.append(f"{info}/RECORD,,")

@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import command
 from benchmarks.latency import worker
+from benchmarks.studies import layer_times, study
 from exporter.errors import Missing
 
 
@@ -20,8 +21,8 @@ def test_an_error_on_purpose_is_a_line_and_its_code(capsys: pytest.CaptureFixtur
 
 
 def test_so_is_what_a_process_of_its_own_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    job = '{"artifact": "nowhere", "batch": 1, "threads": 1, "cores": []}'
+    job = study.job(layer_times.profile, "nowhere", 1, 1, [])
     with pytest.raises(SystemExit) as ended:
-        command.run(lambda: worker.need("benchmarks.studies.layer_times:answer", job))
+        command.run(lambda: worker.need(*job))
     assert ended.value.code == 1
-    assert "nowhere is not an artefact" in capsys.readouterr().err
+    assert "nowhere is not an artifact" in capsys.readouterr().err

@@ -179,7 +179,7 @@ def test_not_finite_names_tensor_and_image(bad: float, size: int) -> None:
 def test_absent_data_is_refused() -> None:
     with pytest.raises(NoData, match="no calibration images"):
         run(batches=iter([]))
-    with pytest.raises(NoData, match="ran out after 100 of 101"):
+    with pytest.raises(NoData, match="has 100 calibration images, and 101 are needed"):
         run(images=101)
     exhausted = batches(10)
     list(exhausted)
@@ -196,7 +196,7 @@ def test_wrong_requests_are_refused() -> None:
             run(tensors=tensors)
     with pytest.raises(WrongRequest, match="at least one"):
         run(images=0)
-    with pytest.raises(WrongRequest, match="99 labels for 100"):
+    with pytest.raises(WrongRequest, match="only 99 labels for 100"):
         run(labels=np.zeros(99, np.int64))
     with pytest.raises(WrongRequest, match="unknown calibrator"):
         run(options=Options(method="best"))

@@ -40,5 +40,5 @@ def test_class_balance() -> None:
 def test_class_balance_refuses_what_it_cannot_judge() -> None:
     with pytest.raises(NoData):
         class_balance([], 3)
-    with pytest.raises(WrongRequest, match="labels go from 0 to 3, classes to 2"):
+    with pytest.raises(WrongRequest, match="labels go from 0 to 3, but classes from 0 to 2"):
         class_balance([0, 3], 3)

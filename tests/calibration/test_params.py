@@ -83,9 +83,9 @@ def test_check_says_what_differs() -> None:
     params().check(graph="g1", preprocessing="unit")
     with pytest.raises(WrongParams) as caught:
         params().check(graph="g2", preprocessing="unit")
-    assert "graph is g1, here g2" in caught.value.message
+    assert "graph is g1, not g2" in caught.value.message
     assert "preprocessing" not in caught.value.message
-    with pytest.raises(WrongParams, match=r"graph is g1.*preprocessing is unit, here raw"):
+    with pytest.raises(WrongParams, match=r"graph is g1.*preprocessing is unit, not raw"):
         params().check(graph="g2", preprocessing="raw")
 
 

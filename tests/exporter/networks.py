@@ -34,6 +34,40 @@ def plain(keras: ModuleType, channels: int = 1, classes: int = 3) -> Any:
     return shake_statistics(model)
 
 
+def signal(keras: ModuleType) -> Any:
+    """Convolutions over time of every 1-D kind that Keras has, with three batch norms."""
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    inputs = keras.Input((32, 2))
+    x = layers.Conv1D(8, 3, padding="same", use_bias=False)(inputs)
+    x = skip = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.MaxPooling1D(2)(x)
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv1D(16, 3, padding="causal")(x)))
+    x = layers.SeparableConv1D(16, 3, padding="same")(x)
+    x = layers.AveragePooling1D(2)(x)
+    x = layers.UpSampling1D(2)(layers.Activation("tanh")(x))
+    x = layers.Conv1DTranspose(8, 2, strides=2)(x)
+    x = layers.Add()([layers.BatchNormalization()(x), skip])
+    x = layers.GlobalAveragePooling1D()(layers.Conv1D(8, 3, dilation_rate=2)(x))
+    return shake_statistics(keras.Model(inputs, layers.Dense(3)(x)))
+
+
+def decoder(keras: ModuleType) -> Any:
+    """A small encoder and decoder: UpSampling2D of both kinds, and a skip connection."""
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    inputs = keras.Input((16, 16, 1))
+    skip = layers.Conv2D(8, 3, padding="same", use_bias=False)(inputs)
+    skip = layers.ReLU()(layers.BatchNormalization()(skip))
+    x = layers.ReLU()(layers.Conv2D(16, 3, strides=4, padding="same")(skip))
+    x = layers.UpSampling2D((2, 2))(x)
+    x = layers.ReLU()(layers.Conv2D(8, 3, padding="same")(x))
+    x = layers.UpSampling2D((2, 2), interpolation="bilinear")(x)
+    x = layers.ReLU()(layers.Conv2D(8, 3, padding="same")(layers.Concatenate()([x, skip])))
+    x = layers.GlobalAveragePooling2D()(x)
+    return shake_statistics(keras.Model(inputs, layers.Dense(3)(x)))
+
+
 def save(model: Any, path: Path) -> str:
     """Save as ``.keras``, or as a SavedModel where the path has no suffix."""
     if path.suffix:

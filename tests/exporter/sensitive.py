@@ -69,7 +69,7 @@ def trials(scheme: str, model: ir.Model) -> Trials:
     ranges = {name: (float(min(x.min(), 0)), float(x.max())) for name, x in values.items()}
     if row.symmetric:
         ranges = {name: (-max(-low, high), max(-low, high)) for name, (low, high) in ranges.items()}
-    return Trials(model, row, ranges)
+    return Trials(model, row, ranges, original=model)
 
 
 def held_out(ready: Trials) -> HeldOut:

@@ -96,7 +96,10 @@ class TestCpuinfo:
             "amx_int8": False,
             "amx_bf16": False,
         }
-        assert "no VNNI: INT8 on the CPU needs reduce_range and gains less" in info.consequences
+        assert (
+            "no VNNI: INT8 on the CPU needs 7-bit weights (reduce_range) and gains less"
+            in info.consequences
+        )
         assert any(line.startswith("no AVX-512") for line in info.consequences)
         assert any(line.startswith("AVX2") for line in info.consequences)
 

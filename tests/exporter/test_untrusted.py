@@ -34,8 +34,8 @@ def test_a_member_that_unpacks_without_end_is_not_read(
 @pytest.mark.parametrize(
     ("card", "message"),
     [
-        ({"preprocessing": ["unit"]}, "names the preprocessing"),
-        ({"preprocessing": 3}, "names the preprocessing 3, which is none"),
+        ({"preprocessing": ["unit"]}, "has an unknown preprocessing"),
+        ({"preprocessing": 3}, "has an unknown preprocessing: 3"),
         ({"preprocessing": "unit", "classes": 5}, "aren't a list of names"),
         ({"preprocessing": "unit", "classes": "abc"}, "aren't a list of names"),
         ({"preprocessing": "unit", "classes": ["a", 1]}, "aren't a list of names"),

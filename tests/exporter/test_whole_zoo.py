@@ -27,13 +27,13 @@ from exporter.models import zoo
 from exporter.network import sources
 from exporter.passes import PassReport, schemes
 from exporter.passes.dense_to_gemm import DenseToGemm
-from exporter.passes.fold_batch_norm import count_batch_norms
 from exporter.passes.insert_qdq import InsertQdq, tensors_to_calibrate
 from exporter.passes.lint_qdq import lint_qdq
 from exporter.passes.mean_to_pool import MeanToPool
 from exporter.passes.to_fp16 import tensors_to_measure
 from exporter.precision.half import Measured, compare_simulated, to_half
 from tests.exporter import networks
+from tests.exporter.passes.graphs import count_batch_norms
 from tests.exporter.passes.half_graphs import parse_errors
 
 pytestmark = pytest.mark.tf

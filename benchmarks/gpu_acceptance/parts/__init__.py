@@ -1,8 +1,8 @@
-"""What is tried on a bare GPU machine: one file a part, each in a process with a time limit.
+"""What a bare GPU machine tries: a file for each part, which runs in a process with a time limit.
 
-A part's ``answer`` takes a :class:`Task` as JSON and returns figures as JSON values. What it raises
-becomes its reason. If a failure is itself what it found out, it returns its figures with the reason
-as ``failed``. It knows nothing of the other parts.
+A part's ``answer`` takes a :class:`Task` as JSON and returns figures as JSON values. An error that
+it raises becomes its reason. If the failure is itself the result, it returns its figures with the
+reason as ``failed``. It knows nothing about the other parts.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ Device = Literal["cuda", "cpu"]
 
 @dataclass(frozen=True)
 class Task:
-    """What a part works on.
+    """The task of a part.
 
     Attributes:
-        folder: as ``--prepare DIR --without tensorrt`` wrote it.
-        work: an empty folder of the part's own.
-        device: ``cpu`` in a rehearsal, where onnxruntime's CPU provider takes CUDA's place.
-        limit_s: seconds until the part is ended; it should plan with fewer.
-        images: how many test images to classify at most; None: all.
+        folder: written by ``--prepare DIR --without tensorrt``.
+        work: an empty folder for this part.
+        device: ``cpu`` in a rehearsal, which uses onnxruntime's CPU provider instead of CUDA's.
+        limit_s: seconds until the part is ended; it should plan for less.
+        images: the most test images to classify; None: all.
     """
 
     folder: Path

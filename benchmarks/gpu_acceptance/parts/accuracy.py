@@ -1,4 +1,4 @@
-"""Part a: do FP32, TF32 and FP16 on CUDA give the labels that Keras and our simulation give?"""
+"""Part a: do FP32, TF32 and FP16 on CUDA give the same labels as Keras and our simulation?"""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def figures(
     """Compare one variant's logits with Keras' and, in FP16, with the simulation's.
 
     Args:
-        variant: what gave them.
+        variant: the one that gave them.
         got: (images, classes).
         logits: (images, classes) of Keras and of the simulations, by name.
         labels: (images,).

@@ -1,4 +1,4 @@
-"""Artifacts as the parts open them: on the GPU, or on the CPU's provider in a rehearsal."""
+"""How the parts open artifacts: on the GPU, or with the CPU's provider in a rehearsal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Variant:
     """One way to run a network.
 
     Attributes:
-        name: what tables call it.
+        name: in tables.
         precision: of the graph.
         tf32: whether FP32 products may round their factors.
     """
@@ -43,12 +43,12 @@ VARIANTS = (
 
 
 def finished(given: Artifact, variant: Variant, place: Path, device: Device) -> Artifact:
-    """Copy an artifact and finish the copy on the GPU; in a rehearsal it stays as it is.
+    """Copy an artifact and finish the copy on the GPU. A rehearsal only copies it.
 
     Raises:
-        As :func:`exporter.finish.finish`: the provider is not here, or nodes would fall back.
+        As :func:`exporter.finish.finish`: the provider is missing, or nodes would fall back.
     """
-    shutil.copytree(given.path, place, symlinks=True)  # a link out of it is refused later
+    shutil.copytree(given.path, place, symlinks=True)  # links out of it are refused later
     if device == "cpu":
         return artifact.read(place)
     return finish(place, BuildOptions(tf32=variant.tf32))
@@ -62,7 +62,7 @@ def all_finished(case: Case, work: Path, device: Device) -> Iterator[tuple[Varia
 
 
 def open_on(one: Artifact, device: Device) -> Runner:
-    """Open an artifact on its target; in a rehearsal by onnxruntime's CPU provider."""
+    """Open an artifact on its target; in a rehearsal with onnxruntime's CPU provider."""
     if device == "cpu":
         from exporter.targets.ort import OrtRunner
 

@@ -1,7 +1,7 @@
 """Part b: latency and throughput of CUDA's provider beside the compiled Keras original.
 
-Every round opens every engine in a fresh process, in an order drawn anew, and times all batch sizes
-there. As many rounds run as fit into the time, so a slow card gives fewer rounds and not none.
+Every round opens every engine in a fresh process, in a new random order, and times all batch sizes
+there. As many rounds run as fit into the time, so a slow card gets fewer rounds instead of none.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from exporter.network.runner import DeviceRunner
 
 KERAS = "keras"
 _NETWORKS = ("resnet18", skeleton.NAME)
-_KEPT_S = 8.0  # for the end, and for a round that takes longer than the last
+_KEPT_S = 8.0  # for the end, and if a round takes longer than the one before
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Setting:
     Attributes:
         batches: images a call.
         seconds: of each batch size.
-        warm_up_s: of each, at most.
-        rounds: at most; as many as fit.
+        warm_up_s: of each, the most.
+        rounds: the most; as many as fit.
     """
 
     batches: tuple[int, ...]
@@ -61,14 +61,14 @@ SETTINGS: dict[Device, Setting] = {
 
 @dataclass(frozen=True)
 class Engine:
-    """What one process times.
+    """The engine that one process times.
 
     Attributes:
         network: its name.
         name: of the variant, or :data:`KERAS`.
         path: the artifact; empty for Keras.
         cuda_graph: replay the kernels as one graph.
-        device: where.
+        device: to run it on.
     """
 
     network: str
@@ -130,7 +130,7 @@ def _restored(bare: Path, variant: Variant, task: Task) -> Artifact:
 
 
 def line_up(made: dict[tuple[str, str], Artifact], device: Device) -> Iterator[Engine]:
-    """Return what is timed; each network's Keras original first."""
+    """Return the engines to time. Each network's Keras original comes first."""
     for network in _NETWORKS:
         yield Engine(network, KERAS, "", False, device)
         for (of, variant), one in made.items():
@@ -142,7 +142,7 @@ def line_up(made: dict[tuple[str, str], Artifact], device: Device) -> Iterator[E
 
 
 def time_one(job: str) -> worker.Answer:
-    """Time one engine at every batch size, in a process that holds nothing else.
+    """Time one engine at every batch size. The process does nothing else.
 
     Returns:
         ``settings``, and by batch size ``calls_ms`` and ``device``: milliseconds by part.
@@ -196,7 +196,7 @@ def _images(network: str, batch: int) -> np.typing.NDArray[np.float32]:
 
 
 def _multiply_adds(one: Artifact) -> int:
-    """Count those of one image."""
+    """Count the multiply-adds of one image."""
     return sum(layer.multiply_adds for layer in linear_layers(one).values())
 
 
@@ -205,10 +205,10 @@ def rows(
     macs: dict[str, int],
     tflops: dict[str, float],
 ) -> Iterator[dict[str, Any]]:
-    """Condense the samples: a row for each engine and batch size.
+    """Summarize the samples: a row for each engine and batch size.
 
     Args:
-        samples: of each engine one a round, as :func:`time_one` gives them or an ``error``.
+        samples: by engine, one a round: what :func:`time_one` returned, or an ``error``.
         macs: multiply-adds of an image, by network.
         tflops: the card's peak by type of number.
     """
@@ -246,7 +246,7 @@ def rows(
 def _speedup(
     blocks: Sequence[worker.Answer], keras: Sequence[worker.Answer], batch: str
 ) -> dict[str, float] | None:
-    """Return how many times as fast as Keras, round by round; None where there are no pairs."""
+    """Return how many times as fast as Keras it is, in pairs by round; None without pairs."""
     pairs = [
         (
             statistics.median(theirs["batches"][batch]["calls_ms"]),

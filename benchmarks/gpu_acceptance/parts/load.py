@@ -1,4 +1,4 @@
-"""A deliberate load on the GPU: matrix products one after the other, in a process of their own."""
+"""A deliberate load on the GPU: one matrix product after the other, in a process of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Part e: what ``doctor`` says of this machine."""
+"""Part e: what ``doctor`` says about this machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def answer(job: str) -> worker.Answer:
     """Diagnose this machine.
 
     Raises:
-        Missing: it has no GPU, so there is nothing to learn about one.
+        Missing: it has no GPU.
     """
     task = Task.from_json(job)
     found = doctor.diagnose()

@@ -1,6 +1,6 @@
-"""Part d: what NVML tells of the card: clocks, what holds them back, power against energy.
+"""Part d: what NVML says about the card: clocks, what throttles them, power against energy.
 
-And whether a bench run beside a deliberate load is called unstable.
+It also checks that a bench run beside a deliberate load is called unstable.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from exporter.errors import ExporterError, Missing
 from exporter.machine.gpus import open_nvml
 
 _SAMPLE_S = 0.02
-_SETTLE_S = 2.0  # until the load's process has started its first products
+_SETTLE_S = 2.0  # until the process of the load runs its first products
 _METER_S = 4.0
 _LOAD_S = 14.0
 
@@ -29,7 +29,7 @@ def answer(job: str) -> worker.Answer:
     """Read the card idle and under load.
 
     Raises:
-        Missing: NVML is not here, or finds no card.
+        Missing: NVML is missing, or finds no card.
     """
     Task.from_json(job)
     with open_nvml() as nvml:
@@ -43,7 +43,7 @@ def answer(job: str) -> worker.Answer:
 
 
 def state() -> dict[str, Any]:
-    """Say what the card does now, and whether a run that began now would be called unstable."""
+    """Return what the card does now, and whether a run that begins now would be unstable."""
     busy = gpu_watch.listen(1.0)
     return {
         "gpus": [asdict(gpu) for gpu in gpu_watch.read_gpus()],
@@ -53,7 +53,7 @@ def state() -> dict[str, Any]:
 
 
 def _power_against_energy(nvml: Any) -> dict[str, Any]:
-    """Hold the power, integrated over some seconds, against the energy counter."""
+    """Compare the power, integrated over some seconds, with the energy counter."""
     handle = nvml.nvmlDeviceGetHandleByIndex(0)
     watts, times = [], []
     before = nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000
@@ -75,7 +75,7 @@ def _power_against_energy(nvml: Any) -> dict[str, Any]:
 
 @contextmanager
 def _load() -> Iterator[None]:
-    """Keep the card busy from another process, as a stranger's work would.
+    """Keep the card busy from another process, as another user's work would.
 
     Raises:
         ExporterError: the load did not run.

@@ -1,4 +1,4 @@
-"""The Keras original on the GPU: on JAX, compiled by XLA, or on PyTorch, compiled by its own."""
+"""The Keras original on the GPU: on JAX, compiled by XLA, or on PyTorch, by torch.compile."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Call = Callable[["np.typing.NDArray[np.float32]"], Any]
 
 @dataclass(frozen=True)
 class Original:
-    """A network ready to be called.
+    """A network that is ready to be called.
 
     Attributes:
-        call: (batch, height, width, channels) float32 to logits, as numpy's array.
-        settings: backend, how it is compiled, where it runs.
+        call: from (batch, height, width, channels) float32 to logits, numpy arrays both.
+        settings: Keras' version, its backend, and the compiler.
     """
 
     call: Call
@@ -32,14 +32,14 @@ class Original:
 
 
 def open_original(network: str, device: Device) -> Original:
-    """Build a network on the backend that has the GPU.
+    """Build a network on the backend that sees the GPU.
 
     Args:
         network: a zoo name with shipped weights, or :data:`skeleton.NAME` with random ones.
-        device: where it should run.
+        device: to run it on.
 
     Raises:
-        Missing: neither backend is here with that device.
+        Missing: no installed backend sees that device.
     """
     backend = _backend(device)
     os.environ["KERAS_BACKEND"] = backend
@@ -55,7 +55,7 @@ def open_original(network: str, device: Device) -> Original:
 
 
 def _backend(device: Device) -> str:
-    """Choose JAX if it is here and sees the device, else PyTorch."""
+    """Choose JAX if it is installed and sees the device, or else PyTorch."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if importlib.util.find_spec("jax"):
         import jax

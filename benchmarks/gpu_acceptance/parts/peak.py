@@ -1,4 +1,4 @@
-"""The card's peak, by its largest matrix product: what shares of the peak are shares of."""
+"""The card's peak, by a large matrix product. Shares of the peak refer to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PRODUCTS = 10
 
 
 def answer(job: str) -> worker.Answer:
-    """Return TFLOP/s by type of number: of a square product, the median of ten."""
+    """Return TFLOP/s by type of number: the median of ten square products."""
     task = Task.from_json(job)
     size = SIZE[task.device]
     names = NUMBERS if task.device == "cuda" else ("fp32",)
@@ -42,10 +42,10 @@ def _measure(multiply: Callable[[], None], size: int) -> float:
 
 
 def product(numbers: str, size: int, device: Device) -> Callable[[], None]:
-    """Return what computes one product and waits for it.
+    """Return a function that computes one product and waits for it.
 
     Raises:
-        Missing: neither PyTorch nor JAX is here.
+        Missing: neither PyTorch nor JAX is installed.
     """
     if device == "cpu":
         square = np.random.default_rng(0).normal(size=(size, size)).astype(np.float32)
@@ -65,7 +65,7 @@ def _by_torch(numbers: str, size: int) -> Callable[[], None]:
     square = torch.randn(size, size, dtype=dtype, device="cuda")
 
     def multiply() -> None:
-        square @ square  # the product itself is of no interest
+        square @ square  # the product itself does not matter
         torch.cuda.synchronize()
 
     return multiply

@@ -1,7 +1,7 @@
 """Part f: does TensorRT-RTX build for this card, load its plan and run INT8 and FP16?
 
-Its documents name compute capability 7.5, 8.6, 8.9 and 12.x, not Hopper's 9.0. What it says is kept
-to the letter beside what ``doctor`` predicted.
+Its documents name compute capability 7.5, 8.6, 8.9 and 12.x, but not Hopper's 9.0. Its messages are
+kept word for word beside what ``doctor`` predicted.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def answer(job: str) -> worker.Answer:
     """Build, load and run both precisions of every network.
 
     Raises:
-        Missing: TensorRT-RTX or a GPU is not here.
+        Missing: TensorRT-RTX or a GPU is missing.
     """
     task = Task.from_json(job)
     row = targets.lookup("trt-rtx")
-    row.load()  # Missing where it is not installed
+    row.load()  # raises Missing if it is not installed
     machine = here.this_machine("tensorrt_rtx")
     if machine.compute_capability is None:
         raise Missing("no NVIDIA GPU is here to build for", hint="see nvidia-smi")
@@ -63,7 +63,7 @@ def answer(job: str) -> worker.Answer:
 
 
 def predicted(case: Case, place: Path) -> str:
-    """Return what ``doctor`` says of a plan for the builder's default GPUs on this machine."""
+    """Return what ``doctor`` says about a plan for the builder's default GPUs on this machine."""
     try:
         return doctor.engine_fit(build(case.artefacts[PRECISIONS[0]], place, None)).verdict
     except ExporterError as error:
@@ -73,7 +73,7 @@ def predicted(case: Case, place: Path) -> str:
 def _try(
     case: Case, precision: Precision, prepared: Prepared, work: Path, capability: str
 ) -> dict[str, Any]:
-    """Build and run one engine; an error is its row."""
+    """Build and run one engine. An error becomes part of its row."""
     row: dict[str, Any] = {"model": case.model, "variant": precision, "capability": capability}
     try:
         made = _build_either(case.artefacts[precision], work / f"{case.model}-{precision}", row)
@@ -92,12 +92,12 @@ def _try(
 
 
 def _build_either(given: Artifact, place: Path, row: dict[str, Any]) -> Artifact:
-    """Build for this card; if the builder does not know it, for the builder's default GPUs.
+    """Build for this card. If the builder doesn't know it, build for the builder's default GPUs.
 
     Args:
         given: whose graph it is.
         place: a folder that is not there yet.
-        row: has the card's ``capability``; gets what the builder said, as ``refused``.
+        row: has the card's ``capability``; gets the builder's message as ``refused``.
     """
     try:
         return build(given, place, row["capability"])

@@ -1,7 +1,7 @@
 """Part c: our engine runner on real CUDA, with a stand-in for the engine that launches a kernel.
 
-Results are held against numpy, a captured graph against no graph, event times against the host's
-clock, and memory before against memory after ten thousand calls.
+It compares results with numpy, a captured graph with no graph, event times with the host's clock,
+and memory before and after ten thousand calls.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def answer(job: str) -> worker.Answer:
     """Try the runner.
 
     Raises:
-        Missing: cuda-python or a GPU is not here.
+        Missing: cuda-python or a GPU is missing.
     """
     Task.from_json(job)
     load_cuda()
@@ -37,7 +37,7 @@ def answer(job: str) -> worker.Answer:
 
 
 def exact() -> dict[str, Any]:
-    """Compare with numpy, over batch sizes that come and go, with a graph and without."""
+    """Compare with numpy, over changing batch sizes, with a graph and without."""
     worst, captured = 0.0, []
     for cuda_graph in (False, True):
         with EngineRunner(as_module(), b"1", cuda_graph=cuda_graph) as runner:
@@ -50,10 +50,10 @@ def exact() -> dict[str, Any]:
 
 
 def leaks(calls: int) -> dict[str, Any]:
-    """Call very often, then compare memory of the GPU and of this process."""
+    """Call very often, and compare the memory of the GPU and of this process before and after."""
     x = np.ones((8, WIDTH), np.float32)
     with EngineRunner(as_module(), b"1") as runner:
-        for _ in range(100):  # what is allocated once is allocated now
+        for _ in range(100):  # memory that is allocated once is allocated now
             runner.infer({"x": x})
         free, resident = _free_bytes(), _resident_mib()
         for _ in range(calls):
@@ -64,7 +64,7 @@ def leaks(calls: int) -> dict[str, Any]:
 
 
 def clock() -> dict[str, Any]:
-    """Hold the events' times against the host's clock around the same calls."""
+    """Compare the events' times with the host's clock around the same calls."""
     x = np.ones((LARGEST, WIDTH), np.float32)
     runner = EngineRunner(as_module(), str(_SLOW).encode())
     runner.time_batches(cuda_graph=False)
@@ -80,7 +80,7 @@ def clock() -> dict[str, Any]:
 
 
 def _resident_mib() -> float:
-    """Return this process's memory now; its peak would hide a leak below an earlier one."""
+    """Return this process's memory now. Its peak would hide a leak below an earlier peak."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
 

@@ -1,8 +1,8 @@
 """A stand-in for TensorRT whose engine launches a real kernel: y = 2x + 1, over and over.
 
-It has what :class:`exporter.targets.tensorrt_runner.EngineRunner` asks of TensorRT, so that
-memory, streams, events and graph capture meet real CUDA where there is no TensorRT. Its "plan" is
-the number of times that the kernel repeats its work, which makes it as slow as a test wants.
+It has what :class:`exporter.targets.tensorrt_runner.EngineRunner` needs from TensorRT. So memory,
+streams, events and graph capture run on real CUDA without TensorRT. Its "plan" is the number of
+times that the kernel repeats its work, so a test can make it as slow as it needs.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Runtime:
         self._log = log
 
     def deserialize_cuda_engine(self, plan: bytes) -> Engine:
-        """Return the engine; the plan is how often the kernel repeats its work."""
+        """Return the engine. The plan says how often the kernel repeats its work."""
         return Engine(int(plan))
 
 
@@ -70,7 +70,7 @@ class Engine:
         return "xy"[index]
 
     def get_tensor_mode(self, name: str) -> str:
-        """Say whether it goes in or out."""
+        """Return whether it goes in or out."""
         return TensorIOMode.INPUT if name == "x" else TensorIOMode.OUTPUT
 
     def get_tensor_dtype(self, name: str) -> str:
@@ -78,7 +78,7 @@ class Engine:
         return "float32"
 
     def get_tensor_shape(self, name: str) -> tuple[int, int]:
-        """Return its shape; the batch is open."""
+        """Return its shape. The batch size is open."""
         return (-1, WIDTH)
 
     def get_tensor_profile_shape(self, name: str, profile: int) -> tuple[tuple[int, int], ...]:
@@ -91,7 +91,7 @@ class Engine:
 
 
 class Context:
-    """Launches the kernel on addresses and a shape that it was told."""
+    """Launches the kernel with the addresses and the shape that were set."""
 
     def __init__(self, kernel: Any, repeat: int) -> None:
         self._kernel, self._repeat = kernel, repeat
@@ -104,11 +104,11 @@ class Context:
         return True
 
     def get_tensor_shape(self, name: str) -> tuple[int, int]:
-        """Return a tensor's shape at the batch size in force."""
+        """Return a tensor's shape at the current batch size."""
         return (self._batch, WIDTH)
 
     def set_tensor_address(self, name: str, address: int) -> None:
-        """Take a tensor's place on the GPU."""
+        """Take a tensor's address on the GPU."""
         self._addresses[name] = address
 
     def execute_async_v3(self, stream: int) -> bool:

@@ -1,1 +1,1 @@
-"""The commands of the command line, a file for each that goes together."""
+"""The commands of the command line. Commands that belong together share a file."""

@@ -1,4 +1,4 @@
-"""``exporter bench``: time artifacts against the network they were made from."""
+"""``exporter bench``: time artifacts and the network they were made from."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _names(_: click.Context, __: click.Parameter, text: str) -> tuple[str, ...]:
 
 
 @click.command()
-@click.argument("artefacts", type=folder_type, nargs=-1, required=True)
+@click.argument("artefacts", metavar="ARTIFACT...", type=folder_type, nargs=-1, required=True)
 @click.option(
     "--batch",
     "batches",
@@ -43,7 +43,9 @@ def _names(_: click.Context, __: click.Parameter, text: str) -> tuple[str, ...]:
     metavar="N,N",
     help="Images per call.  [default: 1,8,32; 1 for single-stream]",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Per engine.  [default: all cores]")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Threads per engine.  [default: all cores]"
+)
 @click.option(
     "--against",
     callback=_names,
@@ -52,9 +54,19 @@ def _names(_: click.Context, __: click.Parameter, text: str) -> tuple[str, ...]:
     metavar="NAMES",
     help=f"Also time: {', '.join(_AGAINST)}, or none. The first is the baseline.",
 )
-@click.option("--rounds", type=click.IntRange(min=5), default=5, show_default=True)
 @click.option(
-    "--seconds", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Per block."
+    "--rounds",
+    type=click.IntRange(min=5),
+    default=5,
+    show_default=True,
+    help="Number of rounds. Each runs every block once.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0),
+    default=2.0,
+    show_default=True,
+    help="Seconds per block.",
 )
 @click.option(
     "--warm-up",
@@ -62,35 +74,35 @@ def _names(_: click.Context, __: click.Parameter, text: str) -> tuple[str, ...]:
     type=click.FloatRange(min=0),
     default=10.0,
     show_default=True,
-    help="Most seconds that a block may take to settle.",
+    help="Maximum seconds for a block to settle.",
 )
 @click.option(
     "--scenario",
     type=click.Choice(["sweep", "single-stream", "offline"]),
     default="sweep",
     show_default=True,
-    help="What is compared: median latency; or as MLPerf does, p90 of one image at a time, or "
-    "images a second.",
+    help="What to compare. sweep: median latency; single-stream: p90 latency of one image at a "
+    "time, as in MLPerf; offline: images per second, as in MLPerf.",
 )
 @click.option(
     "--min-duration",
     type=click.FloatRange(min=0),
     default=0.0,
     metavar="S",
-    help="Time each engine for at least S seconds in all; MLPerf asks for 600.",
+    help="Time each engine for at least S seconds in total. MLPerf requires 600.",
 )
 @click.option(
     "--data",
-    help=f"Images to run on: {data_help}  [default: fashion-mnist; with --against none, noise]",
+    help=f"Images to run on: {data_help}  [default: fashion-mnist; noise with --against none]",
 )
-@click.option("--original", help="The Keras model, if it is not where the passport says.")
+@click.option("--original", help="The Keras model, if it has moved since the export.")
 @click.option("--unsafe", is_flag=True, help="Allow Lambda layers in the original.")
 @click.option(
     "--seed",
     type=int,
     default=0,
     show_default=True,
-    help="Seed of the random order of the blocks.",
+    help="Seed for the random order of the blocks.",
 )
 @click.option("--strict", is_flag=True, help="Exit with 1 if the result can't be trusted.")
 @click.option(
@@ -113,17 +125,17 @@ def bench(
     scenario: str,
     **options: Any,
 ) -> None:
-    """Time ARTEFACTS and their Keras original side by side.
+    """Time each ARTIFACT and its Keras original side by side.
 
-    All engines get the same images, batch and threads. Each block runs in its own pinned process,
-    warmed up until its time settles. Each round runs the blocks in a new random order, and ratios
+    All engines get the same images, batch and threads. Each block runs in its own pinned process
+    and warms up until its time settles. Each round runs the blocks in a new random order. Ratios
     have a 95% bootstrap interval over rounds. The baseline is the original as one compiled
     tf.function in inference mode; XLA is timed too. quantize-static (onnxruntime), nncf (OpenVINO)
     and tflite time the INT8 that those tools make from the same network and training images. They
     need the extra `compare`.
 
-    bench watches for other processes, CPU quotas, heat, falling clocks and drift. If it finds one,
-    the result says "unstable" and why. The result is saved in the passports.
+    bench watches for other processes, CPU quotas, heat, falling clocks and drift. If it finds any,
+    it marks the result "unstable" and gives the reason. It saves the result in the passports.
 
     \b
     exporter bench resnet18-fp32 resnet18-int8 --threads 2
@@ -163,7 +175,7 @@ def bench(
 
 
 def _accuracies(artifacts: list[Artifact], top1: Any) -> dict[str, float]:
-    """Collect top-1 by engine from the passports, with the original's."""
+    """Collect top-1 by engine from the passports, including the original's."""
     found: dict[str, float] = {}
     for one in artifacts:
         if recorded := top1(one):

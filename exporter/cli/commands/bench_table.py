@@ -1,4 +1,4 @@
-"""How the terminal shows latency measurements."""
+"""Show latency measurements in the terminal."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ _BESIDE = ("engine", "batch", "top-1", "file MB", "peak RSS MiB")
 
 
 def show(report: Report, accuracies: Mapping[str, float]) -> None:
-    """Show latency, memory and energy, the verdicts, and whether the result is stable.
+    """Show latency, memory, energy, the verdicts, and whether the result is stable.
 
     Args:
         report: the measurement.
-        accuracies: top-1 by engine, as far as known.
+        accuracies: top-1 by engine, for the engines whose passports have it.
     """
     settings = report.settings
     title = (
-        f"Milliseconds a call; {settings['threads']} thread(s), {settings['rounds']} rounds; "
+        f"Milliseconds per call; {settings['threads']} thread(s), {settings['rounds']} rounds; "
         f"compared: {_metric(report)}"
     )
     measured = [row for row in report.rows if row.blocks]
     names = _short_names(measured)
     table(title, _COLUMNS, [_line(row, report, names) for row in measured])
-    table("Beside it", _BESIDE, [_beside(row, accuracies, names) for row in measured])
+    table("Accuracy and memory", _BESIDE, [_beside(row, accuracies, names) for row in measured])
     _device(measured, names)
     for row in measured:
         for meter, energy_mj in row.energy_mj.items():
             say(
-                f"{row.engine}, batch {row.batch}: {energy_mj:.3g} mJ an image ({meter})",
+                f"{row.engine}, batch {row.batch}: {energy_mj:.3g} mJ per image ({meter})",
                 markup=False,
             )
     for row in report.rows:
@@ -53,7 +53,7 @@ def show(report: Report, accuracies: Mapping[str, float]) -> None:
 
 
 def _device(rows: Sequence[Row], names: Mapping[str, str]) -> None:
-    """Show where a GPU engine spends its time: the median of calls, then of rounds."""
+    """Show where a GPU engine spends its time: each round's median call, then their median."""
     from statistics import median
 
     lines = [
@@ -71,7 +71,7 @@ def _device(rows: Sequence[Row], names: Mapping[str, str]) -> None:
     ]
     if lines:
         columns = ("engine", "batch", *(_PARTS.values()), "CUDA graph")
-        table("On the GPU, milliseconds by CUDA events (enqueue: the host's clock)", columns, lines)
+        table("Milliseconds on the GPU by CUDA events (enqueue: host clock)", columns, lines)
 
 
 def _closing(verdicts: Sequence[str], report: Report) -> None:
@@ -105,7 +105,7 @@ def _line(row: Row, report: Report, names: Mapping[str, str]) -> list[str]:
 
 
 def _short_names(rows: Sequence[Row]) -> dict[str, str]:
-    """Name artifacts by their folders, if these differ."""
+    """Name each artifact by its folder's name alone, if these names differ."""
     full = {row.engine for row in rows}
     short = {name: Path(name).name for name in full}
     unique = len(set(short.values())) == len(full)

@@ -1,4 +1,4 @@
-"""``exporter check``: the gate that stops a release that drifted from its baseline."""
+"""``exporter check``: the gate that stops a release if it drifted from its baseline."""
 
 from __future__ import annotations
 
@@ -17,21 +17,28 @@ _MOST_REASONS = 10
 
 
 @click.command()
-@click.argument("artefacts", type=folder_type, nargs=-1, required=True)
+@click.argument("artefacts", metavar="ARTIFACT...", type=folder_type, nargs=-1, required=True)
 @click.option("--baseline", type=folder_type, required=True, help="The committed JSON file.")
-@click.option("--update", is_flag=True, help="Accept ARTEFACTS: write their entries.")
-@click.option("--data", help=f"Test images; default: those of the baseline. {data_help}")
+@click.option(
+    "--update", is_flag=True, help="Accept each ARTIFACT: write its entry in the baseline."
+)
+@click.option("--data", help=f"Test images; default: the baseline's. {data_help}")
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
-    help="--update: use only the first N images; a check uses as many as its baseline.",
+    help="With --update: use only the first N images. A check uses as many as its baseline.",
 )
-@click.option("--graph-only", is_flag=True, help="Run nothing: only graphs, ranges, files.")
-@click.option("--original", help="The Keras model, if it is not where the passport says.")
+@click.option(
+    "--graph-only", is_flag=True, help="Compare only graphs, ranges and files; run nothing."
+)
+@click.option("--original", help="The Keras model, if it has moved since the export.")
 @click.option("--unsafe", is_flag=True, help="Allow Lambda layers in the original.")
 @click.option("--junit", type=folder_type, metavar="FILE", help="Write JUnit XML.")
 @click.option(
-    "--summary", type=folder_type, metavar="FILE", help='Append Markdown: "$GITHUB_STEP_SUMMARY".'
+    "--summary",
+    type=folder_type,
+    metavar="FILE",
+    help='Append Markdown to this file, such as "$GITHUB_STEP_SUMMARY".',
 )
 @json_option
 def check(
@@ -47,12 +54,12 @@ def check(
     summary: Path | None,
     as_json: bool,
 ) -> None:
-    """Compare ARTEFACTS with a committed baseline, and exit with 3 if one drifted.
+    """Compare each ARTIFACT with a committed baseline, and exit with 3 if one drifted.
 
-    First the graph, the weights by layer, Q/DQ and their ranges, runtime fusions and file sizes
-    are compared. Then each artifact and Keras run on the baseline's images: top-1 and agreement
-    with Keras get a paired test, and a change inside the 95% interval counts as chance and passes.
-    Latency is compared as a ratio, if the passport has one.
+    check first compares the graph, the weights by layer, Q/DQ and their ranges, runtime fusions
+    and file sizes. Then it runs each artifact and Keras on the baseline's images. Top-1 and
+    agreement with Keras get a paired test. A change inside the 95% interval counts as chance and
+    passes. Latency is compared as a ratio, if the passport has one.
 
     The first figure from the top that drifted is the step where the drift began; its row names
     the layers. Tolerances and their reasons are in the baseline file: change them there. If you
@@ -60,7 +67,7 @@ def check(
 
     Without a GPU, an engine that needs one is simulated and compared with the baseline's
     simulation. Entries are keyed by model, target, precision, scheme and weight bits. If an
-    artifact has no entry, the exit code is 4, after the others are compared.
+    artifact has no entry, the others are still compared, and the exit code is 4.
 
     \b
     Examples:
@@ -74,7 +81,7 @@ def check(
     from exporter.cli import console
 
     if limit is not None and not update:
-        raise WrongUse("--limit needs --update: a check uses as many images as its baseline")
+        raise WrongUse("--limit needs --update; a check uses as many images as its baseline")
     if graph_only and (data or limit):
         raise WrongUse("--graph-only runs nothing, so it can't be used with --data or --limit")
     artifacts = [artifact.read(path) for path in artefacts]
@@ -105,7 +112,7 @@ def check(
 
 
 def _show(results: list[Checked]) -> None:
-    """Print a table per artifact, and below it one line per difference."""
+    """Print a table per artifact, then one line per difference."""
     from exporter.cli import console
 
     for one in results:
@@ -137,10 +144,10 @@ def _write(
 
 
 def _refuse(results: list[Checked], baseline: Path) -> None:
-    """Raise the error that the results call for, if any.
+    """Raise an error if a figure drifted or an entry is missing.
 
     Raises:
-        GateRefused: a figure drifted; the error names the figure, the step and the layers.
+        GateRefused: a figure drifted. The error names the figure, the step and the layers.
         Missing: nothing drifted, but an artifact has no entry.
     """
     found = [(one, finding) for one in results for finding in one.drifted]

@@ -1,4 +1,4 @@
-"""``exporter evaluate``: artifacts beside the network they were made from."""
+"""``exporter evaluate``: compare artifacts with the network they were made from."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("artefacts", type=folder_type, nargs=-1, required=True)
+@click.argument("artefacts", metavar="ARTIFACT...", type=folder_type, nargs=-1, required=True)
 @click.option("--data", required=True, help=data_help)
 @click.option("--limit", type=click.IntRange(min=1), help="Use only the first N images.")
-@click.option("--original", help="The Keras model, if it is not where the passport says.")
+@click.option("--original", help="The Keras model, if it has moved since the export.")
 @click.option("--unsafe", is_flag=True, help="Allow Lambda layers in the original.")
 @click.option(
-    "--ladder", is_flag=True, help="For one artifact: every step from Keras to its engine."
+    "--ladder", is_flag=True, help="Measure every step from Keras to the engine, for one artifact."
 )
-@click.option("--layers", is_flag=True, help="With --ladder: show in which layers noise enters.")
+@click.option("--layers", is_flag=True, help="With --ladder: show which layers add noise.")
 @click.option(
     "--rung",
-    help="With --layers: compare this rung with the one before; default: the noisiest.",
+    help="With --layers: compare this rung with the one before. The default is the noisiest.",
 )
 @click.option(
     "-o", "--output", type=folder_type, help="With --ladder: a new folder for JSON and pictures."
@@ -46,14 +46,14 @@ def evaluate(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Compare ARTEFACTS with Keras on test images.
+    """Compare each ARTIFACT with Keras on test images.
 
-    Reports top-1, top-5, agreement with Keras, every image whose label flips, and the
-    largest and mean logit error. Without --limit, the result is also saved in the passport.
+    evaluate reports top-1, top-5, agreement with Keras, every image with a flipped label, and the
+    largest and mean logit error. Without --limit, it also saves the result in the passport.
 
-    With --ladder, one artifact's steps are measured one by one: Keras, the converted graph, batch
-    norms folded, Q/DQ and FP16 simulated, the engine. It names the step that lost most. SQNR is
-    the energy of the logits divided by the energy of their error, in dB.
+    With --ladder, it measures one artifact step by step: Keras, the converted graph, batch norms
+    folded, Q/DQ and FP16 simulated, the engine. It names the step that lost most. SQNR is the
+    energy of the logits divided by the energy of their error, in dB.
 
     \b
     Example:
@@ -85,7 +85,7 @@ def _refuse_conflicts(
     rung: str | None,
     output: Path | None,
 ) -> None:
-    """Raise an error for options without effect, and for an output that can't be written."""
+    """Raise an error if an option has no effect or the output can't be written."""
     from exporter.artifact.folder import check_free
 
     for name, given, needs, has in (
@@ -113,7 +113,7 @@ def _ladder(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure a ladder, show it and write it."""
+    """Measure a ladder, show it, and write it to the output folder."""
     from benchmarks.drift import ladder as drift
     from benchmarks.drift import layers as drift_layers
     from benchmarks.drift import pictures as drift_pictures
@@ -142,7 +142,7 @@ def measure(
     limit: int | None = None,
     **options: Any,
 ) -> list[Artifact]:
-    """Measure, show, and only then record, so that a full disk does not lose the result."""
+    """Measure and show, and only then record, so that a full disk doesn't lose the result."""
     from benchmarks import result_file
     from benchmarks.accuracy import measure as accuracy
     from exporter.cli import console

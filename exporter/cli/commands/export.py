@@ -28,39 +28,44 @@ from exporter.targets import TARGETS
 
 @click.command()
 @click.argument("model", default="resnet18")
-@click.option("--to", "target", type=click.Choice(list(TARGETS)), required=True, help="Target.")
+@click.option(
+    "--to", "target", type=click.Choice(list(TARGETS)), required=True, help="Export target."
+)
 @click.option(
     "--precision",
     type=click.Choice(get_args(Precision)),
     default="fp32",
     show_default=True,
-    help="Of the arithmetic. ort: fp32, int8. openvino: fp16 is of the weights only, computed in "
-    "fp32; bf16 needs a CPU that has it. onnx, trt, trt-rtx: all but bf16; fp8 is E4M3 for GPUs of "
-    "compute capability 8.9 or later.",
+    help="Precision of the arithmetic. ort: fp32, int8. openvino: fp16 stores the weights in fp16 "
+    "and computes in fp32; bf16 needs a CPU that has it. onnx, trt, trt-rtx: all but bf16; fp8 is "
+    "E4M3, for GPUs of compute capability 8.9 or later.",
 )
 @weights_option
 @click.option(
     "--data",
-    help=f"Test images to compare with Keras on, training images to measure INT8, FP8 and FP16 on: "
-    f"{data_help}  [default: fashion-mnist; of a network of yours only to compare, where it fits]",
+    help="Test images for the comparison with Keras, and training images for measuring INT8, FP8 "
+    f"and FP16: {data_help}  [default: fashion-mnist; your own network is only compared on it, if "
+    "its inputs fit]",
 )
 @click.option(
     "--batch",
     metavar="N|MIN:OPT:MAX",
-    help="Batch sizes to accept; default: any (trt, trt-rtx: 1:1:32).",
+    help="Batch sizes that the engine accepts. The default is any; for trt and trt-rtx, 1:1:32.",
 )
 @click.option(
     "--layout",
     type=click.Choice(["nhwc", "nchw"]),
     default="nhwc",
     show_default=True,
-    help="Of image inputs; nchw spares the engine a transpose, and wants to be fed so.",
+    help="Layout of image inputs. nchw saves the engine a transpose, but you must feed it NCHW "
+    "images.",
 )
 @preprocess_option
 @click.option(
     "--scheme",
     type=click.Choice(["tensorrt", "cpu"]),
-    help="INT8: where Q/DQ go; default: as the target needs (ort, openvino: cpu; else tensorrt).",
+    help="INT8: where to place Q/DQ. The default fits the target: cpu for ort and openvino, "
+    "tensorrt for all others.",
 )
 @calibrator_option
 @calibration_images_option
@@ -69,43 +74,48 @@ from exporter.targets import TARGETS
     "--weight-bits",
     type=click.Choice(["7", "8"]),
     callback=lambda _, __, text: text and int(text),
-    help="INT8, scheme cpu: 7 for CPUs without VNNI, where sums of 8 saturate; default: as this "
-    "machine's CPU needs.",
+    help="INT8, scheme cpu: use 7 for CPUs without VNNI, where sums of 8-bit weights saturate. The "
+    "default fits this machine's CPU.",
 )
 @click.option(
     "--max-drop",
     type=float,
     metavar="POINTS",
-    help="INT8, FP8: most top-1 to lose, on training images held out; layers stay in float for it.",
+    help="INT8, FP8: most points of top-1 to lose, measured on held-out training images. Layers "
+    "stay in float to keep to this limit.",
 )
 @click.option(
-    "--held-out-images", type=int, default=2000, show_default=True, help="--max-drop: how many."
+    "--held-out-images",
+    type=int,
+    default=2000,
+    show_default=True,
+    help="Number of held-out training images for --max-drop.",
 )
 @click.option(
     "--rest",
     type=click.Choice(["fp32", "fp16"]),
-    help="INT8, FP8: type of what it leaves in floating point; default: fp16 with FP8 and on trt "
-    "and trt-rtx, else fp32.",
+    help="INT8, FP8: type of the parts that stay in floating point. The default is fp16 with FP8 "
+    "and for trt and trt-rtx, and fp32 otherwise.",
 )
 @click.option(
     "--io",
     type=click.Choice(["fp32", "fp16"]),
     default="fp32",
     show_default=True,
-    help="Type of inputs and outputs, where the graph has FP16 (--precision or --rest fp16).",
+    help="Type of inputs and outputs. fp16 needs a graph with FP16 (--precision or --rest fp16).",
 )
 @click.option(
     "--recovery",
     metavar="auto|none|NAMES",
     multiple=True,
     callback=recovery_names,
-    help="INT8, FP8: to win back accuracy, any of equalize (even out weight ranges; INT8), "
-    "rounding (of weights, for their layer's output), bias (corrected for the mean error).  "
-    "[default: auto, rounding where weights have 7 bits]",
+    help="INT8, FP8: how to recover accuracy. equalize: even out weight ranges (INT8 only); "
+    "rounding: round weights so that their layer's output changes least; bias: correct biases for "
+    "the mean error.  [default: auto, which is rounding if weights have 7 bits, otherwise none]",
 )
 @build_options
-@click.option("-o", "--output", type=folder_type, help="Folder; default: MODEL-TARGET.")
-@click.option("--force", is_flag=True, help="Replace an artefact that is already there.")
+@click.option("-o", "--output", type=folder_type, help="Output folder; default: MODEL-TARGET.")
+@click.option("--force", is_flag=True, help="Replace an existing artifact.")
 @click.option("--evaluate", "then_evaluate", is_flag=True, help="Measure accuracy afterwards.")
 @unsafe_option
 @json_option
@@ -121,10 +131,10 @@ def export(
 ) -> None:
     """Export MODEL to an artifact.
 
-    MODEL is a zoo name (resnet18 where it is left out), a .keras file or a SavedModel folder. The
-    graph is only accepted once it agrees with Keras, on images of --data where that is given;
-    what INT8, FP8 or FP16 then cost is for --evaluate to say. The artifact is a folder with the
-    graph, the engine and a passport; it is written whole or not at all.
+    MODEL is a zoo name, a .keras file or a SavedModel folder. The default is resnet18. export
+    accepts the FP32 graph only if it agrees with Keras, on images of --data if you give them. Use
+    --evaluate to measure what INT8, FP8 or FP16 then costs. The artifact is a folder with the
+    graph, the engine and a passport. It is written completely or not at all.
 
     \b
     Examples:
@@ -168,32 +178,31 @@ def export(
 
 
 def _check_evaluation(model: str, data: str | None, options: dict[str, Any]) -> None:
-    """Refuse before the work what could not be evaluated after it."""
+    """Raise an error before the export if the result couldn't be evaluated afterwards."""
     from exporter.machine.cpus import lacks_vnni
     from exporter.models import zoo
 
     ours = model in zoo.ZOO and options["weights"] in (None, "random")
     if data is None and not ours:
-        raise WrongUse("--evaluate needs to know on which images", hint=f"--data {data_help}")
+        raise WrongUse("--evaluate needs test images", hint=f"add --data: {data_help}")
     if options["weight_bits"] == 8 and lacks_vnni():
         raise Missing(
-            "--evaluate runs the integers here, and this CPU has no VNNI: sums would saturate",
-            hint="leave it out, and evaluate on a CPU with VNNI",
+            "--evaluate can't run 8-bit weights here: this CPU has no VNNI, so sums would saturate",
+            hint="leave --evaluate out, and run exporter evaluate on a CPU with VNNI",
         )
 
 
 @click.command()
-@click.argument("artefact", type=folder_type)
+@click.argument("artefact", metavar="ARTIFACT", type=folder_type)
 @build_options
-@click.option("--force", is_flag=True, help="Build again what is built.")
+@click.option("--force", is_flag=True, help="Rebuild an engine that is already built.")
 @json_option
 def compile(artefact: Path, force: bool, as_json: bool, **options: Any) -> None:
-    """Build the engine of ARTEFACT on this machine.
+    """Build the engine of ARTIFACT on this machine.
 
-    The second step of "export --to trt" where that had no GPU. Needs TensorRT and a GPU, and
-    neither Keras nor the data nor onnxruntime. The artifact is replaced whole, or left as it
-    was. Options given here stand in place of the same ones that it was exported with; to take one
-    back, export again.
+    Run this after "export --to trt" on a machine without a GPU. It needs TensorRT and a GPU, but
+    not Keras, the data or onnxruntime. The artifact is replaced completely, or left as it was.
+    Options override those that you exported with. To remove an option, export again.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""``exporter report``: artifacts and what was measured of them, as one page."""
+"""``exporter report``: one page about artifacts and their measurements."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ _file_type = click.Path(path_type=Path, dir_okay=False)
     "-o",
     "--output",
     type=_file_type,
-    help=f"The page.  [default: {_PAGE}, unless --json or --markdown is given]",
+    help=f"Write the page here.  [default: {_PAGE}, unless --json or --markdown is given]",
 )
-@click.option("--markdown", type=_file_type, metavar="FILE", help="The same as Markdown, there.")
+@click.option(
+    "--markdown", type=_file_type, metavar="FILE", help="Write the same content here as Markdown."
+)
 @json_option
 def report(folder: Path, output: Path | None, markdown: Path | None, as_json: bool) -> None:
     """Write one HTML page about DIR: an artifact, or a folder of artifacts and results.
 
-    Shows what was measured and nothing else: accuracy beside latency, distributions of latency and
-    its curve over batch sizes, the drift ladder, layer sensitivities, the passports. Each figure
-    comes with its table, its machine and its command. The page is one file that loads nothing from
-    the network and runs no script; it follows light and dark, and reads on a phone.
+    The page shows only measurements: accuracy and latency, latency distributions, latency by batch
+    size, the drift ladder, layer sensitivities and the passports. Each figure comes with its
+    table, its machine and its command. The page is one file. It loads nothing from the network,
+    runs no scripts, supports light and dark mode, and is readable on a phone.
 
-    Results are found by what is in them, at any depth up to 4: passports (export --evaluate,
-    evaluate and bench record there), what bench -o, evaluate --ladder -o, evaluate --json and
-    sensitivity --json wrote. What is not measured yet stands there with its command. A page that
-    is there is replaced.
+    report recognizes results by their content, up to 4 folders deep: passports (export --evaluate,
+    evaluate and bench save results in them) and files written by bench -o, evaluate --ladder -o,
+    evaluate --json and sensitivity --json. If something isn't measured yet, the page shows the
+    command for it. report replaces an existing page.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""``exporter sensitivity``: which layers INT8 or FP8 costs most in."""
+"""``exporter sensitivity``: find the layers where INT8 or FP8 costs most."""
 
 from __future__ import annotations
 
@@ -29,10 +29,14 @@ from exporter.targets import TARGETS
     type=click.Choice(get_args(SchemeName)),
     default="cpu",
     show_default=True,
-    help="Where Q/DQ go, and of which numbers: INT8, or FP8 with fp8.",
+    help="Where to place Q/DQ. fp8 quantizes to FP8, the others to INT8.",
 )
 @click.option(
-    "--images", type=click.IntRange(1), default=512, show_default=True, help="Held out, to run on."
+    "--images",
+    type=click.IntRange(1),
+    default=512,
+    show_default=True,
+    help="Number of held-out training images to run on.",
 )
 @weights_option
 @click.option("--data", help=data_help)
@@ -40,18 +44,23 @@ from exporter.targets import TARGETS
 @calibrator_option
 @calibration_images_option
 @calibration_option
-@click.option("-o", "--output", type=folder_type, help="A picture: .png, .svg or .pdf.")
+@click.option(
+    "-o", "--output", type=folder_type, help="Also draw a picture here: .png, .svg or .pdf."
+)
 @unsafe_option
 @json_option
 def sensitivity(
     model: str, scheme: str, images: int, output: Path | None, as_json: bool, **options: Any
 ) -> None:
-    """Rank MODEL's layers by what INT8 or FP8 costs in each; resnet18 where it is left out.
+    """Rank MODEL's layers by the accuracy that INT8 or FP8 costs in each.
 
-    Every convolution and dense layer is quantized alone, the rest left in float, and the logits
-    are compared with the float graph's, on training images that are neither calibrated on nor
-    in the test set. SQNR is the logits' energy by their error's, in dB; flips are labels that
-    change; MMACs are the multiply-adds an image takes, the price of leaving the layer in float.
+    MODEL is a zoo name, a .keras file or a SavedModel folder. The default is resnet18.
+
+    sensitivity quantizes one convolution or dense layer at a time, leaves the rest in float, and
+    compares the logits with the float graph's. It runs on training images that are neither used
+    for calibration nor in the test set. SQNR is the energy of the logits divided by the energy of
+    their error, in dB. Flips are labels that change. MMACs are the layer's multiply-adds per
+    image, in millions: the price of leaving the layer in float.
 
     \b
     Examples:
@@ -61,7 +70,7 @@ def sensitivity(
     from benchmarks import result_file
     from exporter import pipeline
     from exporter.cli import console
-    from exporter.config import ExportConfig
+    from exporter.config import ExportConfig, Int8
     from exporter.passes import schemes
     from exporter.precision.sensitivity import check_picture, draw
 
@@ -74,7 +83,12 @@ def sensitivity(
         if precision in row.precisions and scheme in (row.scheme, precision)
     )
     config = ExportConfig(
-        model, target, Path(), precision=precision, recovery=(), held_out_images=images, **options
+        model,
+        target,
+        Path(),
+        precision=precision,
+        int8=Int8(recovery=(), held_out_images=images),
+        **options,
     )
     with console.progress_bars(quiet=False) as progress:
         result = pipeline.measure_sensitivity(config, progress)

@@ -1,4 +1,4 @@
-"""Commands that look and change nothing: ``inspect``, ``models``, ``doctor``."""
+"""Commands that only look and change nothing: ``inspect``, ``models``, ``doctor``."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ from exporter.errors import WrongUse
 
 
 @click.command()
-@click.argument("artefact", type=folder_type)
-@click.option("--profile", type=folder_type, help="Times by layer: trtexec --exportProfile.")
+@click.argument("artefact", metavar="ARTIFACT", type=folder_type)
+@click.option(
+    "--profile", type=folder_type, help="Times by layer, written by trtexec --exportProfile."
+)
 @click.option(
     "--require",
     type=click.Choice(["int8"]),
-    help="Exit with 3 unless every convolution runs in it and every residual shortcut has Q/DQ.",
+    help="Exit with 3 unless every convolution runs in INT8 and every residual shortcut has Q/DQ.",
 )
 @json_option
 def inspect(artefact: Path, profile: Path | None, require: str | None, as_json: bool) -> None:
-    """Show what ARTEFACT is, and what its engine runs.
+    """Show what ARTIFACT contains, and what its engine runs.
 
-    Its files are verified against the passport first; then come source, graph, passes, checks.
-    Where the artifact has its engine's layers, or ARTEFACT is a file that trtexec wrote with
-    --exportLayerInfo, the fusion audit tells in what each convolution runs, which residual adds
-    left INT8 and which shortcut lacks Q/DQ, the reformats, and the time by layer.
+    inspect first verifies the files against the passport. Then it shows the source, the graph, the
+    passes and the checks. ARTIFACT may also be a file that trtexec wrote with --exportLayerInfo.
+    For such a file, or an artifact that has its engine's layers, inspect shows the fusion audit:
+    the precision of each convolution, the residual adds that left INT8, the shortcuts that lack
+    Q/DQ, the reformats, and the time by layer.
 
     \b
     Examples:
@@ -51,9 +54,9 @@ def inspect(artefact: Path, profile: Path | None, require: str | None, as_json: 
 @click.command()
 @json_option
 def models(as_json: bool) -> None:
-    """List the zoo.
+    """List the zoo's models.
 
-    Shows which models ship with trained weights, and their top-1 on Fashion-MNIST.
+    Shows which models have shipped weights, and their top-1 on Fashion-MNIST.
     """
     from exporter.cli import console
     from exporter.models import zoo
@@ -65,15 +68,16 @@ def models(as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("artefact", type=folder_type, required=False)
+@click.argument("artefact", metavar="[ARTIFACT]", type=folder_type, required=False)
 @click.option(
     "--for",
     "machine",
     metavar="MACHINE",
-    help="jetson-orin-jp6.2, t4...; a name that is not known lists the nearest; default: here.",
+    help="Machine to judge for, such as jetson-orin-jp6.2 or t4. An unknown name lists the nearest "
+    "ones. The default is this machine.",
 )
-@click.option("--tensorrt", metavar="VERSION", help="TensorRT there, in place of the table's.")
-@click.option("--driver", metavar="VERSION", help="NVIDIA driver there, likewise.")
+@click.option("--tensorrt", metavar="VERSION", help="Assume this TensorRT version on that machine.")
+@click.option("--driver", metavar="VERSION", help="Assume this NVIDIA driver on that machine.")
 @json_option
 def doctor(
     artefact: Path | None,
@@ -82,12 +86,13 @@ def doctor(
     driver: str | None,
     as_json: bool,
 ) -> None:
-    """Tell which targets work here, or whether ARTEFACT's engine loads.
+    """Show which targets work here, or whether ARTIFACT's engine loads.
 
-    Alone, it looks at this machine's CPU, GPU and packages, and says how to get what is missing.
-    With an artifact for TensorRT, it judges from the passport, before anything is deserialized,
-    whether the engine loads here or on a named machine, and quotes the rule. It ends with 0 if
-    it loads, 3 if not, 4 if something that decides is not known.
+    Without ARTIFACT, doctor looks at this machine's CPU, GPU and packages, and shows how to
+    install what is missing. With a TensorRT artifact, it judges from the passport whether the
+    engine loads here or on the given machine, and quotes the rules. It doesn't deserialize the
+    engine. The exit code is 0 if the engine loads, 3 if it doesn't, and 4 if a fact that decides
+    is unknown.
 
     \b
     Examples:
@@ -104,8 +109,8 @@ def doctor(
     if artefact is None:
         if machine or tensorrt or driver:
             raise WrongUse(
-                "--for, --tensorrt and --driver say where an engine should load, and none is given",
-                hint="exporter doctor ARTEFACT --for MACHINE",
+                "--for, --tensorrt and --driver need an artifact to judge",
+                hint="name one: exporter doctor ARTIFACT --for MACHINE",
             )
         diagnosis = diagnose()
         if as_json:

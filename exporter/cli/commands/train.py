@@ -1,4 +1,4 @@
-"""``exporter train``."""
+"""``exporter train``: train a zoo model."""
 
 from __future__ import annotations
 
@@ -14,42 +14,54 @@ from exporter.cli.options import data_help, folder_type, json_option
 @click.argument("model")
 @click.option("--data", default="fashion-mnist", show_default=True, help=data_help)
 @click.option("--epochs", type=int, required=True, help="Passes over the training images.")
-@click.option("--image-size", type=int, default=96, show_default=True, help="In pixels.")
-@click.option("-o", "--output", type=folder_type, help="Default: MODEL.keras.")
+@click.option(
+    "--image-size", type=int, default=96, show_default=True, help="Side of the images in pixels."
+)
+@click.option("-o", "--output", type=folder_type, help="Output file; default: MODEL.keras.")
 @click.option("--start-from", type=folder_type, help="Take the weights from this .keras file.")
-@click.option("--batch-size", type=int, default=128, show_default=True, help="Images a step.")
+@click.option("--batch-size", type=int, default=128, show_default=True, help="Images per step.")
 @click.option(
     "--learning-rate",
     type=float,
     default=0.1,
     show_default=True,
-    help="Its peak, after the warm-up.",
+    help="Peak learning rate, after the warm-up.",
 )
-@click.option("--momentum", type=float, default=0.9, show_default=True, help="Of Nesterov's kind.")
+@click.option("--momentum", type=float, default=0.9, show_default=True, help="Nesterov momentum.")
 @click.option(
-    "--weight-decay", type=float, default=5e-4, show_default=True, help="Decoupled, on kernels."
+    "--weight-decay",
+    type=float,
+    default=5e-4,
+    show_default=True,
+    help="Decoupled weight decay on kernels.",
 )
 @click.option(
-    "--warmup-epochs", type=float, default=0.5, show_default=True, help="Of linear warm-up."
+    "--warmup-epochs",
+    type=float,
+    default=0.5,
+    show_default=True,
+    help="Epochs of linear warm-up.",
 )
-@click.option("--label-smoothing", type=float, default=0.0, show_default=True, help="0 to 1.")
-@click.option("--flip/--no-flip", default=True, show_default=True, help="Mirror at random.")
+@click.option("--label-smoothing", type=float, default=0.0, show_default=True, help="From 0 to 1.")
+@click.option(
+    "--flip/--no-flip", default=True, show_default=True, help="Flip images horizontally at random."
+)
 @click.option(
     "--shift",
     type=float,
     default=0.04,
     show_default=True,
-    help="Move at random by up to this share of the side.",
+    help="Shift images at random by up to this fraction of their side.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of all that is random.")
-@click.option("--limit", type=int, help="Use only so many training images.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed for all randomness.")
+@click.option("--limit", type=int, help="Use only this many training images.")
 @json_option
 def train(model: str, output: Path | None, as_json: bool, **options: Any) -> None:
     """Train a zoo MODEL.
 
-    SGD with Nesterov momentum, a cosine schedule after a warm-up, flips and shifts.
-    A run that was killed goes on from its last finished epoch when the same command is
-    given again. Beside the .keras file go its history as JSON and as a picture.
+    Training uses SGD with Nesterov momentum, a warm-up, a cosine schedule, flips and shifts. If a
+    run was killed, run the same command again: it continues after the last finished epoch. The
+    history is written next to the .keras file, as JSON and as a picture.
 
     \b
     Examples:

@@ -82,5 +82,5 @@ def test_no_discordant_image_still_leaves_doubt() -> None:
 
 @pytest.mark.parametrize(("reference", "candidate"), [((3,), (4,)), ((0,), (0,)), ((2, 2), (2, 2))])
 def test_other_images_are_refused(reference: tuple[int, ...], candidate: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="not the same images"):
+    with pytest.raises(ValueError, match="need the same images"):
         paired(np.zeros(reference, bool), np.zeros(candidate, bool))

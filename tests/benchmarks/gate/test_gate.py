@@ -189,7 +189,7 @@ def test_a_sketch_is_the_same_in_every_version_of_numpy() -> None:
 def test_no_baseline_yet_says_how_to_make_one(work: Path) -> None:
     done = check("one")
     assert done.exit_code == 4
-    assert "no baseline yet" in done.stderr
+    assert "there is no baseline yet" in done.stderr
     assert "--update" in done.stderr
 
 
@@ -226,7 +226,7 @@ def test_a_baseline_of_another_model(work: Path) -> None:
     make_artefact(work / "other", "other")
     done = check("other")
     assert done.exit_code == 4
-    assert "no baseline for other/onnx/fp32 in base.json: it is for other models" in done.stderr
+    assert "base.json has no baseline for other/onnx/fp32: it is for other models" in done.stderr
     ports = {"inputs": [{"name": "z"}], "outputs": [{"name": "y"}]}
     source = {"model": "made", "kind": "keras", "weights": "", "sha256": "else"}
     make_artefact(work / "namesake", graph=ports, source=source)
@@ -255,7 +255,7 @@ def test_weights_of_another_width_are_missing_and_no_false_alarm(work: Path) -> 
     assert check("seven", "--update", "--graph-only").exit_code == 0
     done = check("eight")
     assert done.exit_code == 4
-    assert "no baseline for made/onnx/int8/cpu/8-bit in base.json" in done.stderr
+    assert "base.json has no baseline for made/onnx/int8/cpu/8-bit" in done.stderr
     assert "without VNNI" in done.stderr
 
 
@@ -277,7 +277,7 @@ def edit(work: Path, change: Any) -> Result:
 def test_a_newer_format(work: Path) -> None:
     done = edit(work, lambda content: content.update(format=2, entries="unknown"))
     assert done.exit_code == 1
-    assert "base.json has format 2; this version reads up to 1" in done.stderr
+    assert "base.json has format 2, but this version reads only up to format 1" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -237,7 +237,7 @@ def test_a_stale_calibration_is_refused_before_the_gate(world: Path) -> None:
     stale = world / "base" / "calibration.json"
     refused = export(world, "stale", "--calibration", stale, model="bad")
     assert refused.exit_code == 2
-    assert "this calibration is for something else: its graph is" in refused.stderr
+    assert "the calibration doesn't match this network: its graph is" in refused.stderr
     assert not (world / "stale").exists()
     CAUGHT.append(("stale calibration file", "refused by export: " + refused.stderr[-150:-60]))
 
@@ -246,7 +246,7 @@ def test_a_stale_calibration_is_refused_before_the_gate(world: Path) -> None:
     calibration.write_text(calibration.read_text() + "\n")
     refused = check(world, "swapped-file")
     assert refused.exit_code == 1
-    assert "calibration.json is not the file its passport describes" in refused.stderr
+    assert "calibration.json doesn't match the passport" in refused.stderr
     CAUGHT.append(("calibration file put in later", "refused by check: SHA-256 differs"))
 
 

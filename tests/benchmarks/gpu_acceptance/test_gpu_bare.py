@@ -336,8 +336,8 @@ def test_every_batch_size_of_the_issue_is_timed() -> None:
     [
         (["--rehearse"], "--rehearse"),
         (["--without", "tensorrt"], "two stages"),
-        (["--pack", "a", "--run", "b"], "--pack goes without"),
-        (["--gpu", "9.0"], "are for --pack"),
+        (["--pack", "a", "--run", "b"], "--pack can't be used"),
+        (["--gpu", "9.0"], "need --pack"),
         (["--prepare", "a", "--run", "b"], "two stages"),
     ],
 )

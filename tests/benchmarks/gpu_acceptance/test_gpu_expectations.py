@@ -101,10 +101,10 @@ UNKNOWN = [
     (["agreement"], {"simulation": None}, "did not run"),
     (["fusion"], {"audit": None}, "no record"),
     (["fusion"], {"audit": replace(FUSED, convolutions=())}, "are not in the record"),
-    (["fusion"], {"audit": UNTOLD}, "the record does not tell its types"),
+    (["fusion"], {"audit": UNTOLD}, "the record lacks its types"),
     (["fusion"], {"audit": HIDDEN}, "1 of 53 convolutions are not in the record, 1 compiled"),
     (["speed, batch 1", "speed, batch 8"], {"unstable": ("the clock fell",)}, "clock fell"),
-    (["speed, batch 1"], {"speedup": {1: Ratio("fp16", 1.0, 0.97, 1.03)}}, "holds 1"),
+    (["speed, batch 1"], {"speedup": {1: Ratio("fp16", 1.0, 0.97, 1.03)}}, "contains 1"),
     (["speed, batch 1"], {"speedup": {}, "no_speedup": {1: "INT8 failed"}}, "INT8 failed"),
     (["speed"], {"speedup": {}}, "no latency"),
 ]

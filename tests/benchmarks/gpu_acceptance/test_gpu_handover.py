@@ -60,7 +60,7 @@ def other_logits(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "kind", "message"),
     [
-        (change_graph, ExporterError, "model.onnx is not the file its passport describes"),
+        (change_graph, ExporterError, "model.onnx doesn't match the passport"),
         (exchange_artefacts, ExporterError, "passport.json is not the file its record"),
         (change_logits, ExporterError, r"net.logits.npz is not the file its record"),
         (pickled_logits, ExporterError, r"net.logits.npz is damaged"),

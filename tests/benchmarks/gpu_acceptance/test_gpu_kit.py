@@ -92,7 +92,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def test_pieces_have_three_digits(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(bytes(1000))
-    with pytest.raises(WrongUse, match="1000 bytes are 1000 pieces of 1, and 999 is the most"):
+    with pytest.raises(WrongUse, match="1000 bytes would be 1000 pieces of 1, but 999 is the most"):
         pieces.cut(tmp_path / "file", tmp_path, 1)
 
 
@@ -131,21 +131,40 @@ def test_the_sizes_in_the_documentation_are_measured() -> None:
     assert [line for line in expected if line not in shown] == []
 
 
+def test_a_record_is_csv() -> None:
+    last = "own.dist-info/RECORD"
+    text = f'"a,b.py",sha256=x,1\n"say ""c"".py",sha256=y,2\ngone.py,sha256=z,3\n{last},,\n'
+    kept = text.replace("gone.py,sha256=z,3\n", "")
+    assert wheels._record(text, {"a,b.py", 'say "c".py', last}, {}) == kept
+
+
 def test_what_wheels_need(tmp_path: Path) -> None:
     needs = (
         "click<9,>=8.5",
         "Typing_Extensions (>=4.10)",
         'keras[tf]>=3; extra == "keras"',
         'tomli; python_version < "3.11"',
+        'colorama; sys_platform == "win32"',
+        'flatbuffers>=2; python_version >= "3.12"',
+        'h5py; python_version >= "3.11" and extra == "keras"',
         "numpy",
     )
     made = wheel(tmp_path, "exporter", {}, needs)
-    always = {"click": "<9,>=8.5", "typing-extensions": ">=4.10", "numpy": ""}
+    always = {
+        "click": "<9,>=8.5",
+        "typing-extensions": ">=4.10",
+        "flatbuffers": ">=2",
+        "numpy": "",
+    }
     assert dict(wheels.requirements(made)) == always
-    assert dict(wheels.requirements(made, extras=True)) == {**always, "keras": ">=3"}
+    assert dict(wheels.requirements(made, extras=True)) == {
+        **always,
+        "keras": ">=3",
+        "h5py": "",
+    }
     with pytest.raises(ExporterError, match="needs click, which is neither in the kit nor on"):
         wheels.require_complete([made])
-    others = [wheel(tmp_path, name, {}) for name in ("click", "typing_extensions")]
+    others = [wheel(tmp_path, name, {}) for name in ("click", "typing_extensions", "flatbuffers")]
     wheels.require_complete([made, *others])
 
 
@@ -183,11 +202,11 @@ def test_our_own_wheel_needs_the_sources(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--run", "a"), "--pack goes without --prepare and --run"),
-        (("--prepare", "a"), "--pack goes without --prepare and --run"),
+        (("--run", "a"), "--pack can't be used with --prepare or --run"),
+        (("--prepare", "a"), "--pack can't be used with --prepare or --run"),
         (("--gpu", "all", "--gpu", "9.0"), "contradict"),
         (("--gpu", "sm_90"), "no compute capability"),
-        (("--prepared", "a", "--images", "5"), "--prepared has it made"),
+        (("--prepared", "a", "--images", "5"), "--prepared is prepared already"),
     ],
 )
 def test_wrong_use(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
@@ -200,4 +219,4 @@ def test_wrong_use(tmp_path: Path, arguments: tuple[str, ...], said: str) -> Non
 def test_what_is_for_packing_alone(option: tuple[str, str]) -> None:
     done = CliRunner().invoke(command.main, option)
     assert isinstance(done.exception, WrongUse)
-    assert "are for --pack" in str(done.exception)
+    assert "need --pack" in str(done.exception)

@@ -100,7 +100,7 @@ def test_each_piece_has_a_line_of_its_own(stage: Stage) -> None:
         ),
         (
             '{"format": 1, "pieces": [{"name": "kit.000", "bytes": 1, "sha256": ""}], "needs": {}}',
-            "manifest.json is damaged (not said what it needs: cuda, disk_bytes, driver, for",
+            "manifest.json is damaged (it does not say what it needs: cuda, disk_bytes, driver",
         ),
     ],
 )

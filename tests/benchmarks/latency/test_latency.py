@@ -94,7 +94,7 @@ def test_what_failed_is_a_row_and_not_tried_again() -> None:
 
 def test_workers_that_fail_say_why(tmp_path: Path) -> None:
     gone = Job(Engine("gone", "artefact", tmp_path), tmp_path, 1, 1, (), 0.0, 0.0)
-    assert "is not an artefact" in time_apart(gone)["error"]
+    assert "is not an artifact" in time_apart(gone)["error"]
     broken = replace(gone, engine=Engine("gone", "artefact", tiny(tmp_path / "a").path))
     assert "ended with 1: " in time_apart(broken)["error"]  # its images are a folder
 
@@ -230,7 +230,7 @@ def test_the_table_shows_intervals_as_they_are_and_short_names(
     assert "4.00x [4.00, 4.00]" in shown
     assert "0.9300" in shown
     assert [line for line in shown.splitlines() if "1.250" in line and " yes │" in line]
-    assert "far/away/[b]int8, batch 1: 0.5 mJ an image (RAPL core)" in shown
+    assert "far/away/[b]int8, batch 1: 0.5 mJ per image (RAPL core)" in shown
 
 
 def test_parts_on_a_device_and_energy_by_hand() -> None:

@@ -49,7 +49,7 @@ def test_batches_are_the_images(folder: Path) -> None:
 
 @pytest.mark.parametrize("tool", calibration_cost.TOOLS)
 def test_every_tool_runs(folder: Path, tool: str) -> None:
-    sample = measure(tool, folder, 32)
+    sample = measure(tool, str(folder), 32)
     assert sample["images_per_s"] == pytest.approx(32 / sample["seconds"])
     assert 10 < sample["peak_rss_mb"] < 100_000, "a Python with numpy is tens of megabytes"
 

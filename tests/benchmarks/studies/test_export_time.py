@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from itertools import product
 
 import pytest
 from click.testing import CliRunner
 
+from benchmarks.latency import worker
 from benchmarks.latency.bootstrap import ratio_interval
 from benchmarks.studies import export_time
 from benchmarks.studies.export_time import STEPS, summarize
@@ -40,11 +42,11 @@ def test_one_round_has_no_interval() -> None:
 def test_every_round_measures_everything_once(monkeypatch: pytest.MonkeyPatch) -> None:
     turns: list[tuple[str, str]] = []
 
-    def measured(tool: str, model: str) -> export_time.Sample:
-        turns.append((tool, model))
+    def measured(_: str, job: str) -> export_time.Sample:
+        turns.append(tuple(json.loads(job)[2]))
         return {"seconds": 1.0}
 
-    monkeypatch.setattr(export_time, "measure_apart", measured)
+    monkeypatch.setattr(worker, "need", measured)
     models = ("resnet18", "resnet50")
     export_time.run(models, 6, 1, lambda line: None)
     once = sorted(product(export_time.TOOLS, models))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from types import ModuleType
@@ -11,11 +10,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from rich.console import Console
 
 from benchmarks.latency import int8_tools, worker
 from benchmarks.studies import int8_cells, int8_comparison
-from benchmarks.studies.int8_comparison import OURS, RIVALS, Runner, default_models, tables, verdict
+from benchmarks.studies.int8_comparison import OURS, RIVALS, Runner, default_models, show, verdict
 from benchmarks.studies.untuned import RECIPES
 from calibration.sensitivity import noise_ratio, sqnr_db
 from exporter.models import checkpoint
@@ -55,21 +53,19 @@ def test_verdict_says_what_it_did_not_compare() -> None:
     assert verdict({"ours-entropy": cell(1), "nncf": cell(9)}, {})["ours_is_best"] is None
 
 
-def test_table_shows_failures_and_simulations() -> None:
+def test_table_shows_failures_and_simulations(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     tools = {"ours-mse": cell(40), "nncf": {"failed": "Traceback\nMissing: NNCF is not installed"}}
-    result = {
-        "network": "resnet18",
-        "scheme": "tensorrt",
-        "tools": tools,
-        "verdict": {"text": "nothing to compare"},
-    }
-    shown = io.StringIO()
-    (table,) = tables([result])
-    Console(file=shown, width=100).print(table)
-    assert "simulated, not run on a GPU" in shown.getvalue()
-    assert "20/20" in shown.getvalue()
-    assert "failed" in shown.getvalue()
-    assert max(map(len, shown.getvalue().splitlines())) <= 100
+    verdict = {"text": "nothing to compare"}
+    show({"network": "resnet18", "scheme": "tensorrt", "tools": tools, "verdict": verdict})
+    shown = capsys.readouterr().out
+    assert "simulated, not run on a GPU" in shown
+    assert "20/20" in shown
+    assert "failed" in shown
+    assert "nothing to compare" in shown
+    assert max(map(len, shown.splitlines())) <= 100
 
 
 def test_untuned_networks_are_compared_by_default() -> None:
@@ -112,7 +108,7 @@ class Process:
 
 
 def runner(work: Path, *, images: int = 100, resume: bool = True) -> Runner:
-    return Runner(work, (images, 16), resume, Console(file=io.StringIO()))
+    return Runner(work, (images, 16), resume, lambda line: None)
 
 
 def test_resume_keeps_only_what_still_holds(
@@ -165,10 +161,6 @@ def residual(keras: ModuleType, tmp_path: Path) -> str:
     return str(path)
 
 
-def ran(*job: Any) -> worker.Answer:
-    return int8_comparison.answer(json.dumps(job, default=str))
-
-
 @pytest.mark.tf
 @pytest.mark.data
 def test_cells_of_a_tiny_network(
@@ -181,10 +173,10 @@ def test_cells_of_a_tiny_network(
         int8_tools, "settings_to_try", lambda tool, *_, **__: ours if tool in OURS else one
     )
     work = tmp_path / "work"
-    prepared = ran(work, residual, "", "prepare", (40, 16))
+    prepared = int8_cells.prepare(str(work), residual, 40, 16)
     assert prepared["keras"]["images"] == 40
     for tool in ("ours-mse", "quantize_static"):
-        found = ran(work, residual, "cpu", tool, (40, 16))
+        found = int8_cells.run_cell(str(work), residual, "cpu", tool)
         assert found["images"] == 40
         assert found["paired"]["images"] == 40
         assert found["sqnr_db"] > 15, "8 bits, 7 of weights, through three layers"
@@ -205,8 +197,8 @@ def test_cells_of_a_tiny_network(
 @pytest.mark.data
 def test_signed_scheme_is_simulated_as_written(residual: str, tmp_path: Path) -> None:
     work = tmp_path / "work"
-    int8_cells.prepare(residual, work, 40, 16)
-    found = int8_cells.run_cell(work, residual, "tensorrt", "ours-mse")
+    int8_cells.prepare(str(work), residual, 40, 16)
+    found = int8_cells.run_cell(str(work), residual, "tensorrt", "ours-mse")
     assert found["simulated"] is True
     assert found["fusion"] is None
     ops = [node.op_type for node in onnx.load(work / "tensorrt-ours-mse.onnx").graph.node]

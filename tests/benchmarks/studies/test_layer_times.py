@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from benchmarks.drift.linear_layers import Linear, linear_layers, name_layers
 from benchmarks.studies import layer_times, measured_table, peak_probe
-from benchmarks.studies.layer_times import OUTSIDE, Job, Share, markdown, profile, shares
+from benchmarks.studies.layer_times import OUTSIDE, Share, markdown, profile, shares
 from exporter import pipeline
 from exporter.artifact import folder as artifact
 from exporter.config import ExportConfig
@@ -67,10 +67,17 @@ def exported(place: Path, target: str, precision: str, keras: ModuleType, data: 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize("target", ["ort", "openvino"])
 def test_every_layer_is_found_in_what_runs(
-    keras: ModuleType, tmp_path: Path, data: str, target: str, precision: str
+    keras: ModuleType,
+    tmp_path: Path,
+    data: str,
+    target: str,
+    precision: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(layer_times, "BLOCKS", 2)
+    monkeypatch.setattr(layer_times, "CALLS", 3)
     path = exported(tmp_path, target, precision, keras, data)
-    found = profile(Job(str(path), batch=2, threads=1, cores=(), blocks=2, calls=3))
+    found = profile(str(path), batch=2, threads=1, cores=())
     linears = [one["linear"] for one in found["nodes"] if one["linear"]]
     assert sorted(linears) == sorted(linear_layers(artifact.read(path)))
     assert len(linears) == 5
@@ -114,9 +121,9 @@ def test_shares_by_hand() -> None:
 
 
 def test_a_gpus_artefact_is_refused(tmp_path: Path) -> None:
-    job = Job(str(artefact(tmp_path / "a")), 1, 1, ())
+    folder = str(artefact(tmp_path / "a"))
     with pytest.raises(WrongUse, match="is for trt"):
-        profile(job)
+        profile(folder, 1, 1, ())
 
 
 @pytest.mark.tf

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.studies.readme_tables import DETAILS, README, TABLES, fp8_summary, markdown, rewrite
+from benchmarks.studies.readme_tables import DETAILS, README, TABLES, fp8_summary, rewrite
+from benchmarks.studies.study import markdown
 
 
 @pytest.mark.parametrize("page", TABLES, ids=lambda page: str(page.parent.name or page.name))

@@ -13,13 +13,13 @@ import numpy as np
 import onnxruntime
 import pytest
 from click.testing import CliRunner
-from rich.console import Console
 
 from benchmarks.accuracy import original
 from benchmarks.drift.graphs import Graphs
 from benchmarks.studies import environments, versions_matrix, versions_run
-from benchmarks.studies.versions_cells import Cell, compare, drifts, report, tables
-from benchmarks.studies.versions_run import Answer, Job
+from benchmarks.studies.versions_cells import Cell, compare, drifts, report, show
+from benchmarks.studies.versions_run import Answer
+from benchmarks.studies.versions_worker import Job
 from exporter.artifact import folder as artifact
 from exporter.errors import GateRefused, Missing, WrongUse
 from exporter.network.sources import Source
@@ -100,13 +100,13 @@ def test_where_the_first_refuses_nothing_is_held_against_it() -> None:
     assert [said.rpartition(": ")[2] for said in drifts(found, strict=True)] == ["no"]
 
 
-def test_a_table_shows_every_version_and_fits_a_terminal() -> None:
-    console = Console(width=80)
+def test_a_table_shows_every_version_and_fits_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     found = cells(answer(Conv=2), answer(3, Conv=1), Answer({}, refused="no"))
-    with console.capture() as shown:
-        for table in tables(found):
-            console.print(table)
-    lines = shown.get().splitlines()
+    show(found)
+    lines = capsys.readouterr().out.splitlines()
     assert "art, engine" in lines[0]
     assert sum("1." in line[:8] for line in lines) == 3
     assert any("0.9970" in line and "-0.30" in line and "Conv 2 ->" in line for line in lines)
@@ -284,7 +284,8 @@ def test_a_graph_that_the_runtime_refuses_is_an_answer(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"no graph")
     np.save(tmp_path / "x.npy", np.zeros((3, 2), np.float32))
     providers = ("CPUExecutionProvider",)
-    job = Job("folded", tmp_path / "bad.onnx", tmp_path / "x.npy", 2, True, 1, providers, ())
+    files = (str(tmp_path / "bad.onnx"), str(tmp_path / "x.npy"))
+    job = Job("folded", *files, 2, True, 1, providers, ())
     got = here(job)
     assert got.logits is None
     assert "bad.onnx" in (got.refused or "")

@@ -52,7 +52,9 @@ def test_no_image_is_in_two_of_the_three_sets() -> None:
 def test_too_few_are_an_error_that_names_the_option() -> None:
     data, test = images(20, 0), images(5, 1)
     calibrated = choose_images(data, test, SIZE, 15)
-    with pytest.raises(WrongUse, match=r"5 images to hold out[^\n]*6 were[^\n]*\n.*--held-out"):
+    with pytest.raises(
+        WrongUse, match=r"5 images to hold out[^\n]*6 are needed[^\n]*\n.*--held-out"
+    ):
         choose_images(data, test, SIZE, 6, without=calibrated)
 
 
@@ -132,21 +134,21 @@ def test_which_images_is_known_of_the_zoos_own_weights_alone(
     if ours:
         assert training_data(one, unsaid) == "fashion-mnist"
     else:
-        with pytest.raises(WrongUse, match="is measured on is not said"):
+        with pytest.raises(WrongUse, match="needs training images to be measured on"):
             training_data(one, unsaid)
 
 
 def test_a_calibration_from_elsewhere_is_a_warning(config: ExportConfig) -> None:
     _, (warning,) = hold_out(source(), config, params(config, "other"), silent)
-    assert "of other images" in warning
+    assert "used other images" in warning
 
 
 @pytest.mark.parametrize(
     ("outputs", "words"),
     [
         ((Port("y", (None, 1), "float32"),), "labels 0 to 1"),
-        ((Port("y", (None, 2), "float32"), Port("z", (None, 2), "float32")), "no classifier"),
-        ((Port("y", (None, 4, 4, 2), "float32"),), "no classifier"),
+        ((Port("y", (None, 2), "float32"), Port("z", (None, 2), "float32")), "not a classifier"),
+        ((Port("y", (None, 4, 4, 2), "float32"),), "not a classifier"),
     ],
 )
 def test_only_classifiers_of_these_labels(

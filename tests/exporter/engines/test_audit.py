@@ -198,9 +198,9 @@ class TestAdds:
         assert found.untold() == ["Add_2"]
         show_audit(found)
         shown = " ".join(capsys.readouterr().out.split())
-        assert "1 residual adds, 0 of them outside INT8, 1 not told" in shown
+        assert "1 residual adds, 0 of them outside INT8, 1 unknown" in shown
         (said,) = found.objections()
-        assert said.startswith("Add_2: the record does not tell its types")
+        assert said.startswith("Add_2: the record lacks its types")
 
     @pytest.mark.parametrize(
         ("nodes", "operations", "is_add"),
@@ -315,5 +315,5 @@ class TestSplitGroups:
 
 
 def test_the_profile_of_another_engine_is_refused() -> None:
-    with pytest.raises(ExporterError, match="names no layer of this engine"):
+    with pytest.raises(ExporterError, match="has no layer of this engine"):
         audit(read_layers(RECORDS / f"{PLAIN}.layers.json"), {"Conv_of_another": 1.0})

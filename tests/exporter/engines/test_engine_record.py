@@ -73,7 +73,7 @@ def test_an_artefact_that_is_not_compiled_says_how(
 
 def test_an_artefact_for_another_target(tmp_path: Path) -> None:
     place = artefact(tmp_path / "a", None, {}, target="ort")
-    with pytest.raises(WrongUse, match="holds no TensorRT engine"):
+    with pytest.raises(WrongUse, match="has no TensorRT engine"):
         engine_record.read(artifact.read(place))
 
 

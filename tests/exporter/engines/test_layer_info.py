@@ -103,7 +103,7 @@ def test_names_can_not_command_a_terminal(tmp_path: Path) -> None:
 
 
 def test_layer_names_alone_say_how_to_get_more(tmp_path: Path) -> None:
-    with pytest.raises(ExporterError, match="names only") as caught:
+    with pytest.raises(ExporterError, match="only layer names") as caught:
         read_layers(write(tmp_path, {"Layers": ["Conv_1", "Conv_2"], "Bindings": []}))
     assert "profilingVerbosity=detailed" in str(caught.value)
 

@@ -36,7 +36,7 @@ def test_one_kind_needs_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_cuda_nothing_is_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
-    with pytest.raises(Missing, match="nothing says which one CUDA uses"):
+    with pytest.raises(Missing, match="it is unknown which one CUDA uses"):
         gpus.in_use((T4, A100))
 
 
@@ -49,7 +49,7 @@ def test_a_cuda_that_can_not_answer_decides_nothing(monkeypatch: pytest.MonkeyPa
     runtime = SimpleNamespace(cudaGetDevice=lambda: (35, None), cudaGetDeviceProperties=properties)
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", runtime)  # type: ignore[arg-type]
     assert (gpus.by_cuda(), gpus.bus_id_in_use()) == (None, None)
-    with pytest.raises(Missing, match="nothing says which one CUDA uses"):
+    with pytest.raises(Missing, match="it is unknown which one CUDA uses"):
         gpus.in_use((T4, A100))
 
 

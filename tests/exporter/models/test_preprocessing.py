@@ -59,7 +59,7 @@ def test_leaves_the_pixels_alone(rgb: np.ndarray, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["caffe", "torch"])
 def test_rgb_only_ones_refuse_grey(name: str) -> None:
-    with pytest.raises(WrongUse, match=rf"'{name}' is defined for RGB .* 1 channel"):
+    with pytest.raises(WrongUse, match=rf"'{name}' needs RGB .* 1 channel"):
         preprocess(name, np.zeros((1, 2, 2, 1), np.uint8))
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from exporter.errors import ConversionError
 from exporter.network import sources
-from exporter.passes.fold_batch_norm import count_batch_norms
 from tests.exporter import networks
+from tests.exporter.passes.graphs import count_batch_norms
 
 pytestmark = pytest.mark.tf
 
@@ -66,6 +66,24 @@ def test_every_kind_of_layer_converts_and_folds(keras: ModuleType, place: Path) 
     assert count_batch_norms(model) == 0
     groups = {n.attributes.get_int("group", 1) for n in model.graph if n.op_type == "Conv"}
     assert 4 in groups, "the grouped convolution must stay one"
+
+
+def test_a_network_over_time_becomes_a_flat_image(keras: ModuleType, place: Path) -> None:
+    """Its batch norms fold, which they can't where a Squeeze stands before them."""
+    from exporter import pipeline
+    from exporter.network import frontend
+
+    source = sources.load(networks.save(networks.signal(keras), place))
+    model = frontend.to_onnx(source)
+    assert_same(source, model)
+    reports = {report.name: report for report in pipeline.run_passes(model, "nhwc")}
+    assert_same(source, model)
+    assert len(reports["fold_batch_norm"].applied) == 3
+    assert count_batch_norms(model) == 0
+    ops = [node.op_type for node in model.graph]
+    assert ops.count("Squeeze") == 0
+    assert ops.count("Unsqueeze") == 1, "at the input"
+    assert ops.count("Transpose") <= 1
 
 
 def test_weights_and_batch_norms_survive_conversion(keras: ModuleType, place: Path) -> None:

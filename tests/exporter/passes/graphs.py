@@ -11,7 +11,9 @@ import onnxruntime
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from exporter.passes.fold_batch_norm import FoldBatchNorm, count_batch_norms
+from exporter.passes._affine import _links_of
+from exporter.passes.fold_batch_norm import FoldBatchNorm
+from exporter.passes.linear import read_linear
 from exporter.passes.sink_transposes import SinkTransposes
 
 # Sums of at most 200 float32 products, then at most 8 roundings in the unfolded chain, each of
@@ -119,6 +121,30 @@ def run_in_onnxruntime(model, x):
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     return session.run(None, {"x": x})
+
+
+def count_batch_norms(model):
+    """How many batch norms an NCHW graph has, foldable or not, subgraphs included.
+
+    BatchNormalization nodes, plus chains after a linear node with a Mul or Div by one constant
+    a channel.
+    """
+    count = 0
+    for node in model.graph.all_nodes():
+        count += node.op_type == "BatchNormalization" and node.domain == ""
+        if (linear := read_linear(node)) is not None:
+            count += sum(1 for _ in _first_gains(node.outputs[0], linear))
+    return count
+
+
+def _first_gains(value, linear):
+    for link in _links_of(value, linear):
+        if link.node.op_type == "BatchNormalization":
+            continue  # itself one, with whatever follows it
+        if link.normalizes:
+            yield link.node
+        elif not isinstance(link.map, str):
+            yield from _first_gains(link.node.outputs[0], linear)
 
 
 def fold(net):

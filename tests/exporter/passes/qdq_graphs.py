@@ -85,11 +85,11 @@ def ranges_of(model, scheme, *, keep=(), x=X):
     return {name: (float(values[name].min()), float(values[name].max())) for name in names}
 
 
-def quantize(model, scheme, *, keep=(), x=X, scales=None):
+def quantize(model, scheme, *, keep=(), x=X):
     """Insert, with the ranges of `x`; check validity and the names at the border."""
     graph = ir.from_proto(model)
     ranges = ranges_of(model, scheme, keep=keep, x=x)
-    inserting = InsertQdq(scheme, ranges, keep=keep, scales=scales or {})
+    inserting = InsertQdq(scheme, ranges, keep=keep)
     result = inserting(graph)
     after = ir.to_proto(graph)
     onnx.checker.check_model(after, full_check=True)

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.passes.fold_batch_norm import count_batch_norms
-from tests.exporter.passes.graphs import Net, affine_chain, fold, image, ops
+from tests.exporter.passes.graphs import Net, affine_chain, count_batch_norms, fold, image, ops
 
 
 @pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])

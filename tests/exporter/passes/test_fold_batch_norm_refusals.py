@@ -9,8 +9,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from exporter.passes import Kept
-from exporter.passes.fold_batch_norm import FoldBatchNorm, count_batch_norms
-from tests.exporter.passes.graphs import Net, affine_chain, fold, image, ops
+from exporter.passes.fold_batch_norm import FoldBatchNorm
+from tests.exporter.passes.graphs import Net, affine_chain, count_batch_norms, fold, image, ops
 
 
 def assert_left_alone(net, *kept):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
@@ -9,6 +11,7 @@ from exporter.errors import WrongUse
 from exporter.passes import Kept, schemes
 from exporter.passes.insert_qdq import InsertQdq, tensors_to_calibrate
 from exporter.passes.lint_qdq import lint_qdq
+from exporter.passes.placement import place
 from tests.exporter.passes.qdq_graphs import CONV, constant, net, placement, quantize, ranges_of
 
 TENSORRT = schemes.lookup("tensorrt")
@@ -104,6 +107,22 @@ def test_max_pool_is_between_pairs_of_one_scale():
     assert scales == {"r_scale"}
 
 
+@pytest.mark.parametrize(("mode", "pairs"), [("nearest", 1), ("linear", 2)])
+def test_resize_shares_its_scale_only_if_it_repeats_values(mode, pairs):
+    resize = f'Resize <mode = "{mode}", coordinate_transformation_mode = "asymmetric">'
+    model = net(f"r = Relu (x) m = {resize} (r, , by) y = {CONV} (m, w1)")
+    by = onnx.numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "by")
+    model.graph.initializer.append(by)
+    for name in ("tensorrt", "cpu"):
+        graph = ir.from_proto(model)
+        found = place(graph, schemes.lookup(name))
+        (at, *others) = [group for value, group in found.groups.items() if value.name == "m"]
+        assert not others
+        assert [value.name for value in at] == (["r", "m"] if pairs == 1 else ["m"])
+        (m,) = [value for value in found.values if value.name == "m"]
+        assert found.never_negative(m)
+
+
 HEAD = f"""c = {CONV} (x, w1) m = GlobalAveragePool (c) f = Flatten (m)
     y = Gemm (f, dense, db)"""
 
@@ -176,12 +195,6 @@ def test_what_is_refused(ranges, keep, message):
     graph = ir.from_proto(net(f"y = {CONV} (x, w1)"))
     with pytest.raises(WrongUse, match=message):
         InsertQdq(TENSORRT, ranges, keep=keep)(graph)
-
-
-def test_given_weight_scales_must_fit():
-    graph = ir.from_proto(net(f"y = {CONV} (x, w1)"))
-    with pytest.raises(WrongUse, match="aren't 4 positive numbers"):
-        InsertQdq(TENSORRT, {"x": (0, 1)}, scales={"y": [1.0, 2.0, 0.0, 1.0]})(graph)
 
 
 def test_old_opset_is_refused():

@@ -202,7 +202,7 @@ def test_concat_shares_a_scale():
 
 def test_an_older_opset_is_refused():
     graph = ir.from_proto(net(f"y = {CONV} (x, w)"))
-    with pytest.raises(WrongUse, match="opset 18; float8_e4m3fn needs 19"):
+    with pytest.raises(WrongUse, match="opset 18, but float8_e4m3fn needs opset 19"):
         InsertQdq(FP8, {"x": (-1.0, 1.0)})(graph)
 
 

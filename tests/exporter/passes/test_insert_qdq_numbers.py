@@ -151,13 +151,6 @@ def test_relu6_is_what_the_range_does_by_itself():
     assert 6 - 1e-5 < scale * 255 <= 6
 
 
-def test_given_scales_are_used_and_clip():
-    scales = np.float32([0.001, 0.01, 0.1, 1])
-    _, after = quantize(net(f"y = {CONV} (x, w1)"), TENSORRT, scales={"y": scales})
-    np.testing.assert_array_equal(constant(after, "w1_scale"), scales)
-    assert np.abs(constant(after, "w1_quantized").astype(int)).max() == 127
-
-
 def test_reduced_range_fits_saturating_sums_of_two():
     _, after = quantize(net(f"y = {CONV} (x, w1)"), schemes.lookup("cpu", reduce_range=True))
     assert np.abs(constant(after, "w1_quantized").astype(int)).max() == 64

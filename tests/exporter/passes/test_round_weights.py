@@ -61,7 +61,7 @@ def test_integers_are_neighbours_and_the_scale_stays(scheme, conv, weight):
     integers = constant(ours, f"{weight}_quantized").astype(np.float64)
     exact = constant(model, weight) / scale.astype(np.float64)[:, None, None, None]
     assert (np.abs(integers - exact) < 1 + 1e-5).all()
-    assert np.abs(integers).max() == scheme.weight_max
+    assert np.abs(integers).max() == scheme.weights.largest
     changed = integers != constant(nearest, f"{weight}_quantized")
     assert 0.02 < changed.mean() < 0.7
 
@@ -89,7 +89,7 @@ def test_the_layers_output_gains_what_the_moments_say(body, scheme):
     axis = 1 if weight == "dense" else 0
     array = constant(model, weight).astype(np.float64)
     others = tuple(i for i in range(array.ndim) if i != axis)
-    scale = np.abs(array).max(axis=others, keepdims=True) / scheme.weight_max
+    scale = np.abs(array).max(axis=others, keepdims=True) / scheme.weights.largest
     graph.graph.initializers[weight].const_value = ir.tensor(
         (np.rint(array / scale) * scale).astype(np.float32)
     )
@@ -118,7 +118,7 @@ def test_the_layers_output_gains_what_the_moments_say(body, scheme):
     ("body", "reason"),
     [
         (f"c = {CONV} (x, w1) y = {CONV} (c, w1)", "weights shared"),
-        ("y = ConvTranspose (x, t)", "its output is no sum over windows"),
+        ("y = ConvTranspose (x, t)", "its output isn't a sum over windows"),
         ('y = Conv <auto_pad = "SAME_UPPER"> (x, w1)', "auto_pad"),
     ],
 )

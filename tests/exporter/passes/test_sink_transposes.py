@@ -189,6 +189,19 @@ def test_pad(opset):
         assert list(moved) == [0, 3, 1, 2, 4, 7, 5, 6]
 
 
+@pytest.mark.parametrize("given", ["scales", "sizes"])
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_resize(mode, given):
+    """NHWC (1, 2, 3, 1) is NCHW (1, 1, 2, 3): rows and columns must not be mixed up."""
+    options = f'<mode = "{mode}", coordinate_transformation_mode = "asymmetric">'
+    by = np.array([1, 2, 3, 1], np.float32)
+    arrays = {"scales": by} if given == "scales" else {"sizes": np.array([2, 8, 15, 3])}
+    inputs = "t, , scales" if given == "scales" else "t, , , sizes"
+    sinking, after = sink(between(f"Resize {options} ({inputs})", **arrays))
+    assert sinking.report.applied == ["n"]
+    assert ops(after) == ["Resize"]
+
+
 @pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
 @pytest.mark.parametrize("axis", ["", "<axis = 1>", "<axis = 3>", "<axis = -2>"])
 def test_softmax(op, axis):

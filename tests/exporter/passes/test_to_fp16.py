@@ -264,7 +264,7 @@ def test_one_quantised_tensor_for_readers_of_both_types():
 
 def test_what_it_refuses():
     graph = ir.from_proto(net(RESIDUAL))
-    with pytest.raises(WrongUse, match="opset 18; FP16 needs 19"):
+    with pytest.raises(WrongUse, match="opset 18, but FP16 needs opset 19"):
         ToFp16()(graph)
 
 

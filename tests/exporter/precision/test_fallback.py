@@ -53,7 +53,7 @@ def test_alone_means_alone(cpu: Trials) -> None:
     images = sensitive.held_out(cpu)
     only = {"second_relu", "ruined_relu"}
     ranges = {name: cpu.ranges[name] for name in only}
-    alone = Trials(cpu.model, cpu.scheme, ranges).logits_alone("second", images)
+    alone = replace(cpu, ranges=ranges).logits_alone("second", images)
     np.testing.assert_array_equal(alone, cpu.logits_alone("second", images))
 
 
@@ -90,12 +90,12 @@ def test_a_budget_that_can_not_hold_says_how_close_it_came() -> None:
     """Ranges far too small: whatever is in integers is wrong."""
     good = sensitive.trials("tensorrt", sensitive.network())
     ranges = {name: (low / 1e6, high / 1e6) for name, (low, high) in good.ranges.items()}
-    ready = Trials(good.model, good.scheme, ranges)
+    ready = replace(good, ranges=ranges)
     with pytest.raises(GateRefused) as refused:
         hold_budget(ready, sensitive.held_out(ready), 1.0, silent)
     assert refused.value.exit_code == 3
     message = refused.value.message
-    assert "--max-drop 1 (0 of 96 images) does not hold: the closest of" in message
+    assert "--max-drop 1 (0 of 96 images) can't be held: the closest of" in message
     assert "of 4 layers in float" in message
     assert "points" in message
 
@@ -109,7 +109,7 @@ def test_what_lies_between_float_layers_is_float_too(tensorrt: Trials) -> None:
             c2 = {CONV} (a, w2) r2 = Relu (c2) s = Add (r2, a) y = {CONV} (s, w3)"""
         )
     )
-    ready = Trials(model, tensorrt.scheme, {})
+    ready = Trials(model, tensorrt.scheme, {}, original=model)
     assert set(ready.layers) == {"c1", "c2", "y"}
     assert ready.with_followers(["c1"]) == {"c1"}
     assert ready.with_followers(["c1", "c2"]) == {"c1", "c2", "a"}, "y reads the Add's result"
@@ -122,7 +122,7 @@ def test_a_layer_in_float_has_the_weights_it_had_before_recovery(tensorrt: Trial
     for name in ("w_first", "w_ruined", "w_second", "w_head"):
         weight = model.graph.initializers[name]
         weight.const_value = ir.Tensor(weight.const_value.numpy() / 2)
-    ready = replace(tensorrt, model=model, unrecovered=tensorrt.model)
+    ready = replace(tensorrt, model=model, original=tensorrt.model)
     images = sensitive.held_out(tensorrt)
     np.testing.assert_array_equal(ready.float_logits(images), tensorrt.float_logits(images))
     np.testing.assert_array_equal(ready.logits(sensitive.MACS, images), ready.float_logits(images))

@@ -109,8 +109,8 @@ def test_a_calibration_serves_again_but_not_the_other_precision(
         ({"scheme": "tensorrt"}, "--scheme tensorrt is for INT8, and --precision is fp8"),
         ({"precision": "int8", "scheme": "fp8"}, "--scheme fp8 is for FP8, and --precision is int"),
         ({"weight_bits": 7}, "--weight-bits is for INT8, and --precision is fp8"),
-        ({"target": "ort"}, "target 'ort' does not do fp8"),
-        ({"target": "openvino"}, "target 'openvino' does not do fp8"),
+        ({"target": "ort"}, "target 'ort' does not support fp8"),
+        ({"target": "openvino"}, "target 'openvino' does not support fp8"),
     ],
 )
 def test_refused_before_the_work(tmp_path: Path, asked: Any, message: str) -> None:
@@ -191,7 +191,7 @@ def test_what_a_dla_and_an_older_gpu_lack(tmp_path: Path) -> None:
     given = ("--precision", "fp8", "-o", tmp_path / "out")
     dla = run("export", "no-such", "--to", "trt", "--dla-core", 0, "--batch", 1, *given)
     assert dla.exit_code == 2
-    assert "a DLA computes in FP16 and INT8, and --precision is fp8" in dla.stderr
+    assert "a DLA computes only in FP16 and INT8, but --precision is fp8" in dla.stderr
     old = run("export", "no-such", "--to", "trt-rtx", "--compute-capability", "8.6", *given)
     assert old.exit_code == 2
     assert "--compute-capability 8.6 and --precision fp8 contradict each other" in old.stderr

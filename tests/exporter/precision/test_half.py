@@ -44,7 +44,7 @@ def test_who_gets_fp16() -> None:
     assert plain.types_half(config(precision="fp16"))
     assert not plain.types_half(config(precision="int8"))
     assert plain.types_half(config(precision="int8", rest="fp16"))
-    with pytest.raises(WrongUse, match="target 'ort' does not do fp16"):
+    with pytest.raises(WrongUse, match="target 'ort' does not support fp16"):
         ort.types_half(config(target="ort", precision="int8", rest="fp16"))
     with pytest.raises(WrongUse, match="leaves the rest of an INT8 graph in FP32"):
         plain.types_half(config(precision="int8", io="fp16"))
@@ -120,7 +120,7 @@ def test_a_network_in_half_precision_is_refused_not_passed_through() -> None:
     (weight,) = model.graph.initializer
     array = onnx.numpy_helper.to_array(weight).astype(np.float16)
     weight.CopyFrom(onnx.numpy_helper.from_array(array, "p"))
-    with pytest.raises(WrongUse, match="computes in half precision by itself, first in h"):
+    with pytest.raises(WrongUse, match="computes in half precision already, first in h"):
         to_half(ir.from_proto(model), Measured({}, 0), "fp32")
 
 

@@ -59,6 +59,24 @@ def test_int8_stays_close_to_keras(
     assert ("simulated" in row.engine) == (target == "onnx")
 
 
+def test_a_decoder_has_one_resize_per_upsampling_and_repeats_integers(
+    keras: ModuleType, tmp_path: Path, data: str
+) -> None:
+    """Keras 3 makes 16 nodes of UpSampling2D (nearest), which would all stay float."""
+    networks.save(networks.decoder(keras), tmp_path / "plain.keras")
+    artifact = export(keras, tmp_path, data)
+    ops = artifact.passport["graph"]["ops"]
+    assert ops["Resize"] == 2
+    assert not {"Tile", "Shape", "Slice", "Reshape"} & ops.keys()
+    assert ops["Transpose"] == 1, "the one at the input"
+    assert artifact.passport["check"]["label_flips"] == 0
+    model = onnx.load(artifact.file("model.onnx"))
+    readers = {name: node for node in model.graph.node for name in node.input}
+    nearest, _ = (node for node in model.graph.node if node.op_type == "Resize")
+    assert nearest.input[0].endswith("_dequantized")
+    assert readers[nearest.output[0]].op_type == "QuantizeLinear"
+
+
 def test_a_calibration_can_be_used_again_but_not_elsewhere(
     keras: ModuleType, tmp_path: Path, data: str
 ) -> None:
@@ -102,7 +120,9 @@ def test_nothing_is_chosen_by_sums_that_saturate_here(
     keras: ModuleType, tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch, asked: Any
 ) -> None:
     monkeypatch.setattr(cpus, "lacks_vnni", lambda: True)
-    with pytest.raises(Missing, match="runs the integers here, and this CPU has no VNNI") as raised:
+    with pytest.raises(
+        Missing, match="can't run 8-bit weights here: this CPU has no VNNI"
+    ) as raised:
         export(keras, tmp_path, data, weight_bits=8, **asked)
     assert "--weight-bits 7" in str(raised.value.hint)
     assert not (tmp_path / "out").exists()
@@ -122,13 +142,15 @@ def test_a_network_of_a_users_is_not_measured_on_images_of_ours(
         preprocess="unit",
         **asked,
     )
-    with pytest.raises(WrongUse, match=r"which images .*plain.* is measured on is not said"):
+    with pytest.raises(WrongUse, match=r"plain.* needs training images to be measured on"):
         pipeline.export(config)
     assert not (tmp_path / "out").exists()
 
 
 def test_weights_of_7_bits_are_for_cpus(keras: ModuleType, tmp_path: Path, data: str) -> None:
-    with pytest.raises(WrongUse, match="7 bits are for CPUs without VNNI, and the scheme is tens"):
+    with pytest.raises(
+        WrongUse, match="7-bit weights are for CPUs without VNNI, but the scheme is tens"
+    ):
         export(keras, tmp_path, data, target="onnx", weight_bits=7)
     with pytest.raises(WrongUse, match="--weight-bits is for INT8, and --precision is fp32"):
         export(keras, tmp_path, data, precision="fp32", weight_bits=7)
@@ -221,15 +243,15 @@ def test_a_network_that_takes_no_image_is_wrong_use(keras: ModuleType, tmp_path:
     layers = [keras.Input((4,)), keras.layers.Dense(3)]
     path = networks.save(keras.Sequential(layers), tmp_path / "table.keras")
     config = ExportConfig(path, "ort", tmp_path / "out", precision="int8", preprocess="raw")
-    with pytest.raises(WrongUse, match="does not take one image of a fixed size"):
+    with pytest.raises(WrongUse, match="doesn't take one image of a fixed size"):
         pipeline.export(config)
 
 
 @pytest.mark.parametrize(
     ("network", "error", "message"),
     [
-        ("pooling", ConversionError, "nothing in .*mine.keras can be quantised"),
-        ("mixed", WrongUse, "computes in half precision by itself"),
+        ("pooling", ConversionError, "nothing in .*mine.keras can be quantized"),
+        ("mixed", WrongUse, "computes in half precision already"),
     ],
 )
 def test_what_would_not_be_int8_is_refused(

@@ -20,7 +20,7 @@ from exporter.errors import WrongUse
 from exporter.passes import schemes
 from exporter.passes.insert_qdq import InsertQdq
 from exporter.precision import recovery
-from exporter.precision.quantize import measured_images
+from exporter.precision.measure import images_for
 from exporter.progress import silent
 from tests.exporter.passes.qdq_graphs import CONV, net, ranges_of
 
@@ -178,10 +178,10 @@ def test_ranges_alone_are_not_enough_for_what_measures(tmp_path: Path) -> None:
     given = ExportConfig("x", calibration=tmp_path, recovery=("bias", "equalize"), **fields)
     source: Any = None  # no part in this
     with pytest.raises(WrongUse, match="--recovery bias measures on images") as raised:
-        measured_images(source, given, ("bias",), silent)
+        images_for(source, given, ("bias",), silent)
     assert "--data" in str(raised.value.hint)
     given = ExportConfig("x", calibration=tmp_path, recovery=("equalize",), **fields)
-    assert measured_images(source, given, ("equalize",), silent) is None
+    assert images_for(source, given, ("equalize",), silent) is None
 
 
 CPU_8_BIT = schemes.lookup("cpu", reduce_range=False)
@@ -242,4 +242,4 @@ def test_auto_and_none_stand_alone() -> None:
         main, ["export", "resnet18", "--to=ort", "--precision=int8", "--recovery=none,bias"]
     )
     assert refused.exit_code == 2
-    assert "none stands alone" in refused.stderr
+    assert "none can't be combined with other names" in refused.stderr

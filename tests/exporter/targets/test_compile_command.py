@@ -56,7 +56,7 @@ def test_it_says_what_was_built(stand_ins: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        ((), 4, ("module tensorrt is not here", "--system-site-packages")),
+        ((), 4, ("module tensorrt is not installed", "--system-site-packages")),
         (("--compute-capability", "8.6"), 2, ("'trt' does not take", "trt-rtx")),
         (("--dla-core", "0"), 2, ("--precision is fp32",)),
         (("--opt-level", "9"), 2, ("0<=x<=5",)),

@@ -94,5 +94,5 @@ def test_weights_of_8_bits_are_refused_where_their_sums_saturate(
 ) -> None:
     monkeypatch.setattr(cpus, "lacks_vnni", lambda: True)
     int8 = {"scheme": "cpu", "reduce_range": False}
-    with pytest.raises(Missing, match="has 8-bit weights, and this CPU has no VNNI"):
+    with pytest.raises(Missing, match="has 8-bit weights, but this CPU has no VNNI"):
         ort.open(artifact.Artifact(tmp_path, {"target": "ort", "int8": int8}))

@@ -59,9 +59,9 @@ def test_without_the_provider_it_is_handed_over(tmp_path: Path) -> None:
         pytest.skip("onnxruntime-gpu is installed here")
     section = ort_cuda.compile(folder(tmp_path / "a"), build()).section
     assert section["compiled"] is False
-    assert section["why"] == "onnxruntime's CUDA provider is not here"
+    assert section["why"] == "onnxruntime's CUDA provider is not installed"
     assert section["parser"] is None  # CUDA's provider does not parse by TensorRT
-    with pytest.raises(Missing, match="CUDA provider is not here"):
+    with pytest.raises(Missing, match="CUDA provider is not installed"):
         ort_cuda.compile(folder(tmp_path / "a"), build(here=True))
 
 
@@ -94,7 +94,7 @@ def test_finishing_records_where_nodes_run(tmp_path: Path) -> None:
 def test_a_fallback_is_refused_unless_it_is_allowed(tmp_path: Path) -> None:
     path = handed_over(tmp_path / "a", "ort-cuda")
     before = (path / "passport.json").read_bytes()
-    with pytest.raises(ExporterError, match="nodes would not run on Azure"):
+    with pytest.raises(ExporterError, match="nodes would run on CPU"):
         finish(path)
     assert (path / "passport.json").read_bytes() == before
     done = finish(path, BuildOptions(allow_fallback=True))
@@ -117,7 +117,7 @@ def test_placement_is_read_again_at_every_opening(
     if AZURE.name not in ort.get_available_providers():
         pytest.skip("this onnxruntime has no Azure provider")
     monkeypatch.setattr(ort_cuda, "CUDA", AZURE)
-    with pytest.raises(ExporterError, match="would not run on Azure"), targets.open_artifact(done):
+    with pytest.raises(ExporterError, match="instead of Azure"), targets.open_artifact(done):
         pass
 
 

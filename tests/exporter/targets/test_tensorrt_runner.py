@@ -151,9 +151,9 @@ def test_feeds_become_what_the_engine_takes(stand_ins: Any, cuda: Any, tmp_path:
 @pytest.mark.parametrize(
     ("feeds", "message"),
     [
-        ({"x": batch(5)}, r"'x' is \(5, 3\); the engine takes \(1, 3\) to \(4, 3\)"),
-        ({"x": batch(2)[0]}, r"'x' is \(3,\)"),
-        ({"z": batch(1)}, "no input 'x' among z"),
+        ({"x": batch(5)}, r"'x' has shape \(5, 3\), but the engine takes \(1, 3\) to \(4, 3\)"),
+        ({"x": batch(2)[0]}, r"'x' has shape \(3,\)"),
+        ({"z": batch(1)}, "input 'x' is missing; given: z"),
     ],
 )
 def test_what_does_not_fit_is_refused(
@@ -169,7 +169,7 @@ def test_what_does_not_fit_is_refused(
 def test_errors_carry_the_reason_and_free_everything(
     stand_ins: Any, cuda: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ExporterError, match="does not load the engine: magic tag"):
+    with pytest.raises(ExporterError, match="can't load the engine: magic tag"):
         EngineRunner(stand_ins, b"not a plan").__enter__()
     monkeypatch.setattr(
         cuda, "cudaMalloc", lambda size: (cuda.cudaError_t.cudaErrorMemoryAllocation, None)
@@ -193,7 +193,9 @@ def test_no_room_to_run_is_told_from_not_loading(
     stand_ins: Any, cuda: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stand_ins.Engine, "create_execution_context", lambda self: None)
-    with pytest.raises(ExporterError, match="loads and has no room to run") as caught:
+    with pytest.raises(
+        ExporterError, match="loads, but there is not enough memory to run it"
+    ) as caught:
         EngineRunner(stand_ins, plan(tmp_path / "p").read_bytes()).__enter__()
     assert "smaller --batch" in str(caught.value.hint)
 
@@ -209,8 +211,12 @@ def test_cuda_python_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ("drivers", "message", "hint"),
     [
         (12040, None, None),
-        (11080, "is for CUDA 12, and the driver for 11", "pip install 'cuda-python<12'"),
-        (0, "no NVIDIA driver answers", "see nvidia-smi"),
+        (
+            11080,
+            "is for CUDA 12, but the driver supports only CUDA 11",
+            "pip install 'cuda-python<12'",
+        ),
+        (0, "no NVIDIA driver answers", "check with nvidia-smi"),
     ],
 )
 def test_cuda_python_must_be_one_that_the_driver_knows(

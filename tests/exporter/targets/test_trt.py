@@ -54,7 +54,7 @@ def test_type_stubs_are_not_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(trt, "MODULE", "only_stubs")
     missing = trt.lacking()
     assert missing is not None
-    assert "module tensorrt is not here" in missing.message
+    assert "module tensorrt is not installed" in missing.message
 
 
 def test_nvidias_parser_checks_what_is_handed_over(no_tensorrt: None, tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_fp8_is_not_built_for_a_gpu_without(
             pipeline.export(config)
         return
     for attempt in (lambda: finish(path), lambda: pipeline.export(config)):
-        with pytest.raises(Missing, match=r"Some GPU has compute capability 8\.6, and no FP8"):
+        with pytest.raises(Missing, match=r"Some GPU has no FP8: its compute capability is 8\.6"):
             attempt()
     assert artifact.read(path).passport["trt"]["compiled"] is False
     with pytest.raises(GateRefused, match="can't be compiled for this machine: Some GPU"):
@@ -207,7 +207,7 @@ def test_fp8_is_not_built_for_a_gpu_without(
 def test_compile_again_takes_force_and_new_options(stand_ins: Any, tmp_path: Path) -> None:
     path = tiny.handed_over(tmp_path / "a", options={"opt_level": 5})
     finish(path)
-    with pytest.raises(WrongUse, match="compiled already"):
+    with pytest.raises(WrongUse, match="already compiled"):
         finish(path)
     options = BuildOptions(hardware_compatible=True, version_compatible=True)
     done = finish(path, options, force=True)
@@ -253,7 +253,7 @@ def test_a_failed_compile_leaves_it_as_it_was(
 def test_a_changed_graph_is_not_compiled(stand_ins: Any, tmp_path: Path) -> None:
     path = tiny.handed_over(tmp_path / "a")
     (path / "model.onnx").write_bytes(tiny.graph(op="Sigmoid"))
-    with pytest.raises(ExporterError, match="not the file its passport describes"):
+    with pytest.raises(ExporterError, match="doesn't match the passport"):
         finish(path)
 
 
@@ -284,7 +284,7 @@ def test_a_damaged_passport_is_an_error_of_ours(tmp_path: Path, damage: dict[str
 
 
 def test_compile_names_what_is_missing(no_tensorrt: None, tmp_path: Path) -> None:
-    with pytest.raises(Missing, match="module tensorrt is not here") as caught:
+    with pytest.raises(Missing, match="module tensorrt is not installed") as caught:
         finish(tiny.handed_over(tmp_path / "a"))
     assert "--system-site-packages" in str(caught.value.hint)
     assert caught.value.exit_code == 4
@@ -332,7 +332,7 @@ def test_an_engine_is_opened_only_when_compiled_and_unchanged(
     finish(path)
     with (path / "engine.plan").open("ab") as file:
         file.write(b" ")
-    with pytest.raises(ExporterError, match="not the file its passport describes"):
+    with pytest.raises(ExporterError, match="doesn't match the passport"):
         targets.open_artifact(artifact.read(path))
 
 
@@ -364,8 +364,8 @@ def test_the_cpus_scheme_is_refused_before_any_work(target: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("precision", "batch", "message"),
     [
-        ("fp32", Batch(1, 1, 1), "FP16 and INT8, and --precision is fp32"),
-        ("int8", Batch(1, 2, 4), "one batch size, and --batch is 1:2:4"),
+        ("fp32", Batch(1, 1, 1), "FP16 and INT8, but --precision is fp32"),
+        ("int8", Batch(1, 2, 4), "one batch size, but --batch is 1:2:4"),
     ],
 )
 def test_what_a_dla_does_not_do_is_refused(

@@ -30,7 +30,7 @@ def test_a_release_without_typed_networks_is_told_by_flags(
     assert told(done.path)["flags"] == ["TF32", "INT8"]
     assert told(done.path)["network"] == 1
     monkeypatch.setattr(_tensorrt, "_has_half", lambda _: True)
-    with pytest.raises(WrongUse, match="reads scales of Q/DQ as FP32") as caught:
+    with pytest.raises(WrongUse, match="needs FP32 scales for Q/DQ") as caught:
         finish(tiny.handed_over(tmp_path / "b", precision="int8"))
     assert "--rest fp32" in str(caught.value.hint)
 
@@ -64,7 +64,7 @@ def test_before_11_flags_switch_a_dla_on(before_11: None, tmp_path: Path) -> Non
 
 def test_before_11_a_dla_takes_no_qdq(before_11: None, tmp_path: Path) -> None:
     path = tiny.handed_over(tmp_path / "a", precision="int8", batch=1, options={"dla_core": 0})
-    with pytest.raises(WrongUse, match="no graph with Q/DQ on a DLA") as caught:
+    with pytest.raises(WrongUse, match="can't run a graph with Q/DQ on a DLA") as caught:
         finish(path)
     assert "--precision fp16" in str(caught.value.hint)
 

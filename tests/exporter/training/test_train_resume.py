@@ -105,7 +105,7 @@ class TestResume:
     def test_another_configuration_is_refused_by_name(self, tmp_path: Path, tiny_data: str) -> None:
         run_interrupted(configure(tmp_path, tiny_data))
         other = configure(tmp_path, tiny_data, learning_rate=0.01, flip=False)
-        with pytest.raises(WrongUse, match="another learning_rate, flip\n") as caught:
+        with pytest.raises(WrongUse, match="different options: learning_rate, flip\n") as caught:
             train.train(other)
         assert "delete" in str(caught.value.hint)
         train.train(configure(tmp_path, tiny_data))
@@ -183,7 +183,7 @@ class TestStartFrom:
     ) -> None:
         other = tiny_build("x", image_size=16, channels=1, classes=9)
         other.save(tmp_path / "nine.keras")
-        with pytest.raises(WrongUse, match=r"nine\.keras holds another network"):
+        with pytest.raises(WrongUse, match=r"nine\.keras contains another network"):
             train.train(configure(tmp_path, tiny_data, start_from=tmp_path / "nine.keras"))
 
     @pytest.mark.parametrize("content", [b"not a zip", b"PK\x03\x04 cut off"])
@@ -208,5 +208,5 @@ class TestStartFrom:
         tiny_build("x", image_size=16, channels=1, classes=3).save(tmp_path / "past.keras")
         (tmp_path / "past.history.json").write_text('{"epochs": [')
         monkeypatch.setattr(train, "_run_epoch", lambda *_: pytest.fail("it trained"))
-        with pytest.raises(ExporterError, match=r"past\.history\.json is no readable history"):
+        with pytest.raises(ExporterError, match=r"past\.history\.json is not a readable history"):
             train.train(configure(tmp_path, tiny_data, start_from=tmp_path / "past.keras"))
