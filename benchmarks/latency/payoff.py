@@ -40,7 +40,7 @@ def verdicts(
                 if (str(low.path), batch) in timed
             ]
             if parts:
-                found.append(f"{full.target}, batch {batch}, against FP32: {'; '.join(parts)}")
+                found.append(f"{full.target}, batch {batch}, beside FP32: {'; '.join(parts)}")
     return tuple(found)
 
 

@@ -55,7 +55,7 @@ def ask(
         try:
             out, said = worker.communicate(job, timeout=limit_s)
         except subprocess.TimeoutExpired:
-            return {"error": f"it took longer than {limit_s:.0f} s"}
+            return {"error": f"took longer than {limit_s:.0f} s"}
         finally:  # also after Ctrl-C
             with contextlib.suppress(ProcessLookupError):
                 if with_children:
@@ -69,7 +69,7 @@ def ask(
         answer = {}
     if not answer:
         last = said.strip().splitlines()[-1:] or ["it printed no error"]
-        answer = {"error": f"it ended with exit code {worker.returncode}: {last[0][:500]}"}
+        answer = {"error": f"ended with {worker.returncode}: {last[0][:500]}"}
     return answer
 
 

@@ -146,7 +146,7 @@ def test_more_threads_than_cores_and_simulations_are_refused(tmp_path: Path) -> 
     with pytest.raises(WrongUse, match="cores are usable"):
         latency.choose_cores(len(os.sched_getaffinity(0)) + 1)
     simulated = tiny(tmp_path / "a", precision="int8", target="onnx")
-    with pytest.raises(WrongUse, match="its time says nothing"):
+    with pytest.raises(WrongUse, match="says nothing about its speed"):
         latency.check([simulated])
     one = tiny(tmp_path / "b")
     with pytest.raises(WrongUse, match="twice"):
@@ -303,7 +303,9 @@ def test_bench_reads_its_images_as_the_passport_says(tmp_path: Path, tiny_data: 
 def test_images_of_other_channels_are_refused_before_anything_is_timed(tmp_path: Path) -> None:
     np.savez(tmp_path / "rgb.npz", images=np.zeros((2, 8, 8, 3), np.uint8), labels=np.zeros(2, int))
     data = f"npz:{tmp_path / 'rgb.npz'}"
-    with pytest.raises(WrongUse, match=r"takes images of 1 channel\(s\), rgb.npz has 3"):
+    with pytest.raises(
+        WrongUse, match=r"takes images with 1 channel\(s\), but those of rgb.npz have 3"
+    ):
         read_images(tiny(tmp_path / "a"), data, 2, lambda *_: None)
 
 

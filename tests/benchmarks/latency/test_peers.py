@@ -53,7 +53,7 @@ def test_a_peer_that_fails_is_a_row_and_its_jobs_never_run(
 ) -> None:
     def ask(function: str, job: str, *_: Any) -> worker.Answer:
         if function == "benchmarks.latency.peers:answer":
-            return {"error": "TFLite does not convert it: no", "hint": None}
+            return {"error": "TFLite can't convert the network: no", "hint": None}
         assert json.loads(job)["engine"]["name"] != "tflite"
         return dict(SAMPLE)
 
@@ -62,7 +62,7 @@ def test_a_peer_that_fails_is_a_row_and_its_jobs_never_run(
     one = tiny(tmp_path / "a")
     report = latency.bench([one], Plan(batches=(1, 2), data=tiny_data), ("keras", "tflite"))
     found = [(r.engine, r.batch, r.error) for r in report.rows if r.error]
-    reason = "TFLite does not convert it: no"
+    reason = "TFLite can't convert the network: no"
     assert found == [("tflite", 1, reason), ("tflite", 2, reason)]
     assert report.baseline == "keras"
 

@@ -42,7 +42,7 @@ def test_unknown_is_no_reason() -> None:
     [
         ({"others": 0.31}, "other processes took up to 31% of the cores' time, over 5% in 5 of 5"),
         ({"stolen": 0.04}, "the hypervisor took up to 4%"),
-        ({"throttled_s": 0.2}, "a CPU quota held 5 of 5 blocks back, 1.00 s in all"),
+        ({"throttled_s": 0.2}, "a CPU quota held back 5 of 5 blocks, 1.00 s in all"),
         ({"throttle_events": 2}, "cores slowed down for heat 10 times"),
     ],
 )

@@ -122,7 +122,7 @@ def test_damaged_weights(plain: str, work: Path) -> None:
 def test_wrong_channels_for_the_data(keras: ModuleType, work: Path, tiny_data: str) -> None:
     networks.save(networks.plain(keras, channels=3), work / "rgb.keras")
     refused = export_plain("rgb.keras", tiny_data)
-    assert_refused(refused, 2, "takes images of 3 channel(s)", "tiny.npz has 1")
+    assert_refused(refused, 2, "takes images with 3 channel(s)", "tiny.npz has 1")
     assert leftovers(work) == ["rgb.keras"]
 
 

@@ -178,7 +178,7 @@ def test_a_graph_handed_over_says_which_machine_can_not_compile_it(
     assert read(artifact.path).passport["trt"]["compiled"] is False
     refused = run("doctor", artifact.path, "--for", "jetson-orin-jp6.2")
     assert refused.exit_code == 3
-    assert "compute capability 8.7, and no FP8" in refused.stderr
+    assert "(compute capability 8.7) has no FP8" in refused.stderr
     assert run("doctor", artifact.path, "--for", "jetson-thor-jp7.1").exit_code == 4
 
 

@@ -75,7 +75,7 @@ def test_the_ruined_layer_stays_in_float_and_the_passport_says_why(work: Path) -
     options = ("--max-drop", 15, "--held-out-images", 64)
     done = run(*INT8, *options, "-o", "out")
     assert done.exit_code == 0, done.stderr
-    assert "ruined: in INT8," in done.stdout
+    assert "ruined: INT8 would lose" in done.stdout
     found = artifact.read(work / "out")
     record = found.passport["int8"]["max_drop"]
     (kept,) = record["kept"]
