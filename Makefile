@@ -28,7 +28,7 @@ endef
 export LOAD_DATA
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data demo test check format clean
+.PHONY: help setup data demo test check site format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -47,7 +47,7 @@ $(STAMP): pyproject.toml
 	  "$(PYTHON)" -m venv --clear $(VENV); \
 	fi
 	@echo "Installing into $(VENV); the first time takes some minutes."
-	@$(BIN)/python -m pip install $(if $(CI),-qq --no-compile) --editable '.[cpu,openvino,rtx,dev]'
+	@$(BIN)/python -m pip install $(if $(CI),-qq --no-compile) --editable '.[cpu,openvino,rtx,dev,docs]'
 	@touch $@
 
 data: setup  ## get Fashion-MNIST, unless it is here
@@ -72,11 +72,17 @@ demo: setup data  ## export the shipped ResNet-18 and compare it with Keras on 1
 test: check data  ## the checks, then all tests that can run here
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-check: setup  ## lint, format, types and the layers of imports, as pre-commit and CI run them
+check: setup site  ## lint, format, types, the layers of imports and the site, as CI runs them
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+# Its tools need Python 3.11. The variable silences an advertisement in each build.
+site: setup  ## build the documentation into build/site; a warning is an error
+	@if [ -x $(BIN)/mkdocs ]; then \
+	  NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "build/site/index.html"; \
+	else echo "no mkdocs here, so the site is not built: it needs Python 3.11"; fi
 
 format: setup  ## mend what ruff can
 	$(BIN)/ruff check --fix

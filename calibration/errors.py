@@ -12,7 +12,7 @@ class Refusal(Exception):
     Attributes:
         message: what went wrong.
         hint: how to fix it; None if no fix is known.
-        exit_code: exit code of the command line (see README).
+        exit_code: exit code of the command line (see docs/reference/cli.md).
     """
 
     exit_code = 1

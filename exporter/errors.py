@@ -1,6 +1,6 @@
 """Every error that a user can meet, with its exit code.
 
-The codes are a contract (see README): 0 done, 1 the work failed, 2 wrong use,
+The codes are a contract (see docs/reference/cli.md): 0 done, 1 the work failed, 2 wrong use,
 3 a check failed, 4 something needed is missing here.
 """
 

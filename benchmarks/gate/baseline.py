@@ -111,7 +111,7 @@ def load(path: Path) -> Baseline:
         raise Missing(
             f"there is no baseline yet: {path} doesn't exist",
             hint=f"review the artifacts, then create it: "
-            f"exporter check --baseline {path} --update ARTEFACT... --data DATA",
+            f"exporter check --baseline {path} --update ARTIFACT... --data DATA",
         )
     content = read_json_file(path, "a baseline of exporter check", most_bytes=_MOST_BYTES)
     number = content.get("format") if isinstance(content, dict) else None

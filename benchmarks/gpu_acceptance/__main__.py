@@ -231,7 +231,7 @@ def main(
     the same, packed as one kit:      python -m benchmarks.gpu_acceptance --pack DIR
 
     Exit codes: 0 all expectations are met, 3 one is not met, 4 one could not be judged, or
-    something is missing here. README, "What ran on which device", lists what has run so far.
+    something is missing here. docs/results.md lists what has run so far.
     """
     if to and prepared:
         raise WrongUse("--prepare and --run are two stages", hint="give one, or neither for both")

@@ -56,8 +56,8 @@ def todo(findings: Findings) -> list[tuple[str, str]]:
     artifacts = [one.artifact for one in findings.subjects]
     of_one = [one for one in artifacts if one.passport["source"] == artifacts[0].passport["source"]]
     paths = [str(one.path) for one in of_one]
-    some = shlex.join(paths) if paths else "ARTEFACT..."
-    first = shlex.quote(paths[0]) if paths else "ARTEFACT"
+    some = shlex.join(paths) if paths else "ARTIFACT..."
+    first = shlex.quote(paths[0]) if paths else "ARTIFACT"
     folder = shlex.quote(str(findings.folder))
     model = str(artifacts[0].passport["source"].get("model")) if artifacts else "MODEL"
     used = findings.scores[0].data if findings.scores else "DATA"
@@ -75,7 +75,7 @@ def todo(findings: Findings) -> list[tuple[str, str]]:
             "layer sensitivities",
             f"exporter sensitivity {shlex.quote(model)} --json > {folder}/sensitivity.json",
         ),
-        (findings.subjects, "artifacts", f"exporter export --to ort -o {folder}/ARTEFACT"),
+        (findings.subjects, "artifacts", f"exporter export --to ort -o {folder}/ARTIFACT"),
     )
     return [(what, command) for found, what, command in rows if not found]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from benchmarks.studies import study
@@ -130,6 +131,11 @@ def table(reports: Sequence[Report]) -> str:
     """Write the table of what was tried where, as Markdown."""
     rows = [(row.what, row.tried, claim(row, reports)) for row in SUBJECTS]
     return study.markdown(("what", "without a GPU", "on a GPU"), rows, words=3)
+
+
+def makes_claims(page: Path) -> bool:
+    """Whether a page has marks of claims."""
+    return _MARK.search(page.read_text(encoding="utf-8")) is not None
 
 
 def fill(text: str, reports: Sequence[Report]) -> str:

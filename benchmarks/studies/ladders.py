@@ -69,7 +69,7 @@ def write(ladder: Ladder, walk: Walk, name: str, folder: Path) -> Path:
 @click.command(context_settings={"show_default": True})
 @click.argument("names", type=click.Choice(networks()), nargs=-1)
 @click.option("--limit", type=study.COUNT, help="Only the first so many images.")
-@study.folder("--work", default=WORK, what="For the artefacts.")
+@study.folder("--work", default=WORK, what="For the artifacts.")
 @study.folder("--untuned", default=UNTUNED, what=f"For {USERS}.keras.")
 @study.folder("-o", "--output", default=study.RESULTS, what="For the results.")
 def main(names: Sequence[str], limit: int | None, work: Path, untuned: Path, output: Path) -> None:

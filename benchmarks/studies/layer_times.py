@@ -43,7 +43,7 @@ BLOCKS = 9  # engines compiled, one after the other
 CALLS = 40  # of each, after WARM_UP_CALLS
 WARM_UP_CALLS = 10
 OUTSIDE = "between and around the layers"
-LEAST_SHARE = 0.02  # of a call; smaller layers share a line in the README
+LEAST_SHARE = 0.02  # of a call; smaller layers share a line in the table
 
 Totals = dict[str, tuple[str, float]]
 """By node: its op in the engine, and milliseconds over all calls so far."""
@@ -223,7 +223,7 @@ COLUMNS = ("layers", "nodes", "ms", "of the call", "of the peak", "weights, GB/s
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """Render the README's tables of the first artifact, one a batch size, from a result file."""
+    """Render the tables of the first artifact, one a batch size, from a result file."""
     lines, first = [], report["results"][0]["artifact"]
     for result in (one for one in report["results"] if one["artifact"] == first):
         rows = _largest(result["shares"], LEAST_SHARE * result["call_ms"])
@@ -270,7 +270,7 @@ def _cells(row: Mapping[str, Any], call_ms: float) -> tuple[str, ...]:
 @study.batches
 @study.threads
 def main(log: Run, artefacts: tuple[Path, ...], batch: tuple[int, ...], threads: int) -> None:
-    """Show where the time of ARTEFACTS goes, layer by layer. They must be for a CPU."""
+    """Show where the time of ARTIFACTS goes, layer by layer. They must be for a CPU."""
     log.start(threads=threads)
     peaks = peak_probe.peaks(threads, measured_table.WORK / "peaks.json")
     results: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""The README's table of latencies: TensorFlow against every CPU engine, network by network.
+"""The latencies in docs/details.md: TensorFlow against every CPU engine, network by network.
 
 ``--prepare`` exports what is missing and times nothing. Without it, the study times what is there,
 which needs an idle machine. A cell is a network at a batch size: the original and four artifacts
@@ -140,7 +140,7 @@ def share_of_peak(cell: Cell, engine: str, peaks: Mapping[str, Any]) -> float | 
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """Render the README's table and the lines around it from a result file."""
+    """Render the table and the lines around it from a result file."""
     columns = [BASELINE, *(engine.name for engine in ENGINES)]
     titles = ["TensorFlow", *(f"`{e.target}` {e.precision.upper()}" for e in ENGINES)]
     peaks, cells = report["peaks"], report["cells"]
@@ -197,7 +197,7 @@ def _entry(cell: Cell, engine: str, peaks: Mapping[str, Any]) -> str:
 @click.option("--rounds", type=click.IntRange(min=5), default=5)
 @click.option("--seconds", default=0.5, help="Of each block.")
 @click.option("--against", callback=study.listed(click.STRING), default=BASELINE)
-@study.folder("--work", default=WORK, what="Folder of artefacts and finished cells.")
+@study.folder("--work", default=WORK, what="Folder of artifacts and finished cells.")
 @click.option("--prepare", "prepare_only", is_flag=True, help="Export only, and time nothing.")
 @click.option("--fresh", is_flag=True, help="Time finished cells again.")
 @click.option("--kept", "kept_only", is_flag=True, help="Time nothing; show the finished cells.")
@@ -231,7 +231,7 @@ def main(
     if not cells:
         raise ExporterError(f"{work} holds no finished cell of {', '.join(networks)}")
     console.say(markdown(log.report), markup=False)
-    log.say("for the README: python -m benchmarks.studies.readme_tables")
+    log.say("for the documentation: python -m benchmarks.studies.doc_tables")
 
 
 if __name__ == "__main__":

@@ -246,7 +246,7 @@ def cells(rows: Sequence[Row]) -> Iterator[list[str]]:
 
 
 def markdown(report: Row) -> str:
-    """Return the README's table: a line a model, megabytes by precision. All must be built."""
+    """Return the table of docs/results.md: megabytes by model and precision."""
     rows, names = report["results"], precisions()
     sizes = {(row["model"], row["precision"]): row["plan_bytes"] for row in rows}
     quantized = [name for name in names if name in QUANTIZED]

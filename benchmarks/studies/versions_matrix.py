@@ -101,7 +101,7 @@ def main(
     strict: bool,
     folder: Path,
 ) -> None:
-    """Run ARTEFACTS, of one or several networks, in several versions of onnxruntime."""
+    """Run ARTIFACTS, of one or several networks, in several versions of onnxruntime."""
     names = environments.parse_versions(versions)
     networks: dict[str, list[Artifact]] = {}
     for one in map(artifact.read, artefacts):

@@ -283,7 +283,7 @@ def _from_saved_model(path: Path, preprocessing: str | None) -> Source:
 
 
 def _ports(single: str, found: dict[str, tuple[Any, str]]) -> tuple[Port, ...]:
-    """Name a lone tensor ``single``, as README promises. If there are several, keep their names."""
+    """Name a lone tensor ``single``, as the documentation says. Several keep their names."""
     return tuple(
         Port(single if len(found) == 1 else name, tuple(shape), dtype)
         for name, (shape, dtype) in found.items()

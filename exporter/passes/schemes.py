@@ -178,7 +178,7 @@ _CPU = Scheme(
 # Conv, Gemm, MatMul and the residual Add; channels a multiple of 16, at most 32 weights a filter)
 # and the release notes of TensorRT 10.12 ("no optimized FP8 Convolutions for Group Convolutions
 # and Depthwise Convolutions"). Pooling has no FP8 form ("Pooling", Data Types), so no pair is put
-# around it. TensorRT-RTX 1.7 builds all of these; see README, "FP8".
+# around it. TensorRT-RTX 1.7 builds all of these; see docs/concepts/schemes.md.
 _FP8 = Scheme(
     name="fp8",
     activation="float8_e4m3fn",

@@ -76,8 +76,8 @@ def measure(
     equalized = recovery.before_calibration(model, methods)
     if source.preprocessing is None:
         raise WrongUse(
-            f"{source.name} does not say how its images are preprocessed",
-            hint="say it with --preprocess {unit,raw,signed,caffe,torch}",
+            f"the preprocessing of {source.name} is unknown",
+            hint="give it with --preprocess {unit,raw,signed,caffe,torch}",
         )
     if not tensors_to_calibrate(model, scheme):
         raise nothing_to_quantize(source.name, place(model, scheme).kept)

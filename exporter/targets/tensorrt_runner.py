@@ -2,7 +2,7 @@
 
 It calls CUDA through cuda-python (``cuda.bindings.runtime``), and TensorRT through its own module.
 Tests use stand-ins for both libraries. They show that the calls are wired correctly, but nothing
-about what a GPU does. README, "What ran on which device", lists where this has run.
+about what a GPU does. docs/results.md lists where this has run.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 An engine fits one TensorRT release and GPU, so you usually work in two steps: export on a machine
 with Keras, copy the folder, and run ``exporter compile`` on the target (a Jetson, a server).
 The builder is the same as for ``trt-rtx``, where tests run it. Its API names are checked against
-TensorRT 10.13 and 11; the rest follows NVIDIA's documentation. README, "What ran on which device",
-lists where engines have run.
+TensorRT 10.13 and 11; the rest follows NVIDIA's documentation. docs/results.md lists where
+engines have run.
 """
 
 from __future__ import annotations

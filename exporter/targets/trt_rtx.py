@@ -4,7 +4,7 @@ The plan's kernels are chosen and compiled when it is first loaded on a GPU. Wit
 ``--compute-capability``, one plan is for Ampere and later. Turing (7.5) must be requested. An FP8
 plan is for 8.9 and 12.0, as Ampere has no FP8:
 https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inference-library/cpu-engines.html
-README, "What ran on which device", lists the GPUs on which we have run such plans.
+docs/results.md lists the GPUs on which we have run such plans.
 """
 
 from __future__ import annotations

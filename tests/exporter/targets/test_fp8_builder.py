@@ -1,6 +1,6 @@
 """What TensorRT-RTX's own parser and builder make of FP8: no GPU, so built and never run.
 
-The README's section "FP8" says what is held here. A release that answers otherwise fails a test,
+docs/concepts/schemes.md says what is held here. A release that answers otherwise fails a test,
 and then the limits in `exporter.passes.schemes` want another look.
 """
 

@@ -1,4 +1,4 @@
-"""The README files say what the result files say."""
+"""The pages say what the result files say."""
 
 from __future__ import annotations
 
@@ -7,20 +7,27 @@ from typing import Any
 
 import pytest
 
-from benchmarks.studies.readme_tables import DETAILS, README, TABLES, fp8_summary, rewrite
+from benchmarks.studies.doc_tables import (
+    DETAILS,
+    RESULTS_PAGE,
+    ROOT,
+    fp8_summary,
+    pages,
+    rewrite,
+)
 from benchmarks.studies.study import markdown
 
 
-@pytest.mark.parametrize("page", TABLES, ids=lambda page: str(page.parent.name or page.name))
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_page_is_what_the_files_give(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    assert rewrite(page, text) == text, "run: python -m benchmarks.studies.readme_tables"
+    assert rewrite(page, text) == text, "run: python -m benchmarks.studies.doc_tables"
     assert "Not measured yet" not in text
 
 
 @pytest.mark.parametrize(
     ("page", "table", "row"),
-    [(README, "speed", "| resnet18 | "), (DETAILS, "export_time", "| `resnet18` | ")],
+    [(RESULTS_PAGE, "speed", "| resnet18 | "), (DETAILS, "export_time", "| `resnet18` | ")],
 )
 def test_a_changed_figure_is_noticed(page: Path, table: str, row: str) -> None:
     text = page.read_text(encoding="utf-8")
@@ -31,8 +38,8 @@ def test_a_changed_figure_is_noticed(page: Path, table: str, row: str) -> None:
 
 
 def test_a_missing_table_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"README\.md has 0 tables between <!-- precision -->"):
-        rewrite(README, "# exporter\n")
+    with pytest.raises(ValueError, match=r"results\.md has 0 tables between <!-- precision -->"):
+        rewrite(RESULTS_PAGE, "# exporter\n")
 
 
 def test_markdown() -> None:

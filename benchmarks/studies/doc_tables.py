@@ -1,8 +1,8 @@
-"""The tables of measurements in README files, generated from result files.
+"""The tables of measurements in the documentation, generated from result files.
 
-``python -m benchmarks.studies.readme_tables`` writes each table between its two marks. A test fails
-if a README and the files differ. The project's README has the tables that matter most, and
-``benchmarks/README.md`` has all of them.
+``python -m benchmarks.studies.doc_tables`` writes each table between its two marks, and each claim
+about a device. A test fails if a page and the files differ. ``docs/results.md`` has the tables that
+matter most, and ``docs/details.md`` has all of them.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from benchmarks.studies import (
 from benchmarks.studies.study import RESULTS, markdown
 
 ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
-DETAILS = ROOT / "benchmarks" / "README.md"
+RESULTS_PAGE = ROOT / "docs" / "results.md"
+DETAILS = ROOT / "docs" / "details.md"
 
 Report = dict[str, Any]
 
@@ -168,9 +168,9 @@ _PRECISION = {model: f"precision_{model}.json" for model in _SHIPPED}
 _FP8_FILES = tuple(f"fp8_{model}.json" for model in (*_SHIPPED, "mobilenetv2", "densenet121"))
 _FP8_COMMAND = "precision_accuracy MODEL --variants fp8"
 
-# By mark in the file.
+# By mark in the page.
 TABLES: dict[Path, dict[str, Source]] = {
-    README: {
+    RESULTS_PAGE: {
         "precision": Source(
             tuple(_PRECISION.values()), precision_summary, "precision_accuracy MODEL"
         ),
@@ -195,13 +195,19 @@ TABLES: dict[Path, dict[str, Source]] = {
 }
 
 
+def pages() -> list[Path]:
+    """Find the pages that have a table or a claim about a device."""
+    found = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *ROOT.glob("docs/**/*.md")]
+    return [page for page in found if page in TABLES or device_claims.makes_claims(page)]
+
+
 def rewrite(page: Path, text: str) -> str:
-    """Return a page's text with every table made anew. A missing file gives a command instead.
+    """Return a page's text with new tables and claims. A missing file gives a command instead.
 
     Raises:
         ValueError: the page does not have a table's marks exactly once.
     """
-    for name, source in TABLES[page].items():
+    for name, source in TABLES.get(page, {}).items():
         begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         made = f"{begin}\n{_made(source)}\n{end}"
         pattern = re.compile(f"{re.escape(begin)}\n.*?{re.escape(end)}", re.DOTALL)
@@ -226,8 +232,8 @@ def _made(source: Source) -> str:
 
 @click.command()
 def main() -> None:
-    """Write the tables of README.md and benchmarks/README.md from benchmarks/results."""
-    for page in TABLES:
+    """Write the tables and the claims of the documentation from benchmarks/results."""
+    for page in pages():
         page.write_text(rewrite(page, page.read_text(encoding="utf-8")), encoding="utf-8")
 
 

@@ -1,0 +1,170 @@
+"""The commands in the documentation run, or say which machine they need."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from tests.conftest import striped_images
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+
+# A mark, then a fence: `<!-- run: NAME -->` or `<!-- needs: WHAT -->`.
+BLOCK = re.compile(
+    r"^(?:<!-- (?P<mark>run|needs): (?P<what>.+?) -->\n)?"
+    r"```(?P<language>bash|python)\n(?P<code>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+LINK = re.compile(r"\]\((?P<target>[^)#\s]*)(?:#(?P<anchor>[^)\s]+))?\)")
+# The guides' timings take minutes. A test needs to know only that the command works.
+QUICK = r"\g<0> --batch 1 --seconds 0.1 --warm-up 0.2"
+CLASSES = ("across", "down", "plain")
+
+
+@dataclass(frozen=True)
+class Block:
+    page: Path
+    mark: str | None
+    what: str
+    language: str
+    code: str
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    return [
+        Block(page, found["mark"], found["what"] or "", found["language"], found["code"])
+        for found in BLOCK.finditer(text)
+    ]
+
+
+WITH_COMMANDS = [page for page in PAGES if any(block.mark == "run" for block in blocks(page))]
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_block_runs_or_says_what_it_needs(page: Path) -> None:
+    assert [block.code for block in blocks(page) if block.mark is None] == []
+
+
+def test_every_guide_has_commands_that_run() -> None:
+    guides = {page for page in PAGES if page.parent.name == "guides"}
+    assert guides - set(WITH_COMMANDS) == {DOCS / "guides" / "troubleshooting.md"}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, keras: ModuleType) -> Path:
+    """Make a folder with `mine.keras` and `photos`, as the guides assume."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("guides")
+    for split, count in (("train", 3300), ("test", 150)):
+        images, labels = striped_images(count, seed=len(split))
+        for name in CLASSES:
+            folder.joinpath("photos", split, name).mkdir(parents=True)
+        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+            colors = np.repeat(image.reshape(16, 16, 1), 3, axis=2)
+            file = folder / "photos" / split / CLASSES[label] / f"{index}.png"
+            Image.fromarray(colors).save(file)
+    train(keras, folder)
+    return folder
+
+
+def train(keras: ModuleType, folder: Path) -> None:
+    """Train a network that tells the classes apart, and save it as `mine.keras`."""
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((16, 16, 3)),
+            layers.Conv2D(8, 3, padding="same", use_bias=False),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.Conv2D(16, 3, strides=2, padding="same", use_bias=False),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(len(CLASSES)),
+        ]
+    )
+    images, labels = striped_images(600)
+    inputs = np.repeat(images.reshape(-1, 16, 16, 1), 3, axis=3).astype(np.float32) / 255
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss)
+    model.fit(inputs, labels, epochs=3, verbose=0)
+    model.save(folder / "mine.keras")
+
+
+@pytest.mark.tf
+@pytest.mark.slow
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=name_of)
+def test_a_page_runs_from_top_to_bottom(page: Path, place: Path, tmp_path: Path) -> None:
+    for given in ("mine.keras", "photos"):
+        (tmp_path / given).symlink_to(place / given)
+    bin_folder = str(Path(sys.executable).parent)
+    environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
+    for block in blocks(page):
+        if block.mark != "run":
+            continue
+        shell = ["bash", "-euo", "pipefail", "-c"]
+        code = re.sub(r"^exporter bench \S+", QUICK, block.code, flags=re.MULTILINE)
+        command = [*shell, code] if block.language == "bash" else ["python", "-c", code]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{block.what}: {done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("benchmarks/**/README.md")],
+    ids=name_of,
+)
+def test_links_outside_of_the_site(page: Path) -> None:
+    """``make site`` checks the links of the site's pages."""
+    text = page.read_text(encoding="utf-8")
+    broken = []
+    for found in LINK.finditer(text):
+        target = (page.parent / found["target"]) if found["target"] else page
+        if found["target"].startswith("https://"):
+            continue
+        if not target.exists() or (found["anchor"] and found["anchor"] not in anchors(target)):
+            broken.append(found[0])
+    assert broken == []
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_quoted_errors_exist() -> None:
+    """Troubleshooting quotes the words of errors, so that a search finds them."""
+    text = (DOCS / "guides" / "troubleshooting.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"^`(.+)`\n:   ", text, re.MULTILINE)
+    assert len(quoted) > 20
+    source = "".join(
+        file.read_text(encoding="utf-8")
+        for package in ("exporter", "calibration", "benchmarks")
+        for file in (ROOT / package).rglob("*.py")
+    )
+    # A message may be broken over two lines of source.
+    joined = re.sub(r'"\n\s*f?"', "", source)
+    assert [words for words in quoted if words not in joined] == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 220
