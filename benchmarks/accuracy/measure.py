@@ -174,7 +174,7 @@ class Images:
         size = image_size(source, data)
         if source.preprocessing is None:
             raise WrongUse(
-                "the artifact does not say how its images are preprocessed",
+                "the preprocessing of this artifact is unknown",
                 hint="export it again with --preprocess",
             )
         return cls(source, data, count, size)

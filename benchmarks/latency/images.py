@@ -39,7 +39,7 @@ def read_images(
     recorded = one.passport["preprocessing"]
     if recorded is None:
         raise WrongUse(
-            f"{one.path} does not say how its images are preprocessed",
+            f"the preprocessing of {one.path} is unknown",
             hint="export it again with --preprocess",
         )
     data = datasets.load(spec, "test", progress)

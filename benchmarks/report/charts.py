@@ -164,7 +164,7 @@ def medians(spreads: Sequence[Spread], width: float) -> Canvas:
     """Draw each engine's median as a length from 0."""
     rows = _Rows(width, [one.series.name for one in spreads], _ROW, 76)
     scale = Scale(0, max(one.at["50"] for one in spreads) * 1.02, rows.left, rows.right)
-    rows.axis(scale, "median milliseconds a call")
+    rows.axis(scale, "median milliseconds per call")
     for index, one in enumerate(spreads):
         y, median, css = rows.y(index), one.at["50"], one.series.css
         words = f"{one.series.name}: {median:.3f} ms"
@@ -221,7 +221,7 @@ def curve(lines: Sequence[Sequence[Point]], title: str, width: float) -> Canvas:
         draw.text(left - 8, y(value) + 4, label(value), "tick", "end")
     for value in batches:
         draw.text(x(value), bottom + 19, label(value), "tick", "middle")
-    draw.text((left + right) / 2, height - 6, "images a call, logarithmic", "title", "middle")
+    draw.text((left + right) / 2, height - 6, "images per call, logarithmic", "title", "middle")
     places = spread_out([y(line[-1].y) for line in lines], FONT + 2, top - 8, bottom + 4)
     for line, place in zip(lines, places, strict=True):
         series, at = line[0].series, [(x(p.x), y(p.y)) for p in line]

@@ -129,7 +129,7 @@ class Bench:
 
     @property
     def batches(self) -> list[int]:
-        """Images a call, ascending."""
+        """Images per call, ascending."""
         return sorted({row.batch for row in self.timed})
 
     def find(self, engine: str, batch: int) -> Timing | None:

@@ -190,7 +190,7 @@ def _costs(one: Sensitivity) -> list[Block]:
         )
         for c in one.layers
     )
-    columns = ("layer", "SQNR, dB", "flips", "MMACs an image", "share of MACs, %")
+    columns = ("layer", "SQNR, dB", "flips", "MMACs per image", "share of MACs, %")
     of = (
         f"The {len(shown)} costliest of {len(one.layers)} layers. "
         if len(shown) < len(rows)

@@ -225,7 +225,7 @@ def _trade(findings: Findings, bench: Bench, known: dict[str, tuple[Timing, Scor
         points.append(charts.Point(looks[engine], row.p50, 100 * score.top1, around))  # type: ignore[arg-type]
     original = findings.score(KERAS)
     batch = bench.batches[0]
-    x_title = f"median milliseconds a call at batch {batch}, logarithmic"
+    x_title = f"median milliseconds per call at batch {batch}, logarithmic"
     line = 100 * original.top1 if original else None
     drawing = charts.both(
         "Accuracy against latency",

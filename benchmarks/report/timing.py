@@ -108,8 +108,8 @@ def _curve(bench: Bench, looks: Mapping[str, Series]) -> Figure:
     found = {engine: [row for row in bench.timed if row.engine == engine] for engine in looks}
     by_engine = {engine: sorted(rows, key=_batch) for engine, rows in found.items() if rows}
     panels: tuple[tuple[str, Callable[[Timing], float | None]], ...] = (
-        ("median milliseconds a call, logarithmic", lambda row: row.p50),
-        ("images a second, logarithmic", lambda row: row.throughput),
+        ("median milliseconds per call, logarithmic", lambda row: row.p50),
+        ("images per second, logarithmic", lambda row: row.throughput),
     )
     drawings = []
     for title, take in panels:
@@ -147,7 +147,7 @@ def _batch(row: Timing) -> int:
 def _beside(bench: Bench, named: Mapping[str, str]) -> Table:
     """List all engines and batch sizes, with memory and energy next to latency."""
     meters = list(dict.fromkeys(meter for row in bench.timed for meter in row.energy_mj))
-    columns = (*_BESIDE, *(f"mJ an image ({meter})" for meter in meters))
+    columns = (*_BESIDE, *(f"mJ per image ({meter})" for meter in meters))
     rows = tuple(
         (
             named[row.engine],
