@@ -242,7 +242,10 @@ def _layer_of(node: str, layers: tuple[str, ...]) -> str | None:
         for name in (re.sub(r"_1$", "", part), part, re.sub(r"_\d+$", "", part)):
             if name in by_name:
                 return by_name[name]
-    return None
+    # TensorFlow numbers bare ops by itself: that of the layer "cholesky_1" is "Cholesky".
+    stem = re.sub(r"_\d+$", "", node.lower().split("/")[-1])
+    alike = [layer for layer in layers if re.sub(r"_\d+$", "", layer.lower()) == stem]
+    return alike[0] if len(alike) == 1 else None
 
 
 def _put_weights_back(model: ir.Model, weights: dict[str, np.ndarray[Any, Any]]) -> None:
