@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -71,14 +72,25 @@ def tiny_data(tmp_path: Path) -> str:
     return f"npz:{tmp_path / 'tiny.npz'}"
 
 
+def write_photos(
+    folder: Path,
+    images: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str] = "012",
+    mode: str = "L",
+) -> None:
+    """Write grey images as files, ``folder/NAME/0000.png`` and so on, with a name per class."""
+    from PIL import Image
+
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        place = folder / names[label]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).convert(mode).save(place / f"{i:04}.png")
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> str:
     """Folders of training and test images that have none in common."""
-    from PIL import Image
-
-    for split, seed, count in (("train", 0, 96), ("test", 1, 96)):
-        for i, (image, label) in enumerate(zip(*striped_images(count, seed=seed), strict=True)):
-            folder = tmp_path / "images" / split / str(label)
-            folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(folder / f"{i}.png")
+    for seed, split in enumerate(("train", "test")):
+        write_photos(tmp_path / "images" / split, *striped_images(96, seed=seed))
     return f"folder:{tmp_path / 'images'}"

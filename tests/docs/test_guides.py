@@ -13,7 +13,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from tests.conftest import striped_images
+from tests.conftest import striped_images, write_photos
+from tests.exporter.networks import trained
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -33,7 +34,6 @@ CLASSES = ("across", "down", "plain")
 
 @dataclass(frozen=True)
 class Block:
-    page: Path
     mark: str | None
     what: str
     language: str
@@ -43,7 +43,7 @@ class Block:
 def blocks(page: Path) -> list[Block]:
     text = page.read_text(encoding="utf-8")
     return [
-        Block(page, found["mark"], found["what"] or "", found["language"], found["code"])
+        Block(found["mark"], found["what"] or "", found["language"], found["code"])
         for found in BLOCK.finditer(text)
     ]
 
@@ -68,44 +68,14 @@ def test_every_guide_has_commands_that_run() -> None:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, keras: ModuleType) -> Path:
     """Make a folder with `mine.keras` and `photos`, as the guides assume."""
-    from PIL import Image
-
     folder = tmp_path_factory.mktemp("guides")
-    for split, count in (("train", 3300), ("test", 150)):
-        images, labels = striped_images(count, seed=len(split))
-        for name in CLASSES:
-            folder.joinpath("photos", split, name).mkdir(parents=True)
-        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-            colors = np.repeat(image.reshape(16, 16, 1), 3, axis=2)
-            file = folder / "photos" / split / CLASSES[label] / f"{index}.png"
-            Image.fromarray(colors).save(file)
-    train(keras, folder)
+    for seed, (split, count) in enumerate((("train", 3300), ("test", 150))):
+        images, labels = striped_images(count, seed=seed)
+        write_photos(folder / "photos" / split, images, labels, CLASSES, mode="RGB")
+    images, labels = striped_images(192, seed=2)
+    colors = np.repeat(images[..., None], 3, axis=-1)
+    trained(keras, colors, labels).save(folder / "mine.keras")
     return folder
-
-
-def train(keras: ModuleType, folder: Path) -> None:
-    """Train a network that tells the classes apart, and save it as `mine.keras`."""
-    layers = keras.layers
-    keras.utils.set_random_seed(0)
-    model = keras.Sequential(
-        [
-            keras.Input((16, 16, 3)),
-            layers.Conv2D(8, 3, padding="same", use_bias=False),
-            layers.BatchNormalization(),
-            layers.ReLU(),
-            layers.Conv2D(16, 3, strides=2, padding="same", use_bias=False),
-            layers.BatchNormalization(),
-            layers.ReLU(),
-            layers.GlobalAveragePooling2D(),
-            layers.Dense(len(CLASSES)),
-        ]
-    )
-    images, labels = striped_images(600)
-    inputs = np.repeat(images.reshape(-1, 16, 16, 1), 3, axis=3).astype(np.float32) / 255
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile("adam", loss)
-    model.fit(inputs, labels, epochs=3, verbose=0)
-    model.save(folder / "mine.keras")
 
 
 @pytest.mark.tf

@@ -34,6 +34,28 @@ def plain(keras: ModuleType, channels: int = 1, classes: int = 3) -> Any:
     return shake_statistics(model)
 
 
+def trained(keras: ModuleType, images: np.ndarray, labels: np.ndarray) -> Any:
+    """Two convolutions with batch norm, trained until it tells the stripes apart.
+
+    Args:
+        images: uint8 (n, 16, 16, channels); the network takes them from 0 to 1.
+        labels: of three classes.
+    """
+    keras.utils.set_random_seed(1)
+    layers = keras.layers
+    x = inputs = keras.Input(images.shape[1:], name="input")
+    for name, width in (("first", 6), ("second", 8)):
+        x = layers.Conv2D(width, 3, padding="same", name=name)(x)
+        x = layers.BatchNormalization(momentum=0.8, name=f"bn_{name}")(x)
+        x = layers.ReLU(name=f"relu_{name}")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, layers.Dense(3, name="head")(x))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.02), loss, jit_compile=False)
+    model.fit(images / 255.0, labels, batch_size=32, epochs=12, verbose=0)
+    return model
+
+
 def signal(keras: ModuleType) -> Any:
     """Convolutions over time of every 1-D kind that Keras has, with three batch norms."""
     keras.utils.set_random_seed(0)

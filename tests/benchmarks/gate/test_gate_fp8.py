@@ -18,8 +18,7 @@ from onnx import numpy_helper
 
 from exporter.artifact import folder as artifact
 from exporter.cli.main import main
-from tests.benchmarks.gate.test_gate_mutations import write_images
-from tests.conftest import striped_images
+from tests.conftest import striped_images, write_photos
 from tests.exporter import networks
 
 pytestmark = pytest.mark.tf
@@ -48,8 +47,8 @@ def run(*args: object) -> Result:
 def world(keras: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An FP8 artefact and the baseline of it."""
     folder = tmp_path_factory.mktemp("gate-fp8")
-    write_images(folder / "images" / "train", *striped_images(96))
-    write_images(folder / "images" / "test", *striped_images(96, seed=1))
+    write_photos(folder / "images" / "train", *striped_images(96))
+    write_photos(folder / "images" / "test", *striped_images(96, seed=1))
     data = f"folder:{folder / 'images'}"
     network(keras).save(folder / "net.keras")
     done = run(

@@ -18,13 +18,13 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 from onnx import numpy_helper
-from PIL import Image
 
 from benchmarks.gate.figures import FIGURES
 from exporter.artifact import folder as artifact
 from exporter.cli.main import main
 from exporter.passes.fold_batch_norm import FoldBatchNorm
-from tests.conftest import striped_images
+from tests.conftest import striped_images, write_photos
+from tests.exporter.networks import trained
 
 pytestmark = pytest.mark.tf
 
@@ -32,33 +32,6 @@ CAUGHT: list[tuple[str, str]] = []
 # Of three classes, those that calibration never sees: less than half of them, and more.
 POOR: dict[str, tuple[int, ...]] = {"one-missing": (0,), "two-missing": (0, 1)}
 GRAPH_FIGURES = ("folds", "ops", "weights", "qdq", "ranges", "warnings", "fusion")
-
-
-def trained(keras: ModuleType, images: np.ndarray, labels: np.ndarray) -> Any:
-    """Two convolutions with batch norm, trained until it tells the stripes apart."""
-    keras.utils.set_random_seed(1)
-    layers = keras.layers
-    x = inputs = keras.Input((16, 16, 1), name="input")
-    for name, width in (("first", 6), ("second", 8)):
-        x = layers.Conv2D(width, 3, padding="same", name=name)(x)
-        x = layers.BatchNormalization(momentum=0.8, name=f"bn_{name}")(x)
-        x = layers.ReLU(name=f"relu_{name}")(x)
-    x = layers.GlobalAveragePooling2D()(x)
-    model = keras.Model(inputs, layers.Dense(3, name="head")(x))
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(0.02), loss, jit_compile=False)
-    model.fit(images[..., None] / 255.0, labels, batch_size=32, epochs=12, verbose=0)
-    return model
-
-
-def write_images(
-    folder: Path, images: np.ndarray, labels: np.ndarray, missing: tuple[int, ...] = ()
-) -> None:
-    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-        if label not in missing:
-            place = folder / str(label)
-            place.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(place / f"{index:03}.png")
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +43,10 @@ def world(
     images, labels = striped_images(192)
     tests, expected = striped_images(96, seed=1)
     for name, missing in (("all", ()), *POOR.items()):
-        write_images(folder / name / "train", images, labels, missing)
-        write_images(folder / name / "test", tests, expected)
-    model = trained(keras, images, labels)
+        seen = ~np.isin(labels, missing)
+        write_photos(folder / name / "train", images[seen], labels[seen])
+        write_photos(folder / name / "test", tests, expected)
+    model = trained(keras, images[..., None], labels)
     for place in ("good", "bad"):
         (folder / place).mkdir()
     model.save(folder / "good" / "net.keras")

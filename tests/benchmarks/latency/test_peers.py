@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from PIL import Image
 
 from benchmarks.latency import bench as latency
 from benchmarks.latency import int8_tools, payoff, peers, worker
@@ -90,16 +89,14 @@ def original(tmp_path_factory: pytest.TempPathFactory, keras: Any) -> tuple[Any,
     """A small Keras file, its FP32 artefact, and data that fits them."""
     from exporter import pipeline
     from exporter.config import ExportConfig
-    from tests.conftest import striped_images
+    from tests.conftest import striped_images, write_photos
     from tests.exporter.networks import plain, save
 
     place = tmp_path_factory.mktemp("original")
     images, labels = striped_images(96)
     folder = place / "data"
-    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-        file = folder / ("train" if index < 64 else "test") / str(label) / f"{index}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(file)
+    write_photos(folder / "train", images[:64], labels[:64])
+    write_photos(folder / "test", images[64:], labels[64:])
     model = plain(keras)
     name = save(model, place / "plain.keras")
     data = f"folder:{folder}"

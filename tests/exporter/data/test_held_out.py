@@ -19,6 +19,7 @@ from exporter.data.training_images import choose_images
 from exporter.errors import WrongUse
 from exporter.network.sources import Port, Source
 from exporter.progress import silent
+from tests.conftest import write_photos
 
 SIZE = (4, 4)
 
@@ -69,14 +70,9 @@ def source(*outputs: Port) -> Source:
 
 @pytest.fixture
 def config(tmp_path: Path) -> ExportConfig:
-    from PIL import Image
-
-    for split, seed in (("train", 0), ("test", 1)):
+    for seed, split in enumerate(("train", "test")):
         data = images(40, seed)
-        for i, (image, label) in enumerate(zip(data.images, data.labels, strict=True)):
-            folder = tmp_path / split / str(label)
-            folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image[..., 0]).save(folder / f"{i:02}.png")
+        write_photos(tmp_path / split, data.images[..., 0], data.labels)
     return ExportConfig(
         "tiny",
         "onnx",
