@@ -24,7 +24,8 @@ LOG = logging.getLogger("mkdocs.hooks.exporter")
 # `<!-- needs: a Jetson -->` before a block: the tests don't run it, and the reader is told why.
 NEEDS = re.compile(r"^<!-- needs: (?P<what>.+?) -->$", re.MULTILINE)
 # Marks of generated tables and claims, and of blocks that tests run: nothing to show.
-MARK = re.compile(r"<!-- /?(?:run: |ran|[\w:-]+).*?-->")
+MARK = re.compile(r"<!-- /?[\w:-]+.*?-->")
+ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod):\s*(?=<)")
 LOADS = re.compile(
     r"<(?:script|img|iframe|source|video)\b[^>]*\bsrc=[\"']?(?:https?:)?//[^\s\"'>]+"
     r"|<link\b(?![^>]*\brel=[\"']?canonical)[^>]*\bhref=[\"']?(?:https?:)?//[^\s\"'>]+"
@@ -33,15 +34,20 @@ LOADS = re.compile(
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Put generated parts in, say what a block needs, and take the other marks out."""
-    if "<!-- machines -->" in markdown:
-        markdown = markdown.replace("<!-- machines -->", machines())
-    if "<!-- layout -->" in markdown:
-        markdown = markdown.replace("<!-- layout -->", layout())
+    for make in (commands, machines, layout):
+        mark = f"<!-- {make.__name__} -->"
+        if mark in markdown:
+            markdown = markdown.replace(mark, make())
     markdown = NEEDS.sub(
         lambda found: f'<p class="needs">Needs {found["what"]}. The tests do not run this.</p>\n',
         markdown,
     )
     return MARK.sub("", markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Take Sphinx's roles out of docstrings: mkdocstrings shows them as text."""
+    return ROLE.sub("", html)
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:
@@ -51,29 +57,39 @@ def on_post_page(output: str, page: Any, **_: Any) -> str:
     return output
 
 
+def commands() -> str:
+    """Write what ``--help`` prints, of the program and of each command."""
+    import click
+
+    from exporter.cli.main import main
+
+    program = click.Context(main, info_name="exporter", terminal_width=80)
+    parts = [f"```text\n{main.get_help(program)}\n```"]
+    for name in main.list_commands(program):
+        command = main.get_command(program, name)
+        context = click.Context(command, info_name=name, parent=program, terminal_width=80)
+        parts.append(f"## exporter {name}\n\n```text\n{command.get_help(context)}\n```")
+    return "\n\n".join(parts)
+
+
 def machines() -> str:
     """Write the table of machines that ``exporter doctor --for`` knows."""
+    from benchmarks.studies.study import markdown
     from exporter.engines.machines import MACHINES
 
-    lines = [
-        "| name | GPU | compute capability | TensorRT | DLA cores |",
-        "|---|---|---|---|---|",
-    ]
-    for row in MACHINES.values():
-        cells = (
-            f"`{row.name}`",
-            row.gpu,
-            _cell(row.compute_capability, "compute_capability", row.unverified),
-            _cell(row.tensorrt, "tensorrt", row.unverified),
-            _cell(row.dla_cores, "dla_cores", row.unverified),
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    fields = ("compute_capability", "tensorrt", "dla_cores")
+    header = ("name", "GPU", "compute capability", "TensorRT", "DLA cores")
+    rows = (
+        (f"`{row.name}`", row.gpu, *(_cell(row, field) for field in fields))
+        for row in MACHINES.values()
+    )
+    return markdown(header, rows, words=len(header))
 
 
-def _cell(value: object, field: str, unverified: tuple[str, ...]) -> str:
+def _cell(row: Any, field: str) -> str:
+    value = getattr(row, field)
     shown = "-" if value is None else str(value)
-    return f"{shown} \\*" if field in unverified else shown
+    return f"{shown} \\*" if field in row.unverified else shown
 
 
 _BOX, _GAP, _ROW, _WIDTH = 30, 8, 46, 720
@@ -100,9 +116,9 @@ def layout() -> str:
             parts.append(f'<path d="M{middle:.0f} {top - 13}v10m-4 -4l4 4l4 -4"/>')
     height = len(layers) * _ROW - _ROW + _BOX
     return (
-        f'<svg class="layout" viewBox="-1 -1 {_WIDTH + 2} {height + 2}" role="img" '
+        f'<div class="layout"><svg viewBox="-1 -1 {_WIDTH + 2} {height + 2}" role="img" '
         f'aria-label="The rooms, from the top down: {escape("; ".join(layers), quote=True)}">'
-        f"{''.join(parts)}</svg>"
+        f"{''.join(parts)}</svg></div>"
     )
 
 

@@ -1,9 +1,10 @@
 """Convert a trained Keras network to an engine, and measure what it lost and gained.
 
->>> from pathlib import Path
->>> import exporter
->>> config = exporter.ExportConfig("resnet18", target="ort", output=Path("resnet18-ort"))
->>> artifact = exporter.export(config)  # doctest: +SKIP
+Examples:
+    >>> from pathlib import Path
+    >>> import exporter
+    >>> config = exporter.ExportConfig("resnet18", target="ort", output=Path("resnet18-ort"))
+    >>> artifact = exporter.export(config)  # doctest: +SKIP
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from benchmarks.studies import study
@@ -133,13 +132,8 @@ def table(reports: Sequence[Report]) -> str:
     return study.markdown(("what", "without a GPU", "on a GPU"), rows, words=3)
 
 
-def makes_claims(page: Path) -> bool:
-    """Whether a page has marks of claims."""
-    return _MARK.search(page.read_text(encoding="utf-8")) is not None
-
-
 def fill(text: str, reports: Sequence[Report]) -> str:
-    """Write every inline claim of a page anew.
+    """Replace every inline claim of a page with what the reports say.
 
     Args:
         text: has claims between ``<!-- ran:NAME -->`` and ``<!-- /ran -->``. NAME is a subject,

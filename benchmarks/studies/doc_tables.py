@@ -26,8 +26,9 @@ from benchmarks.studies import (
 from benchmarks.studies.study import RESULTS, markdown
 
 ROOT = Path(__file__).parents[2]
-RESULTS_PAGE = ROOT / "docs" / "results.md"
-DETAILS = ROOT / "docs" / "details.md"
+DOCS = ROOT / "docs"
+RESULTS_PAGE = DOCS / "results.md"
+DETAILS = DOCS / "details.md"
 
 Report = dict[str, Any]
 
@@ -196,9 +197,12 @@ TABLES: dict[Path, dict[str, Source]] = {
 
 
 def pages() -> list[Path]:
-    """Find the pages that have a table or a claim about a device."""
-    found = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *ROOT.glob("docs/**/*.md")]
-    return [page for page in found if page in TABLES or device_claims.makes_claims(page)]
+    """Find every page that may have a table or a claim about a device."""
+    return [
+        ROOT / "README.md",
+        *sorted(ROOT.glob("benchmarks/**/*.md")),
+        *sorted(DOCS.rglob("*.md")),
+    ]
 
 
 def rewrite(page: Path, text: str) -> str:
