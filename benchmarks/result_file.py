@@ -67,5 +67,4 @@ def processor(machine: Mapping[str, Any]) -> str:
 
 def write(report: dict[str, Any], output: Path) -> None:
     """Write a report as JSON, atomically. The folder is made if it is missing."""
-    output.parent.mkdir(parents=True, exist_ok=True)
     write_whole(output, json.dumps(report, indent=1) + "\n")

@@ -12,12 +12,13 @@ from pathlib import Path
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file under another name, then move it to its place.
 
-    If anything stops that, an old file stays as it was. The other name is a random one: in a
-    stranger's folder, a known name may be a link to somewhere else.
+    Missing parent folders are made. If anything stops that, an old file stays as it was. The other
+    name is a random one: in a stranger's folder, a known name may be a link to somewhere else.
 
     Raises:
         OSError: it can't be written there.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}-{os.urandom(8).hex()}.part")
     try:
         with part.open("xb") as file:

@@ -116,7 +116,7 @@ def evaluate(
             given = images.feeds(artifact.passport["layout"])
             stage = artifact.path.name
             got = images.logits(runner, given, images_a_call(artifact), stage, progress)
-        name = f"{artifact.path} (simulated)" if artifact.is_simulation else str(artifact.path)
+        name = f"{artifact.path} (simulated)" if targets.simulates(artifact) else str(artifact.path)
         rows.append(score(name, got, images.labels, expected))
     return rows
 

@@ -54,7 +54,7 @@ class Made:
     def steps(self) -> tuple[Step, ...]:
         """The rungs of this artifact, which depend on its types and target."""
         typed = bool({*QUANTIZED, "fp16"} & self.artifact.passport.keys())
-        return LADDERS[typed, self.artifact.is_simulation]
+        return LADDERS[typed, targets.simulates(self.artifact)]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from benchmarks.drift.sketch import sketch
 from calibration.formats import FORMATS
+from exporter import targets
 from exporter.artifact.folder import CALIBRATION, MODEL, Artifact
 from exporter.config import QUANTIZED
 from exporter.errors import ExporterError
@@ -256,7 +257,8 @@ def _fused(artifact: Artifact) -> dict[str, int] | None:
         at = [executed["layers"]["columns"].index(name) for name in ("type", "precision")]
         rows = executed["layers"]["rows"]
         return dict(sorted(Counter(" in ".join(row[i] for i in at) for row in rows).items()))
-    if artifact.target == "ort":
+    row = targets.lookup(artifact.target)
+    if row.on_onnxruntime and row.device == "cpu":
         return _fused_by_onnxruntime(artifact.file(MODEL))
     return None
 

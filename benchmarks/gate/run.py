@@ -188,12 +188,12 @@ def kind_of_run(artifact: Artifact) -> str:
     elsewhere = "compiled" in artifact.passport.get(artifact.target, {}) and not _has_engine_here(
         artifact
     )
-    return "simulated" if elsewhere or artifact.is_simulation else "engine"
+    return "simulated" if elsewhere or targets.simulates(artifact) else "engine"
 
 
 def open_here(artifact: Artifact) -> Runner:
     """Open an artifact's engine, or simulate its graph if the engine can't run here."""
-    if kind_of_run(artifact) == "engine" or artifact.is_simulation:
+    if kind_of_run(artifact) == "engine" or targets.simulates(artifact):
         return targets.open_artifact(artifact)
     return open_simulated(artifact)
 
@@ -213,7 +213,7 @@ def _runtime(artifact: Artifact) -> str:
     from exporter.machine.versions import installed_versions
 
     versions = installed_versions()
-    if kind_of_run(artifact) == "simulated" or artifact.target in ("ort", "onnx"):
+    if kind_of_run(artifact) == "simulated" or targets.lookup(artifact.target).on_onnxruntime:
         return f"onnxruntime {versions['onnxruntime'] or versions['onnxruntime-gpu']}"
     engine = artifact.passport.get(FIELD)
     version = engine["tensorrt"] if engine else artifact.passport[artifact.target].get("version")

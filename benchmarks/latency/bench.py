@@ -27,6 +27,7 @@ from benchmarks.latency.images import NOISE, read_images
 from benchmarks.latency.peers import Original
 from benchmarks.latency.result import Report, Row, Scenario
 from benchmarks.latency.timing_worker import Job
+from exporter import targets
 from exporter.artifact import folder as artifact
 from exporter.artifact.folder import Artifact
 from exporter.engines import record as engine_record
@@ -226,7 +227,7 @@ def check(artifacts: Sequence[Artifact]) -> None:
                 f"but {artifacts[0].path} was made from {first['model']}",
                 hint="time artifacts of one network at a time",
             )
-        if one.is_simulation:
+        if targets.simulates(one):
             raise WrongUse(
                 f"{one.path} is a {one.passport['precision']} graph for other machines; it would "
                 "only be simulated here, which says nothing about its speed",

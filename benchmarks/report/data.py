@@ -10,12 +10,12 @@ from typing import Any
 from benchmarks.accuracy.paired import Paired
 from benchmarks.latency.bench import deployed_bytes
 from benchmarks.latency.result import Ratio
+from exporter import targets
 from exporter.artifact.folder import Artifact
 from exporter.network.agreement import Agreement
 
 KERAS = "keras"
 ORIGINALS = {KERAS: "Keras, compiled", "keras-xla": "Keras, XLA"}
-_GPU_TARGETS = frozenset({"trt", "trt-rtx"})
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,12 @@ class Subject:
     @property
     def caution(self) -> str | None:
         """What a reader might believe otherwise: that it is the engine that was run here."""
-        if self.artifact.is_simulation:
+        if targets.simulates(self.artifact):
             return "simulation: Q/DQ and FP16 executed as written on the CPU; not run on a GPU"
         executed = self.artifact.passport.get(self.artifact.target, {}).get("executed")
         if isinstance(executed, str):
             return executed
-        if self.artifact.target in _GPU_TARGETS and not isinstance(executed, Mapping):
+        if targets.runs_on(self.artifact.target) == "gpu" and not isinstance(executed, Mapping):
             return "not run on a GPU"
         return None
 

@@ -16,9 +16,9 @@ from benchmarks.report.blocks import (
 )
 from benchmarks.report.charts import Bar
 from benchmarks.report.data import Change, Drift, Findings, Sensitivity, Walk
+from exporter import targets
 
 _MOST_LAYERS, _MOST_FLIPS = 24, 200
-_ON_CPU = frozenset({"ort", "openvino"})
 _ALONE = Key("s1", "diamond", "noise of this layer alone, with exact inputs")
 _ALL = Key("s0", "circle", "including the noise of all earlier layers")
 
@@ -40,7 +40,7 @@ def _ladder(one: Drift) -> list[Block]:
         if rung.not_run:
             blocks.append(Words(f"{rung.name}: {rung.not_run}", "caution"))
         elif rung.name == "simulated":
-            gpu = "" if one.target in _ON_CPU else "; not run on a GPU"
+            gpu = "" if targets.runs_on(one.target) == "cpu" else "; not run on a GPU"
             blocks.append(Words(f"simulated: {rung.what}, run on the CPU{gpu}."))
     if any(rung.against_keras for rung in one.rungs):
         blocks += [_rungs(one), _steps(one)]

@@ -29,6 +29,7 @@ from benchmarks.report.values import (
     texts,
 )
 from benchmarks.report.words import plain
+from exporter import targets
 from exporter.artifact.folder import Artifact
 from exporter.network.agreement import Agreement
 
@@ -206,7 +207,7 @@ def recorded_accuracy(value: Json, one: Artifact, name: str) -> list[data.Scored
     used = text(value, "data")
     command = shlex.join(["exporter", "evaluate", str(one.path), "--data", used])
     origin = _origin(value, name, command)
-    engine = f"{one.path} (simulated)" if one.is_simulation else str(one.path)
+    engine = f"{one.path} (simulated)" if targets.simulates(one) else str(one.path)
     return [
         _scored(mapping(value, "keras"), origin, used, KERAS),
         _scored(value, origin, used, engine),

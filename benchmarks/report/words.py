@@ -9,6 +9,7 @@ from benchmarks.accuracy.paired import LEVEL, Paired
 from benchmarks.latency.result import Ratio
 from benchmarks.report.blocks import Source
 from benchmarks.report.data import ORIGINALS, Findings, Origin
+from exporter import targets
 
 _MINUS = "\N{MINUS SIGN}"
 _TOLD = ("onnxruntime", "openvino", "tensorflow", "tensorflow-cpu", "tensorrt", "tensorrt-rtx")
@@ -97,6 +98,6 @@ def names(findings: Findings, engines: Iterable[str]) -> dict[str, str]:
         name = ORIGINALS.get(engine) or engine.rstrip("/").rsplit("/", 1)[-1]
         subject = findings.subject(engine)
         if subject and subject.caution and "(simulated)" not in name:
-            name += " (simulated)" if subject.artifact.is_simulation else ""
+            name += " (simulated)" if targets.simulates(subject.artifact) else ""
         found[engine] = engine if name in found.values() else name
     return found

@@ -22,7 +22,7 @@ from benchmarks import command
 from benchmarks.accuracy import measure as accuracy
 from benchmarks.studies import study
 from benchmarks.studies.study import Run
-from exporter import pipeline
+from exporter import pipeline, targets
 from exporter.artifact.folder import Artifact
 from exporter.cli import console
 from exporter.config import (
@@ -131,7 +131,7 @@ def row(variant: Variant, artifact: Artifact, found: accuracy.Accuracy) -> Row:
         "engine": variant.name,
         "target": variant.target,
         "precision": variant.precision,
-        "simulated": artifact.is_simulation,
+        "simulated": targets.simulates(artifact),
         "rest": "fp16" if "fp16" in artifact.passport else "fp32",
         "layers_quantized": passes["applied"],
         "layers_in_float": len(passes["kept"]),

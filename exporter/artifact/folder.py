@@ -16,6 +16,7 @@ from typing import Any
 from calibration.whole_file import write_whole
 from exporter.config import QUANTIZED
 from exporter.errors import ExporterError, WrongUse
+from exporter.output import check_parent
 from exporter.untrusted import refuse_external_data
 
 PASSPORT = "passport.json"
@@ -55,11 +56,6 @@ class Artifact:
     def quantization(self) -> dict[str, Any] | None:
         """The passport's entry on INT8 or FP8; None if the artifact is in floating point."""
         return quantization_of(self.passport)
-
-    @property
-    def is_simulation(self) -> bool:
-        """Whether running it here only simulates the engine that it is for."""
-        return self.target == "onnx" and self.passport["precision"] != "fp32"
 
     def file(self, name: str) -> Path:
         """Check a file of the artifact against the passport's hash, and return its path.
@@ -174,13 +170,15 @@ def _is_whole(passport: Passport) -> bool:
 def writing(output: Path, *, force: bool) -> Iterator[Path]:
     """Yield a temporary folder to build in. It moves to ``output`` if the block succeeds.
 
-    If the block fails, Ctrl-C included, the temporary folder is removed, and ``output`` is
-    unchanged.
+    Missing parent folders are made. If the block fails, Ctrl-C included, they and the temporary
+    folder are removed, and ``output`` is unchanged.
 
     Raises:
         WrongUse: ``output`` exists, and ``force`` is False or it isn't an artifact.
     """
     check_free(output, force=force)
+    missing = [parent for parent in output.absolute().parents if not parent.exists()]
+    output.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
         yield aside
@@ -189,6 +187,9 @@ def writing(output: Path, *, force: bool) -> Iterator[Path]:
         _swap(aside, output)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+        for parent in missing:
+            with contextlib.suppress(OSError):  # it is no longer empty if the block succeeded
+                parent.rmdir()
 
 
 def _swap(new: Path, place: Path) -> None:
@@ -210,8 +211,7 @@ def check_free(output: Path, *, force: bool) -> None:
     """Refuse an output that can't be written, before any work begins."""
     if output.is_symlink() or not output.name:
         raise WrongUse(f"{output} can't be the name of a new folder", hint="choose another with -o")
-    if not output.parent.is_dir():
-        raise WrongUse(f"no such folder: {output.parent}")
+    check_parent(output)
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not force:

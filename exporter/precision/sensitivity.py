@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from calibration.sensitivity import LayerCost, rank
 from exporter.data.held_out import HeldOut
 from exporter.errors import WrongUse
+from exporter.output import check_parent
 from exporter.precision.trials import Trials
 
 if TYPE_CHECKING:
@@ -98,15 +99,14 @@ def check_picture(path: Path) -> None:
     """Refuse the path of a picture before any work is done.
 
     Raises:
-        WrongUse: the suffix is no kind of picture, or the folder does not exist.
+        WrongUse: the suffix is no kind of picture, or it can't be written there.
     """
     if path.suffix.lower() not in PICTURES:
         raise WrongUse(
             f"can't tell which kind of picture {path} is",
             hint=f"use a name that ends in {', '.join(PICTURES)}",
         )
-    if not path.absolute().parent.is_dir():
-        raise WrongUse(f"no such folder: {path.absolute().parent}")
+    check_parent(path)
 
 
 def draw(result: Sensitivity, path: Path) -> None:
@@ -132,6 +132,7 @@ def draw(result: Sensitivity, path: Path) -> None:
     figure.suptitle(
         f"Each layer quantized alone: scheme {result.scheme}, {result.images} held-out images"
     )
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
 

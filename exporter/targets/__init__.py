@@ -24,6 +24,8 @@ __all__ = [
     "check_request",
     "lookup",
     "open_artifact",
+    "runs_on",
+    "simulates",
 ]
 
 # This includes onnxruntime because every graph is compared with Keras before it is accepted.
@@ -44,6 +46,7 @@ TARGETS: dict[str, Target] = {
             ("fp32", "fp16", "int8", "fp8"),
             scheme="tensorrt",
             needs="onnxruntime",
+            device="any",
             extras="cpu",
             distributions=_EXPORT,
         ),
@@ -53,6 +56,7 @@ TARGETS: dict[str, Target] = {
             ("fp32", "int8"),
             scheme="cpu",
             needs="onnxruntime",
+            device="cpu",
             extras="cpu",
             distributions=_EXPORT,
         ),
@@ -62,6 +66,7 @@ TARGETS: dict[str, Target] = {
             ("fp32", "fp16", "bf16", "int8"),
             scheme="cpu",
             needs="openvino",
+            device="cpu",
             extras="cpu,openvino",
             distributions=(*_EXPORT, ("openvino",)),
             cpu_needs={"bf16": ("avx512_bf16", "amx_bf16")},
@@ -213,6 +218,16 @@ def check_options(target: Target, options: BuildOptions) -> None:
                 f"target {target.name!r} does not take {name.replace('_', '-')}",
                 hint=f"these targets do: {', '.join(takers)}",
             )
+
+
+def runs_on(target: str) -> str | None:
+    """Return the device of a target's engines, as in its row; None if we don't know the target."""
+    return TARGETS[target].device if target in TARGETS else None
+
+
+def simulates(artifact: Artifact) -> bool:
+    """Return whether running an artifact here only simulates the engine that its graph is for."""
+    return runs_on(artifact.target) == "any" and artifact.passport["precision"] != "fp32"
 
 
 def open_artifact(artifact: Artifact, threads: int | None = None) -> Runner:

@@ -33,5 +33,4 @@ def load(file: Path) -> bytes:
 def save(file: Path, timings: bytes) -> None:
     """Write the timings completely or not at all. If that fails, it is not an error."""
     with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, timings)

@@ -19,4 +19,4 @@ def open(artifact: Artifact, threads: int | None = None) -> OrtRunner:
         from exporter.passes.simulate_fp16 import simulated
 
         return OrtRunner(simulated(file.read_bytes()), threads, as_written=True)
-    return OrtRunner(file, threads, as_written=artifact.is_simulation)
+    return OrtRunner(file, threads, as_written=artifact.quantization is not None)

@@ -7,7 +7,7 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from exporter.config import Batch, BuildOptions
 from exporter.engines.record import FIELD, EngineRecord
@@ -88,6 +88,7 @@ class Target:
             machine that doesn't export; empty if there is nothing to compile.
         finish_extras: extras that install these.
         finish_besides: a note on what no extra installs.
+        device: where its engines run; ``any`` if it leaves that to whoever runs the graph.
         needs_gpu: whether building its engine needs an NVIDIA GPU.
         batch_range: whether its engines are built for a range of batch sizes.
         cpu_needs: for precisions that not every CPU has, instruction sets of which the CPU
@@ -110,6 +111,7 @@ class Target:
     finish_distributions: tuple[tuple[str, ...], ...] = ()
     finish_extras: str | None = None
     finish_besides: str | None = None
+    device: Literal["any", "cpu", "gpu"] = "gpu"
     needs_gpu: bool = False
     batch_range: bool = False
     cpu_needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -118,6 +120,11 @@ class Target:
     half_graph: bool = True
     honours: tuple[str, ...] = ()
     builds_for: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def on_onnxruntime(self) -> bool:
+        """Whether onnxruntime runs its graph on the CPU, so that there is no engine to open."""
+        return self.needs == "onnxruntime" and self.device != "gpu"
 
     @property
     def install(self) -> str:

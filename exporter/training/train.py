@@ -24,6 +24,7 @@ from exporter.errors import ExporterError, WrongUse
 from exporter.models import checkpoint, zoo
 from exporter.models.preprocessing import preprocess
 from exporter.network.keras_env import load_keras
+from exporter.output import check_parent
 from exporter.progress import Progress, silent
 from exporter.training import state as train_state
 from exporter.training.state import History
@@ -80,8 +81,7 @@ class TrainConfig:
         zoo.lookup(self.model)
         if self.output.suffix != ".keras":
             raise WrongUse(f"the output must end in .keras, not {self.output.name!r}")
-        if not self.output.parent.is_dir():
-            raise WrongUse(f"no such folder: {self.output.parent}")
+        check_parent(self.output)
         for name in ("epochs", "image_size", "batch_size", "learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise WrongUse(
@@ -147,6 +147,7 @@ def train(config: TrainConfig, progress: Progress = silent) -> dict[str, Any]:
     steps = math.ceil(len(kept) / config.batch_size)
     _compile(keras, model, config, steps)
 
+    config.output.parent.mkdir(parents=True, exist_ok=True)
     state = Path(f"{config.output}.unfinished")
     history = train_state.resume(keras, model, state, config.as_json())
     for epoch in range(len(history), config.epochs):

@@ -149,6 +149,7 @@ def bench(
     from exporter.cli import console
     from exporter.cli.commands import bench_table
     from exporter.network.runner import usable_cores
+    from exporter.output import check_parent
 
     plan = latency.Plan(
         batches=batches or ((1,) if scenario == "single-stream" else (1, 8, 32)),
@@ -157,6 +158,8 @@ def bench(
         **options,
     )
     artifacts = [artifact.read(path) for path in artefacts]
+    if output is not None:
+        check_parent(output)
     with console.progress_bars(quiet=False) as progress:
         report = latency.bench(
             artifacts, plan, against, original=original, unsafe=unsafe, progress=progress

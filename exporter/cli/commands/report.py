@@ -47,12 +47,13 @@ def report(folder: Path, output: Path | None, markdown: Path | None, as_json: bo
     """
     from benchmarks.report import build, page, read
     from exporter.cli import console
+    from exporter.output import check_parent
 
     if output is None and markdown is None and not as_json:
         output = _PAGE
     for file in (output, markdown):
-        if file is not None and not file.absolute().parent.is_dir():
-            raise WrongUse(f"no such folder: {file.absolute().parent}")
+        if file is not None:
+            check_parent(file)
     if output is not None and markdown is not None and output.absolute() == markdown.absolute():
         raise WrongUse(f"-o and --markdown are the same file: {output}")
     findings = read.gather(folder, console.passport_lines)

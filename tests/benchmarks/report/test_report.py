@@ -341,7 +341,7 @@ def test_the_command_writes_what_is_asked_for(
     [
         (["nowhere"], "no such folder"),
         (["."], "nothing to report"),
-        (["FOLDER", "-o", "nowhere/page.html"], "no such folder"),
+        (["FOLDER", "-o", "/dev/null/page.html"], "is a file"),
         (["FOLDER", "-o", "same", "--markdown", "./same"], "the same file"),
     ],
 )

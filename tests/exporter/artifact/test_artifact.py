@@ -56,6 +56,23 @@ def test_whatever_ends_it_leaves_nothing(tmp_path: Path, error: type[BaseExcepti
     assert names(tmp_path) == []
 
 
+def test_missing_parents_are_made_and_removed_if_it_fails(tmp_path: Path) -> None:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        artifact.writing(tmp_path / "a" / "b" / "c", force=False),
+    ):
+        raise KeyboardInterrupt
+    assert not names(tmp_path)
+    write(tmp_path / "a" / "b" / "c")
+    assert artifact.read(tmp_path / "a" / "b" / "c").target == "ort"
+
+
+def test_a_parent_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(WrongUse, match="is a file"):
+        artifact.check_free(tmp_path / "file" / "b" / "c", force=False)
+
+
 def test_somebody_else_writing_there_meanwhile_keeps_theirs(tmp_path: Path) -> None:
     with (
         pytest.raises(WrongUse, match="already exists"),

@@ -144,8 +144,8 @@ def test_the_picture_shows_every_layer(tensorrt: Trials, tmp_path: Path) -> None
         assert f"<!-- {words}" in text, words
     with pytest.raises(WrongUse, match="which kind of picture"):
         check_picture(tmp_path / "layers.doc")
-    with pytest.raises(WrongUse, match="no such folder"):
-        check_picture(tmp_path / "gone" / "layers.png")
+    with pytest.raises(WrongUse, match="is a file"):
+        check_picture(tmp_path / "layers.svg" / "layers.png")
 
 
 def test_the_picture_takes_the_extremes(tmp_path: Path) -> None:

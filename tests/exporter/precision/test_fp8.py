@@ -81,7 +81,7 @@ def test_the_artefact_and_its_simulation(keras: ModuleType, tmp_path: Path, data
     assert passport["graph"]["opset"] == 19
     assert passport["passes"]["raise_opset"]["applied"] == 1
     assert key_of(artifact) == "net/onnx/fp8+fp16/fp8/8-bit"
-    assert artifact.is_simulation
+    assert targets.simulates(artifact)
     _, row = accuracy.evaluate([artifact], data)
     assert row.against_keras is not None
     # One rounding to E4M3 is off by 2**-4 at most, 2**-5.4 in the mean of squares; three layers.
