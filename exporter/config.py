@@ -175,12 +175,29 @@ class Int8:
             raise WrongUse(f"held-out-images must be at least 1, not {self.held_out_images}")
 
 
-_GROUPS = {"calibration": Calibration, "int8": Int8, "build": BuildOptions}
+@dataclass(frozen=True)
+class Trust:
+    """The code that we may run to load a network. By default none.
+
+    Attributes:
+        unsafe: run the code in the model file (Lambda layers).
+        imports: modules or ``.py`` files with the user's own classes, to import in this order.
+    """
+
+    unsafe: bool = False
+    imports: tuple[str, ...] = ()
+
+
+NO_CODE = Trust()
+
+
+_GROUPS = {"calibration": Calibration, "int8": Int8, "build": BuildOptions, "trust": Trust}
 _FLAT = {
     "calibrator": ("calibration", "calibrator"),
     "calibration_images": ("calibration", "images"),
     **{field.name: ("int8", field.name) for field in fields(Int8)},
     **{field.name: ("build", field.name) for field in fields(BuildOptions)},
+    **{field.name: ("trust", field.name) for field in fields(Trust)},
 }
 Config = TypeVar("Config")
 
@@ -214,12 +231,12 @@ def _accepting_flat(config: type[Config]) -> type[Config]:
 class ExportConfig:
     """One export.
 
-    The constructor takes the fields of ``calibration``, ``int8`` and ``build`` by themselves too:
+    The constructor takes the fields of the groups by themselves too:
     ``ExportConfig("resnet18", "ort", path, precision="int8", max_drop=0.2)``. There,
     ``calibration_images`` is ``calibration.images``, and a path as ``calibration`` is its file.
 
     Attributes:
-        model: a zoo name, a ``.keras`` file or a SavedModel folder.
+        model: a zoo name, a ``.keras``, ``.h5`` or ``.hdf5`` file, or a SavedModel folder.
         target: a key of :data:`exporter.targets.TARGETS`.
         output: the artifact's folder. It must not exist unless ``force`` is set.
         precision: the precision of the arithmetic.
@@ -235,7 +252,7 @@ class ExportConfig:
         calibration: where the ranges of INT8 and FP8 come from.
         int8: how to quantize to INT8 or FP8.
         build: how to build an engine, for targets that build one.
-        unsafe: run the code in the model file (Lambda layers).
+        trust: the code that we may run to load the network.
         force: replace an existing artifact.
     """
 
@@ -253,7 +270,7 @@ class ExportConfig:
     calibration: Calibration = Calibration()
     int8: Int8 = Int8()
     build: BuildOptions = BuildOptions()
-    unsafe: bool = False
+    trust: Trust = Trust()
     force: bool = False
 
     if not TYPE_CHECKING:  # typed code reads the groups

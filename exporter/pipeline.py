@@ -110,7 +110,7 @@ def _load(config: ExportConfig, progress: Progress) -> tuple[Source, list[Feeds]
         config.model,
         weights=config.weights,
         preprocessing=config.preprocess,
-        unsafe=config.unsafe,
+        trust=config.trust,
     )
     feeds, compared_on = check_feeds(config, source, progress)
     return source, feeds, compared_on

@@ -1,17 +1,18 @@
-"""Check untrusted files (``.keras`` archives, ONNX graphs, JSON) before other code opens them."""
+"""Check untrusted files (Keras archives, HDF5, ONNX, JSON) before other code opens them."""
 
 from __future__ import annotations
 
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import ExporterError, WrongUse
 
 if TYPE_CHECKING:
+    import h5py
     import onnx
 
 _MEMBER_BYTES = 64 * 2**20
@@ -124,15 +125,60 @@ def _tensors(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.Tenso
             yield from _tensors(inner)
 
 
-def refuse_code(path: Path, *, unsafe: bool) -> None:
-    """Refuse an archive with Lambda layers, unless ``unsafe`` is set.
+def read_h5_config(path: Path) -> dict[str, Any]:
+    """Read the configuration of a network in an HDF5 file, and check where its data is.
+
+    Raises:
+        WrongUse: the file has weights but no network.
+        ExporterError: the file is damaged, or parts of it are in other files.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            _refuse_links(file, path)
+            stored = file.attrs.get("model_config")
+            if stored is None:
+                raise WrongUse(
+                    f"{path} has weights but no network",
+                    hint="save the whole network: model.save('model.keras')",
+                )
+            config = json.loads(stored)
+    except _DAMAGE as error:
+        raise ExporterError(f"{path} is not a readable HDF5 file: {error}") from error
+    if not isinstance(config, dict):
+        raise ExporterError(f"{path} is not a readable HDF5 file: its network is no JSON object")
+    return config
+
+
+def _refuse_links(group: h5py.Group, path: Path) -> None:
+    """Refuse links to other files, and data sets that are stored there."""
+    import h5py
+
+    for name in group:
+        link = group.get(name, getlink=True)
+        outside = not isinstance(link, h5py.HardLink)
+        member = None if outside else group[name]
+        if isinstance(member, h5py.Dataset):
+            outside = bool(member.external) or member.is_virtual
+        if outside:
+            raise ExporterError(f"{path}: {group.name}/{name} links to other data, maybe a file")
+        if isinstance(member, h5py.Group):
+            _refuse_links(member, path)
+
+
+def refuse_code(path: Path, config: dict[str, Any], *, unsafe: bool) -> None:
+    """Refuse a network with Lambda layers, unless ``unsafe`` is set.
+
+    Args:
+        path: of the file, for the message.
+        config: the network's configuration.
+        unsafe: whether its code may run.
 
     Raises:
         WrongUse: there are Lambda layers, and ``unsafe`` is False.
-        ExporterError: the file is damaged.
     """
-    config = read_json(path, "config.json", required=True)
-    lambdas = [name for kind, name in _layer_configs(config) if kind == "Lambda"]
+    lambdas = [_name(node) for node in layer_configs(config) if node["class_name"] == "Lambda"]
     if lambdas and not unsafe:
         raise WrongUse(
             f"{path} has Lambda layers ({', '.join(lambdas)}); loading it would run their code",
@@ -140,15 +186,19 @@ def refuse_code(path: Path, *, unsafe: bool) -> None:
         )
 
 
-def _layer_configs(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Walk a Keras configuration, and yield (class name, layer name) for each object in it."""
+def layer_configs(config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Walk a Keras configuration, and yield each object in it that has a ``class_name``."""
     waiting: list[Any] = [config]
     while waiting:
         node = waiting.pop()
-        if isinstance(node, dict):
+        if isinstance(node, Mapping):
             if isinstance(node.get("class_name"), str):
-                inner = node.get("config")
-                yield node["class_name"], str(inner.get("name") if isinstance(inner, dict) else "")
+                yield dict(node)
             waiting += node.values()
         elif isinstance(node, list):
             waiting += node
+
+
+def _name(node: dict[str, Any]) -> str:
+    inner = node.get("config")
+    return str(inner.get("name") if isinstance(inner, dict) else "")

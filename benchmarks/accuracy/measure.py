@@ -13,6 +13,7 @@ from benchmarks.accuracy.original import original_logits
 from benchmarks.accuracy.paired import Paired, paired
 from exporter import targets
 from exporter.artifact.folder import Artifact
+from exporter.config import NO_CODE, Trust
 from exporter.data import datasets
 from exporter.data.feeds import image_size, in_layout, network_input
 from exporter.errors import WrongUse
@@ -84,7 +85,7 @@ def evaluate(
     *,
     limit: int | None = None,
     original: str | None = None,
-    unsafe: bool = False,
+    trust: Trust = NO_CODE,
     opened: Callable[[Artifact], Runner] = targets.open_artifact,
     progress: Progress = silent,
 ) -> list[Accuracy]:
@@ -95,7 +96,7 @@ def evaluate(
         data_spec: as in :func:`exporter.data.datasets.load`.
         limit: use only this many images, from the first on.
         original: path of the Keras model, if it isn't where the passport says.
-        unsafe: as in :func:`exporter.network.sources.load`.
+        trust: the code that we may run to load the original.
         opened: makes an artifact's runner.
         progress: one bar per engine.
 
@@ -106,7 +107,7 @@ def evaluate(
         WrongUse: the artifacts have different originals, the original is not the passport's, or
             labels or channels do not fit the network.
     """
-    source = load_original(artifacts, original, unsafe)
+    source = load_original(artifacts, original, trust)
     images = Images.load(source, data_spec, limit, progress)
     runners = [opened(artifact) for artifact in artifacts]  # fail before the work if one can't open
     expected = original_logits(images, progress)
@@ -213,7 +214,7 @@ class Images:
 
 
 def load_original(
-    artifacts: Sequence[Artifact], original: str | None = None, unsafe: bool = False
+    artifacts: Sequence[Artifact], original: str | None = None, trust: Trust = NO_CODE
 ) -> Source:
     """Load the network that the artifacts were made from, and check its hash.
 
@@ -237,11 +238,11 @@ def load_original(
             origin["model"] if in_zoo or original is None else original,
             weights=weights if in_zoo else None,
             preprocessing=preprocessing and preprocessing["name"],
-            unsafe=unsafe,
+            trust=trust,
         )
     except WrongUse as error:
-        hint = "name the network that the artifact was made from with --original"
-        raise WrongUse(error.message, hint=error.hint if original else hint) from error
+        hint = error.hint or "name the network that the artifact was made from with --original"
+        raise WrongUse(error.message, hint=hint) from error
     if source.sha256 != origin["sha256"]:
         raise WrongUse(
             f"{source.name} is not the network that {artifacts[0].path} was made from "

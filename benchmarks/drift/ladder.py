@@ -24,7 +24,7 @@ from benchmarks.drift.graphs import Graphs, remake
 from calibration.sensitivity import noise_ratio, sqnr_db
 from exporter import targets
 from exporter.artifact.folder import MODEL, Artifact
-from exporter.config import QUANTIZED
+from exporter.config import NO_CODE, QUANTIZED, Trust
 from exporter.errors import Missing
 from exporter.network.runner import KerasRunner, Runner
 from exporter.network.sources import Source
@@ -306,7 +306,7 @@ def climb(
     *,
     limit: int | None = None,
     original: str | None = None,
-    unsafe: bool = False,
+    trust: Trust = NO_CODE,
     progress: Progress = silent,
 ) -> Ladder:
     """Measure every rung of an artifact, keeping the logits of at most three rungs in memory.
@@ -316,14 +316,14 @@ def climb(
         data_spec: as in :func:`exporter.data.datasets.load`; its test images are used.
         limit: use only this many images, from the first on.
         original: path of the Keras model, if it isn't where the passport says.
-        unsafe: as in :func:`exporter.network.sources.load`.
+        trust: the code that we may run to load the original.
         progress: one bar per rung.
 
     Raises:
         WrongUse: as in :func:`benchmarks.accuracy.measure.evaluate`.
         ConversionError: the source can't be converted any more.
     """
-    source = load_original([artifact], original, unsafe)
+    source = load_original([artifact], original, trust)
     images = Images.load(source, data_spec, limit, progress)
     made = Made(artifact, source, remake(artifact, source))
     rungs: list[Rung] = []

@@ -14,6 +14,7 @@ from benchmarks.gate.report import Checked
 from benchmarks.gate.verdict import judge
 from exporter import targets
 from exporter.artifact.folder import Artifact
+from exporter.config import NO_CODE, Trust
 from exporter.data import datasets
 from exporter.engines.record import FIELD
 from exporter.errors import Missing, WrongUse
@@ -35,7 +36,7 @@ def measure(
     images: Mapping[int, Images],
     *,
     original: str | None = None,
-    unsafe: bool = False,
+    trust: Trust = NO_CODE,
     progress: Progress = silent,
 ) -> list[Facts]:
     """Read the facts of all artifacts, and run those that have images.
@@ -45,7 +46,7 @@ def measure(
         images: by index in ``artifacts``. Artifacts of one network on the same images share one
             run of Keras.
         original: as in :func:`benchmarks.accuracy.measure.evaluate`.
-        unsafe: as in :func:`exporter.network.sources.load`.
+        trust: the code that we may run to load the original.
         progress: one bar per engine.
 
     Raises:
@@ -62,7 +63,7 @@ def measure(
             wanted.data,
             limit=wanted.limit,
             original=original,
-            unsafe=unsafe,
+            trust=trust,
             opened=open_here,
             progress=progress,
         )

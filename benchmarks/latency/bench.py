@@ -30,6 +30,7 @@ from benchmarks.latency.timing_worker import Job
 from exporter import targets
 from exporter.artifact import folder as artifact
 from exporter.artifact.folder import Artifact
+from exporter.config import NO_CODE, Trust
 from exporter.engines import record as engine_record
 from exporter.errors import ExporterError, WrongUse
 from exporter.progress import Progress, silent
@@ -99,7 +100,7 @@ def bench(
     against: Sequence[str] = ORIGINALS,
     *,
     original: str | None = None,
-    unsafe: bool = False,
+    trust: Trust = NO_CODE,
     progress: Progress = silent,
 ) -> Report:
     """Time artifacts of one network, together with the Keras original and other tools' INT8.
@@ -110,7 +111,7 @@ def bench(
         against: the engines of :data:`AGAINST` to time too. The first one is the baseline; if
             there is none, the first artifact is.
         original: path of the Keras model, if it isn't where the passport says.
-        unsafe: allow Lambda layers in it.
+        trust: the code that we may run to load it.
         progress: called after every block.
 
     Returns:
@@ -129,7 +130,7 @@ def bench(
     cores = choose_cores(plan.threads)
     busy_before = machine_watch.listen(cores, _LISTEN_S)
     gpu_busy_before = gpu_watch.listen(_LISTEN_S) if any(map(_runs_on_gpu, artifacts)) else None
-    rows = measure(artifacts, plan, against, Original(original, unsafe), cores, progress)
+    rows = measure(artifacts, plan, against, Original(original, trust), cores, progress)
     baseline = rows[0].engine
     return Report(
         scenario=plan.scenario,

@@ -47,7 +47,7 @@ class Engine:
     @classmethod
     def from_json(cls, given: dict[str, Any]) -> Engine:
         """Read the result of ``dataclasses.asdict``, with the path as text."""
-        original = Original(**given["original"])
+        original = Original.from_json(given["original"])
         return cls(**{**given, "path": Path(given["path"]), "original": original})
 
 
@@ -121,7 +121,7 @@ def _keras(engine: Engine, threads: int) -> Opened:
 
     limit_tensorflow(threads)
     where = engine.original
-    source = load_original([artifact.read(engine.path)], where.place, where.unsafe)
+    source = load_original([artifact.read(engine.path)], where.place, where.trust)
     port = source.inputs[0]
 
     def feed(images: npt.NDArray[np.float32]) -> Feeds:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from benchmarks.latency import worker
 from exporter.artifact import folder as artifact
 from exporter.artifact.folder import Artifact
+from exporter.config import NO_CODE, Trust
 from exporter.data import datasets
 from exporter.errors import Missing
 from exporter.machine.cpus import lacks_vnni
@@ -58,10 +59,16 @@ class Peer:
 
 @dataclass(frozen=True)
 class Original:
-    """The Keras model's path, if it isn't where the passport says, and whether to allow Lambdas."""
+    """The Keras model's path, if it isn't where the passport says, and the code that may run."""
 
     place: str | None = None
-    unsafe: bool = False
+    trust: Trust = NO_CODE
+
+    @classmethod
+    def from_json(cls, given: dict[str, Any]) -> Original:
+        """Read the result of ``dataclasses.asdict`` after JSON."""
+        trust = given["trust"]
+        return cls(given["place"], Trust(trust["unsafe"], tuple(trust["imports"])))
 
 
 AS_RECORDED = Original()
@@ -139,7 +146,7 @@ def make(order: Order) -> worker.Answer:
     from benchmarks.accuracy.measure import load_original
 
     where = order.original
-    source = load_original([artifact.read(order.artefact)], where.place, where.unsafe)
+    source = load_original([artifact.read(order.artefact)], where.place, where.trust)
     images = calibration_inputs(source, order.data)
     settings = PEERS[order.name].make(source, images, order.folder)
     (port,), (output,) = source.inputs, source.outputs
@@ -226,4 +233,4 @@ def answer(job: str) -> worker.Answer:
     """Make the model of a job; this runs in its own process."""
     given = json.loads(job)
     paths = {name: Path(given[name]) for name in ("artefact", "folder")}
-    return make(Order(**{**given, **paths, "original": Original(**given["original"])}))
+    return make(Order(**{**given, **paths, "original": Original.from_json(given["original"])}))

@@ -31,6 +31,7 @@ def describe_export(
             "kind": source.kind,
             "weights": source.weights,
             "sha256": source.sha256,
+            **({"imports": list(config.trust.imports)} if config.trust.imports else {}),
         },
         "target": config.target,
         "precision": config.precision,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from exporter.config import BuildOptions, Calibrator
+from exporter.config import BuildOptions, Calibrator, Trust
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -62,9 +63,27 @@ calibration_option = click.option(
     help="INT8, FP8: use this calibration.json instead of measuring. It must be for the same graph "
     "and preprocessing.",
 )
-unsafe_option = click.option(
-    "--unsafe", is_flag=True, help="Allow Lambda layers. This runs code from the file."
-)
+
+
+def trust_options(command: Command) -> Command:
+    """Add ``--import`` and ``--unsafe``, and pass them to a command as one ``trust``."""
+
+    @functools.wraps(command)
+    def trusting(*args: Any, imports: tuple[str, ...], unsafe: bool, **options: Any) -> Any:
+        return command(*args, trust=Trust(unsafe, imports), **options)
+
+    importing = click.option(
+        "--import",
+        "imports",
+        multiple=True,
+        metavar="MODULE|FILE.py",
+        help="Import this before loading the network, for classes that are not part of Keras, such "
+        "as keras_hub. Repeatable. This runs its code.",
+    )
+    unsafe = click.option(
+        "--unsafe", is_flag=True, help="Allow Lambda layers. This runs code from the model file."
+    )
+    return importing(unsafe(trusting))  # type: ignore[return-value]
 
 
 def recovery_names(

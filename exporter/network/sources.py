@@ -1,8 +1,4 @@
-"""Load a network from the zoo, a ``.keras`` file or a SavedModel folder.
-
-Files aren't trusted. We load ``.keras`` in Keras' safe mode, and refuse a Lambda layer (which is
-code) before Keras sees it, unless the user gives ``--unsafe``.
-"""
+"""Load a network from the zoo, a Keras file or a SavedModel folder."""
 
 from __future__ import annotations
 
@@ -13,15 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from exporter.errors import ExporterError, WrongUse, unknown_name
+from exporter.config import NO_CODE, Trust
+from exporter.errors import WrongUse, unknown_name
 from exporter.models import checkpoint, zoo
 from exporter.models.preprocessing import PREPROCESSING
-from exporter.network import saved_model
+from exporter.network import keras_file, saved_model, scaling
 from exporter.network.keras_env import load_keras
-from exporter.untrusted import refuse_code
 
 RANDOM = "random"
-_SCALING_LAYERS = ("Rescaling", "Normalization")
 
 
 @dataclass(frozen=True)
@@ -84,38 +79,39 @@ def load(
     *,
     weights: str | None = None,
     preprocessing: str | None = None,
-    unsafe: bool = False,
+    trust: Trust = NO_CODE,
 ) -> Source:
     """Load a network.
 
     Args:
-        name: a zoo name, a ``.keras`` file or a SavedModel folder.
+        name: a zoo name, a ``.keras``, ``.h5`` or ``.hdf5`` file, or a SavedModel folder.
         weights: for a zoo name: a ``.keras`` file written by ``exporter train``, or ``random``.
             The default is the shipped checkpoint.
         preprocessing: the user's choice; must agree with the file's, if any.
-        unsafe: run code in the file (Lambda layers).
+        trust: the code that we may run to load it.
 
     Raises:
-        WrongUse: unknown name, missing file, a zoo model without weights, a Lambda layer, or
-            contradictory preprocessing.
+        WrongUse: unknown name, missing file, a zoo model without weights, a Lambda layer,
+            a class that is not loaded, or contradictory preprocessing.
         ExporterError: the file is damaged.
     """
     if preprocessing is not None and preprocessing not in PREPROCESSING:
         raise unknown_name("preprocessing", preprocessing, PREPROCESSING)
     path = Path(name)
     if name in zoo.ZOO:
-        return _from_zoo(name, weights, preprocessing, unsafe)
+        return _from_zoo(name, weights, preprocessing, trust)
     if weights is not None:
         raise WrongUse(
             "--weights works only with a zoo model; a file has its own weights", hint=_zoo_hint()
         )
-    if path.suffix == ".keras":
-        return _from_keras_file(path, name, "keras", preprocessing, unsafe)
+    if path.suffix in keras_file.SUFFIXES:
+        return _from_keras_file(path, name, "keras", preprocessing, trust)
     if (path / "saved_model.pb").is_file():
         return _from_saved_model(path, preprocessing)
     if path.exists():
+        suffixes = ", ".join(keras_file.SUFFIXES)
         raise WrongUse(
-            f"{name} is neither a .keras file nor a SavedModel folder",
+            f"{name} is neither a Keras file ({suffixes}) nor a SavedModel folder",
             hint="save the model with model.save('model.keras') or model.export('folder')",
         )
     if path.suffix or path.name != name:
@@ -127,7 +123,7 @@ def _zoo_hint() -> str:
     return f"zoo models: {', '.join(zoo.ZOO)}"
 
 
-def _from_zoo(name: str, weights: str | None, preprocessing: str | None, unsafe: bool) -> Source:
+def _from_zoo(name: str, weights: str | None, preprocessing: str | None, trust: Trust) -> Source:
     row = zoo.lookup(name)
     if weights is None and row.checkpoint is None:
         raise WrongUse(
@@ -142,7 +138,7 @@ def _from_zoo(name: str, weights: str | None, preprocessing: str | None, unsafe:
         return from_model(zoo.build(name), name)
     path = row.checkpoint if weights is None else Path(weights)
     assert path is not None
-    source = _from_keras_file(path, name, "zoo", preprocessing, unsafe)
+    source = _from_keras_file(path, name, "zoo", preprocessing, trust)
     if _kernels(source.model) != _kernels(zoo.build(name)):
         raise WrongUse(f"{path} contains another network than {name}: its layers differ")
     return source
@@ -168,23 +164,14 @@ def _from_keras_file(
     name: str,
     kind: Literal["zoo", "keras"],
     preprocessing: str | None,
-    unsafe: bool,
+    trust: Trust,
 ) -> Source:
     if not path.is_file():
         raise WrongUse(f"no such file: {path}")
-    card = checkpoint.read_card(path)
-    refuse_code(path, unsafe=unsafe)
-    keras = load_keras()
-    try:
-        model = keras.models.load_model(path, compile=False, safe_mode=not unsafe)
-    except Exception as error:  # layers may raise anything
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ExporterError(
-            f"Keras can't load {path}: {first}",
-            hint="the file is damaged, or it needs a class that Keras doesn't know here",
-        ) from error
+    card = checkpoint.read_card(path) if path.suffix == ".keras" else {}
+    model = keras_file.load(path, trust)
     shipped = kind == "zoo" and path == zoo.lookup(name).checkpoint
-    said = _agree(card.get("preprocessing") or _built_in_scaling(model), preprocessing, name)
+    said = _agree(card.get("preprocessing") or scaling.pixels_expected(model), preprocessing, name)
     return _keras_source(
         model,
         name,
@@ -295,12 +282,6 @@ def _weights_sha256(model: Any) -> str:
     for array in model.get_weights():
         digest.update(array.tobytes())
     return digest.hexdigest()
-
-
-def _built_in_scaling(model: Any) -> str | None:
-    """Return ``raw`` if the model's first layer after the input scales pixels itself."""
-    layers = [layer for layer in model.layers if type(layer).__name__ != "InputLayer"]
-    return "raw" if layers and type(layers[0]).__name__ in _SCALING_LAYERS else None
 
 
 def _agree(carried: str | None, said: str | None, name: str) -> str | None:

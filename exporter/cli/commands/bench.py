@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from exporter.cli.options import data_help, folder_type, json_option
+from exporter.cli.options import data_help, folder_type, json_option, trust_options
+from exporter.config import Trust
 
 if TYPE_CHECKING:
     from exporter.artifact.folder import Artifact
@@ -96,7 +97,7 @@ def _names(_: click.Context, __: click.Parameter, text: str) -> tuple[str, ...]:
     help=f"Images to run on: {data_help}  [default: fashion-mnist; noise with --against none]",
 )
 @click.option("--original", help="The Keras model, if it has moved since the export.")
-@click.option("--unsafe", is_flag=True, help="Allow Lambda layers in the original.")
+@trust_options
 @click.option(
     "--seed",
     type=int,
@@ -121,7 +122,7 @@ def bench(
     output: Path | None,
     as_json: bool,
     original: str | None,
-    unsafe: bool,
+    trust: Trust,
     scenario: str,
     **options: Any,
 ) -> None:
@@ -162,7 +163,7 @@ def bench(
         check_parent(output)
     with console.progress_bars(quiet=False) as progress:
         report = latency.bench(
-            artifacts, plan, against, original=original, unsafe=unsafe, progress=progress
+            artifacts, plan, against, original=original, trust=trust, progress=progress
         )
     if as_json:
         console.print_json(report.as_json())

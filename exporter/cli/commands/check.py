@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from exporter.cli.options import data_help, folder_type, json_option
+from exporter.cli.options import data_help, folder_type, json_option, trust_options
+from exporter.config import Trust
 from exporter.errors import GateRefused, Missing, WrongUse
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _MOST_REASONS = 10
     "--graph-only", is_flag=True, help="Compare only graphs, ranges and files; run nothing."
 )
 @click.option("--original", help="The Keras model, if it has moved since the export.")
-@click.option("--unsafe", is_flag=True, help="Allow Lambda layers in the original.")
+@trust_options
 @click.option("--junit", type=folder_type, metavar="FILE", help="Write JUnit XML.")
 @click.option(
     "--summary",
@@ -49,7 +50,7 @@ def check(
     limit: int | None,
     graph_only: bool,
     original: str | None,
-    unsafe: bool,
+    trust: Trust,
     junit: Path | None,
     summary: Path | None,
     as_json: bool,
@@ -92,7 +93,7 @@ def check(
         wanted = gate_run.choose_images(artifacts, book, data, limit, update=update)
     with console.progress_bars(quiet=False) as progress:
         facts = gate_run.measure(
-            artifacts, wanted, original=original, unsafe=unsafe, progress=progress
+            artifacts, wanted, original=original, trust=trust, progress=progress
         )
     results = gate_run.compare(
         artifacts, facts, book, baseline, update=update, graph_only=graph_only

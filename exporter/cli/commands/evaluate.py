@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from exporter.cli.options import data_help, folder_type, json_option
+from exporter.cli.options import data_help, folder_type, json_option, trust_options
+from exporter.config import Trust
 from exporter.errors import WrongUse
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--data", required=True, help=data_help)
 @click.option("--limit", type=click.IntRange(min=1), help="Use only the first N images.")
 @click.option("--original", help="The Keras model, if it has moved since the export.")
-@click.option("--unsafe", is_flag=True, help="Allow Lambda layers in the original.")
+@trust_options
 @click.option(
     "--ladder", is_flag=True, help="Measure every step from Keras to the engine, for one artifact."
 )
@@ -39,7 +40,7 @@ def evaluate(
     data: str,
     limit: int | None,
     original: str | None,
-    unsafe: bool,
+    trust: Trust,
     ladder: bool,
     layers: bool,
     rung: str | None,
@@ -65,7 +66,7 @@ def evaluate(
 
     _refuse_conflicts(artefacts, ladder, layers, rung, output)
     if ladder:
-        climb = artifact.read(artefacts[0]), data, limit, original, unsafe
+        climb = artifact.read(artefacts[0]), data, limit, original, trust
         _ladder(*climb, layers=layers, rung=rung, output=output, as_json=as_json)
         return
 
@@ -75,7 +76,7 @@ def evaluate(
 
     shown = as_object if as_json else console.accuracy_table
     artifacts = [artifact.read(path) for path in artefacts]
-    measure(artifacts, data, shown, limit=limit, original=original, unsafe=unsafe)
+    measure(artifacts, data, shown, limit=limit, original=original, trust=trust)
 
 
 def _refuse_conflicts(
@@ -106,7 +107,7 @@ def _ladder(
     data: str,
     limit: int | None,
     original: str | None,
-    unsafe: bool,
+    trust: Trust,
     *,
     layers: bool,
     rung: str | None,
@@ -122,7 +123,7 @@ def _ladder(
 
     with console.progress_bars(quiet=False) as progress:
         ladder = drift.climb(
-            one, data, limit=limit, original=original, unsafe=unsafe, progress=progress
+            one, data, limit=limit, original=original, trust=trust, progress=progress
         )
         walk = drift_layers.walk(ladder, rung, progress=progress) if layers else None
     if as_json:

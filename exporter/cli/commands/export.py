@@ -18,7 +18,7 @@ from exporter.cli.options import (
     preprocess_option,
     recovery_names,
     take_build_options,
-    unsafe_option,
+    trust_options,
     weights_option,
 )
 from exporter.config import Precision
@@ -117,7 +117,7 @@ from exporter.targets import TARGETS
 @click.option("-o", "--output", type=folder_type, help="Output folder; default: MODEL-TARGET.")
 @click.option("--force", is_flag=True, help="Replace an existing artifact.")
 @click.option("--evaluate", "then_evaluate", is_flag=True, help="Measure accuracy afterwards.")
-@unsafe_option
+@trust_options
 @json_option
 def export(
     model: str,
@@ -131,10 +131,10 @@ def export(
 ) -> None:
     """Export MODEL to an artifact.
 
-    MODEL is a zoo name, a .keras file or a SavedModel folder. The default is resnet18. export
-    accepts the FP32 graph only if it agrees with Keras, on images of --data if you give them. Use
-    --evaluate to measure what INT8, FP8 or FP16 then costs. The artifact is a folder with the
-    graph, the engine and a passport. It is written completely or not at all.
+    MODEL is a zoo name, a .keras, .h5 or .hdf5 file, or a SavedModel folder. The default is
+    resnet18. export accepts the FP32 graph only if it agrees with Keras, on images of --data if you
+    give them. Use --evaluate to measure what INT8, FP8 or FP16 then costs. The artifact is a folder
+    with the graph, the engine and a passport. It is written completely or not at all.
 
     \b
     Examples:
@@ -149,6 +149,7 @@ def export(
       exporter export resnet18 --to trt-rtx --batch 1:8:32
       exporter export resnet18 --to trt --precision int8     (then: exporter compile)
       exporter export resnet18 --to trt-rtx --precision fp8
+      exporter export backbone.keras --to onnx --import keras_hub
     """
     from exporter import pipeline
     from exporter.cli import console
@@ -172,7 +173,7 @@ def export(
         console.facts(f"{artifact.path}", console.passport_lines(artifact.passport))
     if then_evaluate:
         shown = None if as_json else console.accuracy_table
-        (artifact,) = measure([artifact], data or "fashion-mnist", shown, unsafe=config.unsafe)
+        (artifact,) = measure([artifact], data or "fashion-mnist", shown, trust=config.trust)
     if as_json:
         console.print_json(artifact.passport)
 

@@ -15,7 +15,7 @@ from exporter.cli.options import (
     folder_type,
     json_option,
     preprocess_option,
-    unsafe_option,
+    trust_options,
     weights_option,
 )
 from exporter.config import SchemeName
@@ -47,14 +47,15 @@ from exporter.targets import TARGETS
 @click.option(
     "-o", "--output", type=folder_type, help="Also draw a picture here: .png, .svg or .pdf."
 )
-@unsafe_option
+@trust_options
 @json_option
 def sensitivity(
     model: str, scheme: str, images: int, output: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Rank MODEL's layers by the accuracy that INT8 or FP8 costs in each.
 
-    MODEL is a zoo name, a .keras file or a SavedModel folder. The default is resnet18.
+    MODEL is a zoo name, a .keras, .h5 or .hdf5 file, or a SavedModel folder. The default is
+    resnet18.
 
     sensitivity quantizes one convolution or dense layer at a time, leaves the rest in float, and
     compares the logits with the float graph's. It runs on training images that are neither used

@@ -21,6 +21,7 @@ from benchmarks.latency.peers import AS_RECORDED, Order, Original
 from exporter.artifact import folder as artifact
 from exporter.cli.commands import bench as command
 from exporter.cli.main import main
+from exporter.config import Trust
 from exporter.machine.install import pip_line
 from tests.benchmarks.latency.test_latency import SAMPLE
 from tests.benchmarks.latency_jobs import row, tiny
@@ -80,7 +81,13 @@ def test_an_order_survives_its_way_into_the_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peers, "make", lambda order: {"got": order})
-    sent = Order("nncf", tmp_path, tmp_path / "x", "npz:a", Original("a.keras", unsafe=True))
+    sent = Order(
+        "nncf",
+        tmp_path,
+        tmp_path / "x",
+        "npz:a",
+        Original("a.keras", Trust(unsafe=True, imports=("own",))),
+    )
     assert peers.answer(json.dumps(asdict(sent), default=str)) == {"got": sent}
 
 

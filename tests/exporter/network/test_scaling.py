@@ -1,0 +1,68 @@
+"""Scaling inside a network is found wherever it is, and contradictions are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from exporter.errors import WrongUse
+from exporter.network import sources
+from exporter.network.scaling import pixels_expected
+from tests.exporter import networks
+
+pytestmark = pytest.mark.tf
+
+
+def network(keras: ModuleType, *first: Any) -> Any:
+    layers = keras.layers
+    inputs = x = keras.Input((16, 16, 3))
+    for layer in first:
+        x = layer(x)
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(x))
+    return keras.Model(inputs, layers.Dense(3)(x))
+
+
+def begins(keras: ModuleType) -> dict[str, tuple[list[Any], str | None]]:
+    layers = keras.layers
+    signed = {"scale": 1 / 127.5, "offset": -1}
+    nested = keras.Sequential([keras.Input((16, 16, 3)), layers.Rescaling(1 / 255)])
+    torch = {"mean": [123.7, 116.3, 103.5], "variance": [3409.0, 3260.0, 3291.0]}
+    unit = {"mean": [0.485, 0.456, 0.406], "variance": [0.052, 0.050, 0.051]}
+    return {
+        "first": ([layers.Rescaling(1 / 255)], "raw"),
+        "augmented": (
+            [layers.RandomFlip(), layers.RandomRotation(0.1), layers.Rescaling(**signed)],
+            "raw",
+        ),
+        "resized": ([layers.Resizing(16, 16), layers.Rescaling(1 / 255)], "raw"),
+        "nested": ([nested], "raw"),
+        "normalized": ([layers.Normalization(**torch)], "raw"),
+        "both": ([layers.Rescaling(1 / 255), layers.Normalization(**unit)], "raw"),
+        "of unit": ([layers.Normalization(**unit)], None),
+        "widening": ([layers.Rescaling(2.0, offset=-1)], None),
+        "later": ([layers.Conv2D(3, 1), layers.Rescaling(1 / 255)], None),
+        "none": ([], None),
+    }
+
+
+NAMES = [
+    *("first", "augmented", "resized", "nested", "normalized", "both"),
+    *("of unit", "widening", "later", "none"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_where_scaling_is_found(keras: ModuleType, name: str) -> None:
+    first, expected = begins(keras)[name]
+    assert pixels_expected(network(keras, *first)) == expected
+
+
+def test_a_preprocessing_that_contradicts_it_is_refused(keras: ModuleType, tmp_path: Path) -> None:
+    model = network(keras, *begins(keras)["augmented"][0])
+    path = networks.save(model, tmp_path / "a.keras")
+    with pytest.raises(WrongUse, match="trained with preprocessing 'raw', but --preprocess is"):
+        sources.load(path, preprocessing="signed")
+    assert sources.load(path).preprocessing == "raw"
