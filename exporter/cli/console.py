@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from exporter.artifact.folder import quantization_of
-from exporter.cli import names
+from exporter.cli import interrupt, names
 from exporter.progress import Progress
 
 if TYPE_CHECKING:
@@ -31,8 +31,23 @@ _WHOLE_NAME = 12
 
 @contextmanager
 def progress_bars(quiet: bool) -> Iterator[Progress]:
-    """Show one bar per stage on standard error, or plain lines if that is not a terminal."""
+    """Show one bar per stage on standard error, or plain lines if that is not a terminal.
+
+    Each report is also a place where Ctrl-C stops the work, if a library swallowed it.
+    """
     console = Console(stderr=True, quiet=quiet)
+    with interrupt.remembered() as stop, _shown(console) as show:
+
+        def report(stage: str, done: int, total: int, note: str = "") -> None:
+            if done < total:  # else the work is done, and its output in place
+                stop()
+            show(stage, done, total, note)
+
+        yield report
+
+
+@contextmanager
+def _shown(console: Console) -> Iterator[Progress]:
     if not console.is_terminal:
         yield _Lines(console)
         return
