@@ -5,19 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from exporter import targets
 from exporter.artifact import folder as artifact
 from exporter.artifact import serialize
 from exporter.artifact.folder import MODEL, Artifact
 from exporter.config import ExportConfig, Layout
-from exporter.data.feeds import check_feeds, in_layout
-from exporter.errors import ConversionError
+from exporter.data.feeds import check_feeds
 from exporter.network import sources
-from exporter.network.agreement import TOLERANCE, Agreement, compare
 from exporter.network.sources import Source
 from exporter.progress import Progress, silent
+from exporter.proof import prove_equal
 from exporter.targets.quantized import refuse_methods, scheme_of
 
 if TYPE_CHECKING:
@@ -60,7 +57,7 @@ def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
     step(3, "check the graph")
     data = serialize.checked_bytes(model)
     step(4, "compare with Keras")
-    agreement = prove_equal(source, data, feeds, config.layout)
+    proof = prove_equal(source, data, feeds, config.layout)
     step(5, f"make it {config.precision}")
     typed = precision.apply(model, source, config, target, feeds, progress)
     step(6, f"compile for {config.target}")
@@ -68,7 +65,7 @@ def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
         (folder / MODEL).write_bytes(typed.data or data)
         build = targets.Build(config.batch, config.precision, config.build, progress)
         compiled = compiler.compile(folder, build)
-        check = {"against": "keras", "data": compared_on, **agreement.as_json()}
+        check = {"against": "keras", "data": compared_on, **proof.as_json()}
         reports += typed.reports
         fields = passport.describe_export(config, source, model, reports, check)
         typed.save(folder)
@@ -154,34 +151,3 @@ def run_passes(model: ir.Model, layout: Layout) -> list[PassReport]:
         batch_norms.report,
         batch_norms.report_bias,
     ]
-
-
-def prove_equal(source: Source, data: bytes, batches: list[Feeds], layout: Layout) -> Agreement:
-    """Run the graph and the original on the same batches; return the worst output's agreement.
-
-    Raises:
-        ConversionError: they differ by more than rounding can explain.
-    """
-    from exporter.network.runner import KerasRunner
-    from exporter.targets.ort import OrtRunner
-
-    with KerasRunner(source) as keras, OrtRunner(data) as runtime:
-        expected = [keras.infer(feeds) for feeds in batches]
-        got = [runtime.infer(in_layout(feeds, layout)) for feeds in batches]
-    worst = max(
-        (
-            compare(
-                np.concatenate([batch[port.name] for batch in expected]),
-                np.concatenate([batch[port.name] for batch in got]),
-            )
-            for port in source.outputs
-        ),
-        key=lambda agreement: agreement.max_relative_error,
-    )
-    if not worst.max_relative_error <= TOLERANCE:
-        raise ConversionError(
-            f"the graph is not the same network as {source.name}: its logits are off by "
-            f"{worst.max_relative_error:.2e} of the largest, where {TOLERANCE:.0e} is allowed",
-            hint="please report this with the model; nothing was written",
-        )
-    return worst

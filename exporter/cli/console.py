@@ -191,6 +191,7 @@ def passport_lines(passport: dict[str, Any]) -> list[tuple[str, str]]:
             ", ".join(f"{n} {f['bytes'] / 1e6:.1f} MB" for n, f in passport["files"].items()),
         ),
     ]
+    lines[-1:-1] = _keras_lines(check)
     if found := quantization_of(passport):
         lines += _quantized_lines(passport["precision"], found, passport["passes"])
     if fp16 := passport.get("fp16"):
@@ -209,6 +210,26 @@ def passport_lines(passport: dict[str, Any]) -> list[tuple[str, str]]:
             low, high = tested["interval_points"]
             shown += f", {tested['change_points']:+.2f} points ({low:+.2f} to {high:+.2f})"
         lines.append(("measured top-1", shown))
+    return lines
+
+
+def _keras_lines(check: dict[str, Any]) -> list[tuple[str, str]]:
+    """Describe how exact the original is, if the comparison had to know."""
+    from exporter.proof import NOISY
+
+    lines = []
+    if (error := check.get("keras_error")) is not None:
+        shown = f"off by {error:.1e} itself, against {check['reference']}"
+        noisy = "; that is much, so labels may flip by rounding alone" if error > NOISY else ""
+        lines.append(("  Keras", shown + noisy))
+    if own := check.get("own_precision"):
+        lines.append(
+            (
+                "  in its own precision",
+                f"{own['label_flips']} label flips, largest logit error "
+                f"{own['max_relative_error']:.1e}",
+            )
+        )
     return lines
 
 

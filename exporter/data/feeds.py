@@ -1,15 +1,16 @@
-"""Make a network's inputs: images in its format, or noise if there are no images."""
+"""Make a network's inputs: images in its format, or random ones."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from exporter.data import datasets
 from exporter.errors import WrongUse
-from exporter.models.preprocessing import preprocess
+from exporter.models.preprocessing import RGB_ONLY, preprocess
 from exporter.progress import Progress
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ def check_feeds(
     spec = config.data or default_data(source)
     if spec is None:
         rng = np.random.default_rng(0)
-        noise = [_noise(source, batch, rng) for _ in range(rounds)]
-        return noise, "uniform noise (no --data was given)"
+        drawn = [random_inputs(source, batch, rng) for _ in range(rounds)]
+        return drawn, "random inputs (no --data was given)"
     if source.preprocessing is None:
         raise WrongUse(
             f"the preprocessing of {source.name} is unknown",
@@ -102,8 +103,16 @@ def fixed_size(source: Source) -> tuple[int, int]:
     return shape[1], shape[2]
 
 
-def _noise(source: Source, batch: int, rng: np.random.Generator) -> Feeds:
-    """Draw random inputs for every port: [0, 1) for floats, 0 to 9 for integers."""
+def random_inputs(source: Source, batch: int, rng: np.random.Generator) -> Feeds:
+    """Draw inputs for every port, in the network's own range.
+
+    Images are smooth pictures with some noise, preprocessed as the network wants (from 0 to 1 if
+    nobody knows). Tokens are any that the network has. Other whole numbers are 0 to 9, and other
+    floats 0 to 1.
+
+    Raises:
+        WrongUse: an input has open dimensions besides the batch.
+    """
     feeds = {}
     for port in source.inputs:
         if None in port.shape[1:]:
@@ -113,9 +122,32 @@ def _noise(source: Source, batch: int, rng: np.random.Generator) -> Feeds:
             )
         shape = (batch, *(size or 1 for size in port.shape[1:]))
         whole = np.issubdtype(np.dtype(port.dtype), np.integer)
-        drawn = rng.integers(0, 10, shape) if whole else rng.random(shape)
+        drawn: npt.NDArray[Any]
+        if port.tokens is not None:
+            drawn = rng.integers(0, port.tokens, shape)
+        elif len(shape) == 4 and (not whole or port.dtype == "uint8"):
+            drawn = _preprocessed(source.preprocessing, pictures(shape, rng), whole=whole)
+        else:
+            drawn = rng.integers(0, 10, shape) if whole else rng.random(shape)
         feeds[port.name] = drawn.astype(port.dtype)
     return feeds
+
+
+def pictures(shape: tuple[int, ...], rng: np.random.Generator) -> datasets.Pixels:
+    """Draw pictures (n, height, width, channels): a few large patches, and noise on top.
+
+    White noise alone looks the same everywhere, so a network says the same about all of it.
+    """
+    count, height, width, channels = shape
+    patches = rng.uniform(0, 255, (count, 4, 4, channels))
+    rows, columns = (np.arange(size) * 4 // size for size in (height, width))
+    drawn = patches[:, rows][:, :, columns] + rng.normal(0, 20, shape)
+    return np.asarray(drawn.clip(0, 255), np.uint8)
+
+
+def _preprocessed(name: str | None, pixels: datasets.Pixels, *, whole: bool) -> npt.NDArray[Any]:
+    rgb_only = name in RGB_ONLY and pixels.shape[-1] != 3
+    return pixels if whole else preprocess("unit" if name is None or rgb_only else name, pixels)
 
 
 def training_data(source: Source, config: ExportConfig) -> str:

@@ -38,7 +38,7 @@ PREPROCESSING: dict[str, Callable[[FloatArray], FloatArray]] = {
     "caffe": _caffe,
     "torch": _torch,
 }
-_RGB_ONLY = ("caffe", "torch")
+RGB_ONLY = ("caffe", "torch")
 
 
 def preprocess(name: str, pixels: PixelArray) -> FloatArray:
@@ -57,7 +57,7 @@ def preprocess(name: str, pixels: PixelArray) -> FloatArray:
     """
     if name not in PREPROCESSING:
         raise unknown_name("preprocessing", name, PREPROCESSING)
-    if name in _RGB_ONLY and pixels.shape[-1] != 3:
+    if name in RGB_ONLY and pixels.shape[-1] != 3:
         raise WrongUse(
             f"preprocessing {name!r} needs RGB images, but these have {pixels.shape[-1]} channel(s)"
         )

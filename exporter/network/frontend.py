@@ -24,6 +24,7 @@ import onnx_ir as ir
 
 from exporter.errors import ConversionError, WrongUse
 from exporter.network.sources import Source
+from exporter.network.twin import float32_of
 from exporter.passes import LAYER_KEY
 
 OPSET = 18  # the newest opset that tf2onnx 1.17 writes
@@ -46,6 +47,7 @@ def to_onnx(source: Source, batch: int | None = None) -> ir.Model:
     """
     batch = _agreed_batch(source, batch)
     try:
+        source = float32_of(source)
         graph_def, inputs, outputs, weights = _trace(source, batch)
     except Exception as error:  # the network's layers may raise anything
         raise ConversionError(f"TensorFlow can't trace {source.name}: {_first(error)}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,19 +13,28 @@ from exporter.config import NO_CODE, Trust
 from exporter.errors import WrongUse, unknown_name
 from exporter.models import checkpoint, zoo
 from exporter.models.preprocessing import PREPROCESSING
-from exporter.network import keras_file, saved_model, scaling
+from exporter.network import expectations, keras_file, saved_model
 from exporter.network.keras_env import load_keras
 
 RANDOM = "random"
+SourceKind = Literal["zoo", "keras", "savedmodel"]
 
 
 @dataclass(frozen=True)
 class Port:
-    """One input or output. Open dimensions of ``shape`` are None; ``dtype`` is numpy's name."""
+    """One input or output.
+
+    Attributes:
+        name: its name in the graph.
+        shape: its shape; open dimensions are None.
+        dtype: numpy's name of its type.
+        tokens: the number of tokens, if it is an input that numbers them for an Embedding.
+    """
 
     name: str
     shape: tuple[int | None, ...]
     dtype: str
+    tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class Source:
     """
 
     name: str
-    kind: Literal["zoo", "keras", "savedmodel"]
+    kind: SourceKind
     weights: str
     sha256: str
     call: Callable[[tuple[Any, ...]], tuple[Any, ...]]
@@ -156,7 +165,7 @@ def _kernels(model: Any) -> dict[str, tuple[int, ...]]:
 def from_model(model: Any, name: str) -> Source:
     """Wrap a zoo model that is already in memory, with its current weights."""
     weights = _weights_sha256(model)
-    return _keras_source(model, name, "zoo", RANDOM, weights, zoo.PREPROCESSING, ())
+    return wrap(model, name, "zoo", RANDOM, weights, zoo.PREPROCESSING)
 
 
 def _from_keras_file(
@@ -171,27 +180,32 @@ def _from_keras_file(
     card = checkpoint.read_card(path) if path.suffix == ".keras" else {}
     model = keras_file.load(path, trust)
     shipped = kind == "zoo" and path == zoo.lookup(name).checkpoint
-    said = _agree(card.get("preprocessing") or scaling.pixels_expected(model), preprocessing, name)
-    return _keras_source(
+    carried = card.get("preprocessing") or expectations.pixels_expected(model)
+    return wrap(
         model,
         name,
         kind,
         "shipped" if shipped else str(path),
         hashlib.sha256(path.read_bytes()).hexdigest(),
-        said,
+        _agree(carried, preprocessing, name),
         tuple(card.get("classes", ())),
     )
 
 
-def _keras_source(
+def wrap(
     model: Any,
     name: str,
-    kind: Literal["zoo", "keras"],
+    kind: SourceKind,
     weights: str,
     sha256: str,
-    preprocessing: str | None,
-    classes: tuple[str, ...],
+    preprocessing: str | None = None,
+    classes: tuple[str, ...] = (),
 ) -> Source:
+    """Wrap a Keras model in memory. The arguments are as in :class:`Source`.
+
+    Raises:
+        WrongUse: the model has never seen data, so its inputs are unknown.
+    """
     import keras
 
     if not model.built or not model.inputs:
@@ -209,6 +223,8 @@ def _keras_source(
         return tuple(keras.tree.flatten(model(pack(inputs), training=False)))
 
     inputs = _ports("input", _described(model.inputs, [t.name for t in model.inputs]))
+    tokens = expectations.tokens_expected(model)
+    inputs = tuple(replace(port, tokens=count) for port, count in zip(inputs, tokens, strict=True))
     taken = [port.name for port in inputs]
     nested = [layer.name for layer in model._flatten_layers(include_self=False)]
     operations = [operation.name for operation in getattr(model, "operations", [])]

@@ -67,7 +67,7 @@ def test_passport_says_what_was_done(keras: ModuleType, tmp_path: Path) -> None:
     assert passport == artifact.passport
     assert passport["source"]["sha256"] == sources.load(path).sha256
     assert passport["passes"]["fold_batch_norm"] == {"applied": 1, "kept": []}
-    assert passport["check"]["data"] == "uniform noise (no --data was given)"
+    assert passport["check"]["data"] == "random inputs (no --data was given)"
     assert passport["graph"]["ops"]["Conv"] == 1
     assert passport["versions"]["tf2onnx"]
 

@@ -32,6 +32,7 @@ from exporter.passes.lint_qdq import lint_qdq
 from exporter.passes.mean_to_pool import MeanToPool
 from exporter.passes.to_fp16 import tensors_to_measure
 from exporter.precision.half import Measured, compare_simulated, to_half
+from exporter.proof import prove_equal
 from tests.exporter import networks
 from tests.exporter.passes.graphs import count_batch_norms
 from tests.exporter.passes.half_graphs import parse_errors
@@ -75,7 +76,7 @@ def converted(keras: ModuleType, request: pytest.FixtureRequest) -> Iterator[Con
 def test_it_is_the_same_network_with_all_batch_norms_folded(converted: Converted) -> None:
     """Within 1e-4 of the largest logit."""
     feeds = [{"input": IMAGES}]
-    agreement = pipeline.prove_equal(converted.source, converted.data, feeds, "nhwc")
+    agreement = prove_equal(converted.source, converted.data, feeds, "nhwc").agreement
     assert agreement.label_flips == 0
     assert agreement.max_relative_error <= 1e-4
     folded = converted.reports["fold_batch_norm"]

@@ -1,4 +1,4 @@
-"""Find out whether a network scales its own pixels: then it wants them from 0 to 255."""
+"""What a network expects of its inputs, as far as its layers tell: pixels of 0 to 255, tokens."""
 
 from __future__ import annotations
 
@@ -33,6 +33,20 @@ def pixels_expected(model: Any) -> str | None:
     else:
         return None
     return "raw" if np.abs(scaled).max() <= _WIDEST else None
+
+
+def tokens_expected(model: Any) -> list[int | None]:
+    """Return for each input how many tokens there are, if it goes straight to an Embedding."""
+    import keras
+
+    found: dict[int, int] = {}
+    for layer in model._flatten_layers(include_self=False):
+        if isinstance(layer, keras.layers.Embedding):
+            for tensor in (
+                tensor for node in layer._inbound_nodes for tensor in node.input_tensors
+            ):
+                found[id(tensor)] = min(layer.input_dim, found.get(id(tensor), layer.input_dim))
+    return [found.get(id(tensor)) for tensor in model.inputs]
 
 
 def _first_layers(model: Any) -> Iterator[Any]:

@@ -6,11 +6,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
+from exporter.data.feeds import random_inputs
 from exporter.errors import WrongUse
 from exporter.network import sources
-from exporter.network.scaling import pixels_expected
+from exporter.network.expectations import pixels_expected, tokens_expected
 from tests.exporter import networks
 
 pytestmark = pytest.mark.tf
@@ -66,3 +68,33 @@ def test_a_preprocessing_that_contradicts_it_is_refused(keras: ModuleType, tmp_p
     with pytest.raises(WrongUse, match="trained with preprocessing 'raw', but --preprocess is"):
         sources.load(path, preprocessing="signed")
     assert sources.load(path).preprocessing == "raw"
+
+
+def test_tokens_come_from_the_embedding(keras: ModuleType) -> None:
+    layers = keras.layers
+    words, other = keras.Input((5,)), keras.Input((3,))
+    x = layers.GlobalAveragePooling1D()(layers.Embedding(7, 4)(words))
+    model = keras.Model([words, other], layers.Dense(2)(layers.Concatenate()([x, other])))
+    assert tokens_expected(model) == [7, None]
+    source = sources.wrap(model, "words", "keras", "x", "0")
+    drawn = random_inputs(source, 50, np.random.default_rng(0))
+    tokens, floats = (drawn[port.name] for port in source.inputs)
+    assert sorted({*tokens.ravel()}) == list(range(7))
+    assert 0 <= floats.min() < floats.max() < 1
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [("raw", 0, 255), ("unit", 0, 1), ("signed", -1, 1), ("torch", -2.2, 2.7), (None, 0, 1)],
+)
+def test_random_pictures_are_in_the_range_of_the_network(
+    keras: ModuleType, name: str | None, low: float, high: float
+) -> None:
+    source = sources.wrap(network(keras), "x", "keras", "x", "0", name)
+    (drawn,) = random_inputs(source, 8, np.random.default_rng(0)).values()
+    assert drawn.shape == (8, 16, 16, 3)
+    assert drawn.dtype == np.float32
+    assert low <= drawn.min() < low + 0.2 * (high - low)
+    assert high - 0.2 * (high - low) < drawn.max() <= high
+    means = drawn.mean(axis=(1, 2, 3))
+    assert means.std() > 0.02 * (high - low), "white noise would be the same everywhere"
