@@ -107,8 +107,8 @@ def random_inputs(source: Source, batch: int, rng: np.random.Generator) -> Feeds
     """Draw inputs for every port, in the network's own range.
 
     Images are smooth pictures with some noise, preprocessed as the network wants (from 0 to 1 if
-    nobody knows). Tokens are any that the network has. Other whole numbers are 0 to 9, and other
-    floats 0 to 1.
+    nobody knows). Tokens are any that the network has. Sequences that a Masking reads end anywhere.
+    Other whole numbers are 0 to 9, and other floats 0 to 1.
 
     Raises:
         WrongUse: an input has open dimensions besides the batch.
@@ -123,12 +123,15 @@ def random_inputs(source: Source, batch: int, rng: np.random.Generator) -> Feeds
         shape = (batch, *(size or 1 for size in port.shape[1:]))
         whole = np.issubdtype(np.dtype(port.dtype), np.integer)
         drawn: npt.NDArray[Any]
-        if port.tokens is not None:
-            drawn = rng.integers(0, port.tokens, shape)
+        if port.meaning.tokens is not None:
+            drawn = rng.integers(0, port.meaning.tokens, shape)
         elif len(shape) == 4 and (not whole or port.dtype == "uint8"):
             drawn = _preprocessed(source.preprocessing, pictures(shape, rng), whole=whole)
         else:
             drawn = rng.integers(0, 10, shape) if whole else rng.random(shape)
+        if port.meaning.masked is not None:
+            ends = rng.integers(1, shape[1] + 1, batch)
+            drawn[np.arange(shape[1]) >= ends[:, None]] = port.meaning.masked
         feeds[port.name] = drawn.astype(port.dtype)
     return feeds
 

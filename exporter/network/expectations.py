@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,18 +36,37 @@ def pixels_expected(model: Any) -> str | None:
     return "raw" if np.abs(scaled).max() <= _WIDEST else None
 
 
-def tokens_expected(model: Any) -> list[int | None]:
-    """Return for each input how many tokens there are, if it goes straight to an Embedding."""
+@dataclass(frozen=True)
+class Meaning:
+    """What an input stands for, if the layers behind it tell.
+
+    Attributes:
+        tokens: how many tokens there are, if an Embedding reads it.
+        masked: the value of a step that is to be ignored, if a Masking reads it.
+    """
+
+    tokens: int | None = None
+    masked: float | None = None
+
+
+UNKNOWN = Meaning()
+
+
+def meanings(model: Any) -> list[Meaning]:
+    """Return the meaning of each input, by the layers that read it directly."""
     import keras
 
-    found: dict[int, int] = {}
+    found: dict[int, Meaning] = {}
     for layer in model._flatten_layers(include_self=False):
-        if isinstance(layer, keras.layers.Embedding):
-            for tensor in (
-                tensor for node in layer._inbound_nodes for tensor in node.input_tensors
-            ):
-                found[id(tensor)] = min(layer.input_dim, found.get(id(tensor), layer.input_dim))
-    return [found.get(id(tensor)) for tensor in model.inputs]
+        readers = [id(x) for node in layer._inbound_nodes for x in node.input_tensors]
+        for key in readers:
+            known = found.get(key, UNKNOWN)
+            if isinstance(layer, keras.layers.Embedding):
+                fewest = min(layer.input_dim, known.tokens or layer.input_dim)
+                found[key] = replace(known, tokens=fewest)
+            elif isinstance(layer, keras.layers.Masking):
+                found[key] = replace(known, masked=layer.mask_value)
+    return [found.get(id(tensor), UNKNOWN) for tensor in model.inputs]
 
 
 def _first_layers(model: Any) -> Iterator[Any]:

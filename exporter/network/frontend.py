@@ -23,6 +23,7 @@ import onnx
 import onnx_ir as ir
 
 from exporter.errors import ConversionError, WrongUse
+from exporter.network import recurrent
 from exporter.network.sources import Source
 from exporter.network.twin import float32_of
 from exporter.passes import LAYER_KEY
@@ -46,6 +47,7 @@ def to_onnx(source: Source, batch: int | None = None) -> ir.Model:
         ConversionError: an op has no ONNX counterpart. The message names the op and the layer.
     """
     batch = _agreed_batch(source, batch)
+    recurrent.refuse_stateful(source)
     try:
         source = float32_of(source)
         graph_def, inputs, outputs, weights = _trace(source, batch)
@@ -90,10 +92,11 @@ def _trace(
         tf.TensorSpec((batch, *port.shape[1:]), port.dtype, name=f"port_{index}")
         for index, port in enumerate(source.inputs)
     ]
-    if source.is_keras:
-        concrete, values = _trace_keras(source, specs)
-    else:
-        concrete, values = tf.function(lambda *x: source.call(x)).get_concrete_function(*specs), {}
+    concrete, values = _trace_keras(source, specs) if source.is_keras else (None, {})
+    if concrete is None or recurrent.has_loop(concrete.graph.as_graph_def()):
+        # tf2onnx needs the weights of a loop as constants.
+        function = tf.function(lambda *x: source.call(x), autograph=False)
+        concrete, values = function.get_concrete_function(*specs), {}
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     frozen = convert_variables_to_constants_v2(
@@ -103,7 +106,7 @@ def _trace(
     _allow_inlining(graph_def)
     inputs = [tensor.name for tensor in frozen.inputs]
     outputs = [tensor.name for tensor in frozen.outputs]
-    if not source.is_keras:
+    if not values:
         values = _lift_constants(graph_def)
         inputs += list(values)
     return _inline(graph_def, inputs, outputs), inputs, outputs, values
@@ -159,11 +162,17 @@ def _allow_inlining(graph_def: Any) -> None:
 
 
 def _lift_constants(graph_def: Any) -> dict[str, np.ndarray[Any, Any]]:
-    """Turn the float tensors of a frozen graph into placeholders, as in a Keras trace."""
+    """Turn the float tensors of a frozen graph into placeholders, as in a Keras trace.
+
+    The weights of a loop stay constants.
+    """
     import tensorflow as tf
 
     values = {}
+    in_loops = recurrent.fed_to_loops(graph_def)
     for node in graph_def.node:
+        if node.name in in_loops:
+            continue
         if node.op != "Const" or node.attr["dtype"].type != tf.float32.as_datatype_enum:
             continue
         value = tf.make_ndarray(node.attr["value"].tensor)
@@ -199,6 +208,7 @@ def _translate(
         raise ConversionError(f"tf2onnx failed on {source.name}: {_first(error)}") from error
     finally:
         logger.setLevel(level)
+    recurrent.drop_list_shapes(proto)
     _spell_out_erfc(proto)
     _refuse_unknown_ops(proto, source)
     return proto
@@ -222,7 +232,8 @@ def _spell_out_erfc(proto: onnx.ModelProto) -> None:
 def _refuse_unknown_ops(proto: onnx.ModelProto, source: Source) -> None:
     """Refuse TensorFlow ops that tf2onnx left in the graph. It only logs them."""
     bad: dict[tuple[str, str], onnx.NodeProto] = {}
-    for node in proto.graph.node:
+    nodes = [node for graph in recurrent.graphs_of(proto.graph) for node in graph.node]
+    for node in nodes:
         known = node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type, OPSET)
         if not known:
             bad.setdefault((node.op_type, _layer_of(node.name, source.layers) or node.name), node)

@@ -14,6 +14,7 @@ from exporter.errors import WrongUse, unknown_name
 from exporter.models import checkpoint, zoo
 from exporter.models.preprocessing import PREPROCESSING
 from exporter.network import expectations, keras_file, saved_model
+from exporter.network.expectations import UNKNOWN, Meaning
 from exporter.network.keras_env import load_keras
 
 RANDOM = "random"
@@ -28,13 +29,13 @@ class Port:
         name: its name in the graph.
         shape: its shape; open dimensions are None.
         dtype: numpy's name of its type.
-        tokens: the number of tokens, if it is an input that numbers them for an Embedding.
+        meaning: what it stands for, as far as known.
     """
 
     name: str
     shape: tuple[int | None, ...]
     dtype: str
-    tokens: int | None = None
+    meaning: Meaning = UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -223,8 +224,8 @@ def wrap(
         return tuple(keras.tree.flatten(model(pack(inputs), training=False)))
 
     inputs = _ports("input", _described(model.inputs, [t.name for t in model.inputs]))
-    tokens = expectations.tokens_expected(model)
-    inputs = tuple(replace(port, tokens=count) for port, count in zip(inputs, tokens, strict=True))
+    known = expectations.meanings(model)
+    inputs = tuple(replace(port, meaning=one) for port, one in zip(inputs, known, strict=True))
     taken = [port.name for port in inputs]
     nested = [layer.name for layer in model._flatten_layers(include_self=False)]
     operations = [operation.name for operation in getattr(model, "operations", [])]

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.passes._signature import read_signature
-from exporter.passes.constants import constant_array
+from exporter.passes.constants import constant_array, graphs_in
 from exporter.passes.half import (
     FINEST,
     LARGEST,
@@ -28,6 +28,7 @@ hundreds, are only a sample. The factor takes two of FP16's thirty binary expone
 _SUM = "a mean or sum of many elements: in FP16 it overflows or stops growing"
 _SOFTMAX = "a softmax: exponentials, and a sum of them"
 _NORM = "normalizes by statistics of many elements"
+_RECURRENT = "a recurrence: each step adds its rounding errors to those before"
 _STEEP = "magnifies the rounding error of inputs, near 0 or when large, without bound"
 # fmt: off
 KEPT_OPS: Mapping[str, str] = {
@@ -40,6 +41,7 @@ KEPT_OPS: Mapping[str, str] = {
         "BatchNormalization", "GroupNormalization", "InstanceNormalization",
         "LayerNormalization", "LRN", "LpNormalization", "MeanVarianceNormalization",
     ), _NORM),
+    **dict.fromkeys(("GRU", "LSTM", "RNN"), _RECURRENT),
     **dict.fromkeys(("Acosh", "Atanh", "Exp", "Log", "Pow", "Reciprocal", "Sqrt", "Tan"), _STEEP),
 }
 MOVING = LAYOUT | {
@@ -134,6 +136,8 @@ def _largest(node: ir.Node) -> float:
 def _reason_of_op(node: ir.Node, opset: int) -> str | None:
     if node.domain == "" and node.op_type in KEPT_OPS:
         return KEPT_OPS[node.op_type]
+    if graphs_in(node):
+        return f"a {node.op_type}: what is inside it stays FP32"
     if is_op(node, "Div") and not _is_constant(node.inputs[1]):
         return _STEEP
     signature = read_signature(node, opset)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from exporter.passes._fp16_rules import MOVING, reach_of, reason_for_fp32
 from exporter.passes._signature import read_signature
-from exporter.passes.constants import constant_array
+from exporter.passes.constants import constant_array, graphs_in
 from exporter.passes.qdq import is_op, producer_of
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
@@ -87,6 +87,8 @@ def plan_types(model: ir.Model, amax: Mapping[str, float], io: ir.DataType) -> P
 
 def _takes_any_type(node: ir.Node, opset: int) -> bool:
     """Whether a node has no type of its own: Q, DQ, and ops such as Shape."""
+    if graphs_in(node):
+        return False
     if is_op(node, "QuantizeLinear") or is_op(node, "DequantizeLinear"):
         return True
     if any(value.dtype == FLOAT for value in node.outputs):

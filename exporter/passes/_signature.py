@@ -39,17 +39,17 @@ def read_signature(node: ir.Node, opset: int) -> Signature | None:
         schema = onnx.defs.get_schema(node.op_type, opset, "")
     except onnx.defs.SchemaError:
         return None
-    return Signature(
-        _formal(schema.inputs, len(node.inputs)),
-        _formal(schema.outputs, len(node.outputs)),
-        {
-            constraint.type_param_str: frozenset(constraint.allowed_type_strs)
-            for constraint in schema.type_constraints
-        },
-    )
+    inputs = _formal(schema.inputs, len(node.inputs), "in")
+    outputs = _formal(schema.outputs, len(node.outputs), "out")
+    allowed = {
+        constraint.type_param_str: frozenset(constraint.allowed_type_strs)
+        for constraint in schema.type_constraints
+    }
+    own = {each: allowed[each.split("[")[0]] for each in (*inputs, *outputs) if "[" in each}
+    return Signature(inputs, outputs, allowed | own)
 
 
-def _formal(parameters: Sequence[Any], count: int) -> tuple[str, ...]:
+def _formal(parameters: Sequence[Any], count: int, side: str) -> tuple[str, ...]:
     """Return one formal type per actual parameter; the last parameter may be variadic.
 
     The values of a heterogeneous variadic may differ in type, so each gets its own type name.
@@ -57,6 +57,6 @@ def _formal(parameters: Sequence[Any], count: int) -> tuple[str, ...]:
     found = []
     for index in range(count):
         parameter = parameters[min(index, len(parameters) - 1)]
-        own = "" if parameter.is_homogeneous else f"[{index}]"
+        own = "" if parameter.is_homogeneous else f"[{side} {index}]"
         found.append(f"{parameter.type_str}{own}")
     return tuple(found)

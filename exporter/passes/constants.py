@@ -40,6 +40,18 @@ def constant_array(value: ir.Value | None) -> Array | None:
     return None
 
 
+def graphs_in(node: ir.Node) -> list[ir.Graph]:
+    """Return the graphs inside a node: the bodies of a loop or the branches of an If."""
+    attributes = (each for each in node.attributes.values() if isinstance(each, ir.Attr))
+    found = []
+    for attribute in attributes:
+        if attribute.type == ir.AttributeType.GRAPH:
+            found.append(attribute.as_graph())
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            found.extend(attribute.as_graphs())
+    return found
+
+
 def used_once(value: ir.Value) -> bool:
     """Whether the value is read exactly once and is not a graph output."""
     return len(value.uses()) == 1 and not value.is_graph_output()

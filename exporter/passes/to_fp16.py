@@ -18,6 +18,7 @@ from exporter.passes.constants import (
     add_initializer,
     constant_array,
     drop_unused_constants,
+    graphs_in,
     label,
     unique_name,
 )
@@ -52,7 +53,8 @@ class ToFp16(ir.passes.InPlacePass):
 
     These nodes stay FP32, with the reason in `report.kept`: softmaxes, means, sums,
     normalizations and ops that magnify rounding errors (`_fp16_rules.KEPT_OPS`); nodes with a
-    constant or a measured tensor that over- or underflows; Q and DQ if their scale does. Ops that
+    constant or a measured tensor that over- or underflows; Q and DQ if their scale does; loops and
+    branches, with all that is inside. Ops that
     only move elements between two such nodes stay FP32 too, which saves two Casts. Graph inputs
     and outputs stay FP32 unless `io` is FP16.
 
@@ -79,8 +81,7 @@ class ToFp16(ir.passes.InPlacePass):
         """Decide for every node, then write types and Casts in graph order.
 
         Raises:
-            WrongUse: the opset is older than 19, a type is unknown, or the graph has control
-                flow.
+            WrongUse: the opset is older than 19, or a type is unknown.
         """
         self.report = PassReport("to_fp16")
         _refuse(model)
@@ -108,15 +109,9 @@ def _refuse(model: ir.Model) -> None:
             hint="apply RaiseOpset",
         )
     for node in model.graph:
-        if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in _attrs(node)):
-            raise WrongUse(f"{label(node)} is control flow, which can't be converted to FP16")
         for value in node.outputs:
             if value.name and value.dtype is None:
                 raise WrongUse(f"the type of tensor {value.name!r} isn't known")
-
-
-def _attrs(node: ir.Node) -> list[ir.Attr]:
-    return [a for a in node.attributes.values() if isinstance(a, ir.Attr)]
 
 
 class _Typing:
@@ -157,8 +152,20 @@ class _Typing:
         for index, value in enumerate(node.outputs):
             if value in self._plan.floats and index in formals.outputs:
                 value.type = ir.TensorType(kind)
+        for inner in graphs_in(node):
+            self._keep_captured(inner, node)
         if is_op(node, "Cast"):
             node.attributes.add(ir.AttrInt64("to", int(kind)))
+
+    def _keep_captured(self, inner: ir.Graph, outer: ir.Node) -> None:
+        """Give the nodes inside a loop or branch what they read from outside in FP32."""
+        for node in inner.all_nodes():
+            for index, value in enumerate(tuple(node.inputs)):
+                if value is not None and value in self._plan.floats:
+                    node.replace_input_with(index, self._as(value, FLOAT, outer))
+        for index, value in enumerate(tuple(inner.outputs)):
+            if value in self._plan.floats:
+                inner.outputs[index] = self._as(value, FLOAT, outer)
 
     def _write_quantize(self, node: ir.Node) -> None:
         """Let a Q take its input's type, which saves a Cast, unless its scale must be FP32."""

@@ -12,7 +12,7 @@ import pytest
 from exporter.data.feeds import random_inputs
 from exporter.errors import WrongUse
 from exporter.network import sources
-from exporter.network.expectations import pixels_expected, tokens_expected
+from exporter.network.expectations import Meaning, meanings, pixels_expected
 from tests.exporter import networks
 
 pytestmark = pytest.mark.tf
@@ -75,7 +75,7 @@ def test_tokens_come_from_the_embedding(keras: ModuleType) -> None:
     words, other = keras.Input((5,)), keras.Input((3,))
     x = layers.GlobalAveragePooling1D()(layers.Embedding(7, 4)(words))
     model = keras.Model([words, other], layers.Dense(2)(layers.Concatenate()([x, other])))
-    assert tokens_expected(model) == [7, None]
+    assert meanings(model) == [Meaning(tokens=7), Meaning()]
     source = sources.wrap(model, "words", "keras", "x", "0")
     drawn = random_inputs(source, 50, np.random.default_rng(0))
     tokens, floats = (drawn[port.name] for port in source.inputs)
@@ -98,3 +98,16 @@ def test_random_pictures_are_in_the_range_of_the_network(
     assert high - 0.2 * (high - low) < drawn.max() <= high
     means = drawn.mean(axis=(1, 2, 3))
     assert means.std() > 0.02 * (high - low), "white noise would be the same everywhere"
+
+
+def test_masked_steps_are_drawn(keras: ModuleType) -> None:
+    layers = keras.layers
+    inputs = keras.Input((9, 2))
+    x = layers.LSTM(3)(layers.Masking(mask_value=-1.0)(inputs))
+    source = sources.wrap(keras.Model(inputs, x), "masked", "keras", "x", "0")
+    assert meanings(source.model) == [Meaning(masked=-1.0)]
+    (drawn,) = random_inputs(source, 40, np.random.default_rng(0)).values()
+    masked = (drawn == -1).all(axis=2)
+    lengths = (~masked).sum(axis=1)
+    assert {1, 9} <= {*lengths.tolist()}
+    assert (masked == (np.arange(9) >= lengths[:, None])).all(), "only the end is masked"

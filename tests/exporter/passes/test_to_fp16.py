@@ -196,14 +196,50 @@ def test_a_cast_of_integers_gives_fp16_at_once():
     np.testing.assert_array_equal(run(simulated(after), x=x)["y"], x * 0.5)
 
 
-def test_control_flow_is_refused():
-    branch = "g () => (float[N,4,8,8] z) { z = Relu (x) }"
+def test_what_is_inside_of_control_flow_stays_fp32():
+    """Its inputs from outside, which no edge of the node shows, get a Cast."""
+    yes = "g () => (float[N,4,8,8] z) { z = Relu (m) }"
+    no = "h () => (float[N,4,8,8] q) { q = Neg (m) }"
     model = parse(
-        f"y = If (flag) <then_branch = {branch}, else_branch = {branch.replace('z', 'q')}>",
-        opset=19, flag=np.bool_(True), inputs="float[N,4,8,8] x",
+        f"m = Mul (x, a) i = If (flag) <then_branch = {yes}, else_branch = {no}> y = Mul (i, a)",
+        opset=19, flag=np.bool_(True), a=np.float32(0.5), inputs="float[N,4,8,8] x",
     )  # fmt: skip
-    with pytest.raises(WrongUse, match="control flow"):
-        ToFp16()(ir.from_proto(model))
+    half = ToFp16()
+    graph = ir.from_proto(model)
+    onnx_ir_types(graph)
+    half(graph)
+    after = ir.to_proto(graph)
+    assert half_graphs.ops(after) == ["Cast", "Mul", "Cast", "If", "Cast", "Mul", "Cast"]
+    (kept,) = half.report.kept
+    assert kept.reason == "a If: what is inside it stays FP32"
+    x = np.random.default_rng(0).normal(size=(2, 4, 8, 8)).astype(np.float32)
+    np.testing.assert_allclose(run(simulated(after), x=x)["y"], np.maximum(x, 0) / 4, rtol=2**-9)
+
+
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+def test_recurrent_layers_stay_fp32(op: str):
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[op]
+    rng = np.random.default_rng(0)
+    weights = {
+        name: rng.normal(size=(1, gates * 3, 5 if name == "w" else 3)).astype(np.float32)
+        for name in "wr"
+    }
+    model = parse(
+        f"m = Mul (x, a) y = {op} <hidden_size = 3> (m, w, r)", opset=19,
+        inputs="float[4,N,5] x", outputs="float[4,1,N,3] y", a=np.float32(0.5), **weights,
+    )  # fmt: skip
+    half = ToFp16()
+    graph = ir.from_proto(model)
+    onnx_ir_types(graph)
+    half(graph)
+    assert [kept.reason.split(":")[0] for kept in half.report.kept] == ["a recurrence"]
+    x = rng.normal(size=(4, 2, 5)).astype(np.float32)
+    got, expected = run(simulated(ir.to_proto(graph)), x=x)["y"], run(model, x=x)["y"]
+    assert 0 < np.abs(got - expected).max() < 2e-3
+
+
+def onnx_ir_types(graph: ir.Model) -> None:
+    ir.passes.common.ShapeInferencePass()(graph)
 
 
 def test_layers_and_names_survive():
