@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -52,6 +53,60 @@ class Batch:
     def fixed(self) -> int | None:
         """The one size, or None if the batch is open."""
         return self.minimum if self.minimum == self.maximum else None
+
+
+@dataclass(frozen=True)
+class InputSize:
+    """The sizes that open dimensions may have, without the batch: one, or a range.
+
+    Attributes:
+        minimum: the smallest size of each open dimension, such as (height, width).
+        usual: the size to build and measure for.
+        maximum: the largest; None if there is no limit.
+    """
+
+    minimum: tuple[int, ...]
+    usual: tuple[int, ...]
+    maximum: tuple[int, ...] | None
+
+    @classmethod
+    def parse(cls, text: str) -> InputSize:
+        """Read ``HxW`` (fixed) or ``HxW:HxW:HxW`` (smallest, usual, largest); ``L`` for lengths.
+
+        Raises:
+            WrongUse: the text has another form, or the sizes are not in order.
+        """
+        try:
+            sizes = [tuple(int(n) for n in part.split("x")) for part in text.split(":")]
+        except ValueError:
+            sizes = []
+        if len(sizes) == 1:
+            sizes *= 3
+        if len(sizes) != 3 or not all(
+            1 <= low <= usual <= high
+            for low, usual, high in itertools.zip_longest(*sizes, fillvalue=0)
+        ):
+            raise WrongUse(
+                f"bad input size {text!r}",
+                hint="give one size, such as 224x224, or the smallest, the usual and the largest: "
+                "64x64:224x224:512x512",
+            )
+        return cls(*sizes)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it is one size."""
+        return self.minimum == self.maximum
+
+    def repeated(self, count: int) -> InputSize:
+        """Return the same sizes for another number of open dimensions."""
+        largest = None if self.maximum is None else self.maximum[:1] * count
+        return InputSize(self.minimum[:1] * count, self.usual[:1] * count, largest)
+
+    def __str__(self) -> str:
+        """Return the text that :meth:`parse` reads."""
+        sizes = (self.usual,) if self.is_fixed else (self.minimum, self.usual, self.maximum or ())
+        return ":".join("x".join(map(str, size)) for size in sizes)
 
 
 @dataclass(frozen=True)
@@ -245,6 +300,7 @@ class ExportConfig:
             images. None takes Fashion-MNIST: for a zoo network with our weights, and, if it fits,
             to compare any other network.
         batch: the batch sizes to accept. By default any.
+        input_size: the size of images (or other inputs) if the network takes any: fixed or a range.
         layout: of a four-dimensional input.
         preprocess: the preprocessing, for a model that does not carry its own.
         check_images: how many images the graph must agree with Keras on.
@@ -263,6 +319,7 @@ class ExportConfig:
     weights: str | None = None
     data: str | None = None
     batch: Batch = Batch()
+    input_size: InputSize | None = None
     layout: Layout = "nhwc"
     preprocess: str | None = None
     check_images: int = 64

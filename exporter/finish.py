@@ -50,7 +50,7 @@ def finish(
     target.check_precision(precision)
     targets.check_options(target, options)
     target.check_build(options, precision, batch)
-    build = targets.Build(batch, precision, options, progress, here=True)
+    build = targets.Build(batch, precision, options, progress, here=True, size=found.input_size)
     compiler = target.load()
     # Resolved, so that `exporter compile .` works too.
     with artifact.writing(path.resolve(), force=True) as folder:

@@ -10,8 +10,9 @@ from exporter.artifact import folder as artifact
 from exporter.artifact import serialize
 from exporter.artifact.folder import MODEL, Artifact
 from exporter.config import ExportConfig, Layout
-from exporter.data.feeds import check_feeds
+from exporter.data.feeds import check_feeds, other_feeds
 from exporter.network import sources
+from exporter.network.sizes import sized
 from exporter.network.sources import Source
 from exporter.progress import Progress, silent
 from exporter.proof import prove_equal
@@ -58,12 +59,16 @@ def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
     data = serialize.checked_bytes(model)
     step(4, "compare with Keras")
     proof = prove_equal(source, data, feeds, config.layout)
+    for other in other_feeds(source, source.batch or config.batch.fixed or 2):
+        prove_equal(source, data, [other], config.layout)
     step(5, f"make it {config.precision}")
     typed = precision.apply(model, source, config, target, feeds, progress)
     step(6, f"compile for {config.target}")
     with artifact.writing(config.output, force=config.force) as folder:
         (folder / MODEL).write_bytes(typed.data or data)
-        build = targets.Build(config.batch, config.precision, config.build, progress)
+        build = targets.Build(
+            config.batch, config.precision, config.build, progress, size=source.size
+        )
         compiled = compiler.compile(folder, build)
         check = {"against": "keras", "data": compared_on, **proof.as_json()}
         reports += typed.reports
@@ -109,6 +114,8 @@ def _load(config: ExportConfig, progress: Progress) -> tuple[Source, list[Feeds]
         preprocessing=config.preprocess,
         trust=config.trust,
     )
+    source = sized(source, config.input_size)
+    targets.lookup(config.target).check_size(source.size)
     feeds, compared_on = check_feeds(config, source, progress)
     return source, feeds, compared_on
 

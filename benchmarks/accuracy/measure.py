@@ -20,6 +20,7 @@ from exporter.errors import WrongUse
 from exporter.network import sources
 from exporter.network.agreement import Agreement, compare
 from exporter.network.runner import Feeds, Runner
+from exporter.network.sizes import sized
 from exporter.network.sources import Source
 from exporter.progress import Progress, silent
 
@@ -243,6 +244,7 @@ def load_original(
     except WrongUse as error:
         hint = error.hint or "name the network that the artifact was made from with --original"
         raise WrongUse(error.message, hint=hint) from error
+    source = sized(source, artifacts[0].input_size)
     if source.sha256 != origin["sha256"]:
         raise WrongUse(
             f"{source.name} is not the network that {artifacts[0].path} was made from "

@@ -14,6 +14,7 @@ from exporter.progress import Progress
 
 NOISE = "uniform noise"
 _IMAGES = 64
+_STEPS = 16  # of a sequence of open length
 
 
 def read_images(
@@ -56,8 +57,13 @@ def read_images(
 
 
 def _noise(one: Artifact, count: int) -> np.ndarray[Any, Any]:
-    """Draw random images in [0, 1) in the network's shape; only the time they take matters."""
-    shape = one.passport["graph"]["inputs"][0]["shape"][1:]
+    """Draw random images in [0, 1) in the network's shape; only the time they take matters.
+
+    Open sizes are the usual ones.
+    """
+    usual = iter(one.input_size.usual if one.input_size else ())
+    sizes = one.passport["graph"]["inputs"][0]["shape"][1:]
+    shape = [size if isinstance(size, int) else next(usual, _STEPS) for size in sizes]
     if one.passport["layout"] == "nchw" and len(shape) == 3:
         shape = [*shape[1:], shape[0]]
     return np.random.default_rng(0).random((count, *shape), np.float32)

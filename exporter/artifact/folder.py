@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from calibration.whole_file import write_whole
-from exporter.config import QUANTIZED
+from exporter.config import QUANTIZED, InputSize
 from exporter.errors import ExporterError, WrongUse
 from exporter.output import check_parent
 from exporter.untrusted import refuse_external_data
@@ -51,6 +51,16 @@ class Artifact:
     def target(self) -> str:
         """The target that it was exported for."""
         return str(self.passport["target"])
+
+    @property
+    def input_size(self) -> InputSize | None:
+        """The sizes of the inputs' open dimensions that it was exported with, if the user gave any.
+
+        Raises:
+            WrongUse: the passport's text is no size.
+        """
+        text = self.passport["source"].get("input_size")
+        return None if text is None else InputSize.parse(str(text))
 
     @property
     def quantization(self) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from exporter.config import ExportConfig
 from exporter.machine.versions import installed_versions
 from exporter.models.preprocessing import describe
+from exporter.network.sizes import usual_shape
 from exporter.network.sources import Source
 from exporter.passes import PassReport
 
@@ -31,6 +32,7 @@ def describe_export(
             "kind": source.kind,
             "weights": source.weights,
             "sha256": source.sha256,
+            **({"input_size": str(config.input_size)} if config.input_size else {}),
             **({"imports": list(config.trust.imports)} if config.trust.imports else {}),
         },
         "target": config.target,
@@ -88,7 +90,8 @@ def _batch(config: ExportConfig, source: Source) -> dict[str, int | None]:
 
 
 def _preprocessing(source: Source) -> dict[str, Any] | None:
-    shape = source.inputs[0].shape
-    if source.preprocessing is None or len(shape) != 4 or None in shape[1:]:
+    port = source.inputs[0]
+    if source.preprocessing is None or len(port.shape) != 4:
         return None
-    return describe(source.preprocessing, (int(shape[1] or 0), int(shape[2] or 0)))
+    height, width, _ = usual_shape(source, port)
+    return describe(source.preprocessing, (height, width))

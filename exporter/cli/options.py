@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from exporter.config import BuildOptions, Calibrator, Trust
+from exporter.config import BuildOptions, Calibrator, InputSize, Trust
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -40,6 +40,13 @@ preprocess_option = click.option(
     type=click.Choice(["unit", "raw", "signed", "caffe", "torch"]),
     help="How to turn images into inputs if the model doesn't store this. unit: 0 to 1; raw: 0 to "
     "255; signed: -1 to 1; caffe and torch: as in keras.applications (ResNet50 uses caffe).",
+)
+input_size_option = click.option(
+    "--input-size",
+    metavar="HxW|HxW:HxW:HxW",
+    callback=lambda _, __, text: None if text is None else InputSize.parse(text),
+    help="For a network that takes any size: one size, such as 224x224, or the smallest, the usual "
+    "and the largest. For sequences of any length, L or L:L:L.",
 )
 calibrator_option = click.option(
     "--calibrator",

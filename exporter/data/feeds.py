@@ -11,6 +11,7 @@ import numpy.typing as npt
 from exporter.data import datasets
 from exporter.errors import WrongUse
 from exporter.models.preprocessing import RGB_ONLY, preprocess
+from exporter.network.sizes import other_sizes, usual_shape
 from exporter.progress import Progress
 
 if TYPE_CHECKING:
@@ -65,6 +66,12 @@ def network_input(source: Source, pixels: datasets.Pixels) -> Feeds:
     return {port.name: preprocess(source.preprocessing, pixels).astype(port.dtype, copy=False)}
 
 
+def other_feeds(source: Source, batch: int) -> list[Feeds]:
+    """Draw inputs of the smallest and the largest size, if sizes are open."""
+    rng = np.random.default_rng(1)
+    return [random_inputs(source, batch, rng, sizes) for sizes in other_sizes(source)]
+
+
 def in_layout(feeds: Feeds, layout: Layout) -> Feeds:
     """Transpose NHWC images if the graph takes NCHW."""
     if layout == "nhwc":
@@ -92,35 +99,35 @@ def image_size(source: Source, data: datasets.Dataset) -> tuple[int, int]:
 
 
 def fixed_size(source: Source) -> tuple[int, int]:
-    """Return the height and width that the network takes, with any number of channels.
+    """Return the height and width of the network's images (the usual ones), with any channels.
 
     Raises:
-        WrongUse: its input isn't one image of a fixed size.
+        WrongUse: its input isn't one image.
     """
-    shape = source.inputs[0].shape
-    if len(source.inputs) != 1 or len(shape) != 4 or shape[1] is None or shape[2] is None:
-        raise WrongUse(f"{source.name} doesn't take one image of a fixed size: {source.inputs}")
-    return shape[1], shape[2]
+    if len(source.inputs) != 1 or len(source.inputs[0].shape) != 4:
+        raise WrongUse(f"{source.name} doesn't take one image: {source.inputs}")
+    height, width, _ = usual_shape(source, source.inputs[0])
+    return height, width
 
 
-def random_inputs(source: Source, batch: int, rng: np.random.Generator) -> Feeds:
+def random_inputs(
+    source: Source, batch: int, rng: np.random.Generator, sizes: tuple[int, ...] | None = None
+) -> Feeds:
     """Draw inputs for every port, in the network's own range.
 
     Images are smooth pictures with some noise, preprocessed as the network wants (from 0 to 1 if
     nobody knows). Tokens are any that the network has. Sequences that a Masking reads end anywhere.
     Other whole numbers are 0 to 9, and other floats 0 to 1.
 
-    Raises:
-        WrongUse: an input has open dimensions besides the batch.
+    Args:
+        source: the network.
+        batch: how many.
+        rng: the source of chance.
+        sizes: of open dimensions; None for the usual ones.
     """
     feeds = {}
     for port in source.inputs:
-        if None in port.shape[1:]:
-            raise WrongUse(
-                f"input {port.name!r} of {source.name} has open dimensions: {port.shape}",
-                hint="build the network with a fixed image size",
-            )
-        shape = (batch, *(size or 1 for size in port.shape[1:]))
+        shape = (batch, *usual_shape(source, port, sizes))
         whole = np.issubdtype(np.dtype(port.dtype), np.integer)
         drawn: npt.NDArray[Any]
         if port.meaning.tokens is not None:
@@ -173,5 +180,5 @@ def training_data(source: Source, config: ExportConfig) -> str:
 def default_data(source: Source) -> str | None:
     """Return Fashion-MNIST if it fits the network's input, otherwise None."""
     shape = source.inputs[0].shape
-    fits = len(source.inputs) == 1 and len(shape) == 4 and None not in shape[1:] and shape[-1] == 1
+    fits = len(source.inputs) == 1 and len(shape) == 4 and shape[-1] == 1
     return "fashion-mnist" if fits and source.preprocessing is not None else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,8 +52,8 @@ class Meaning:
 UNKNOWN = Meaning()
 
 
-def meanings(model: Any) -> list[Meaning]:
-    """Return the meaning of each input, by the layers that read it directly."""
+def meanings(model: Any, inputs: Sequence[Any]) -> list[Meaning]:
+    """Return the meaning of each input tensor, by the layers that read it directly."""
     import keras
 
     found: dict[int, Meaning] = {}
@@ -66,7 +66,7 @@ def meanings(model: Any) -> list[Meaning]:
                 found[key] = replace(known, tokens=fewest)
             elif isinstance(layer, keras.layers.Masking):
                 found[key] = replace(known, masked=layer.mask_value)
-    return [found.get(id(tensor), UNKNOWN) for tensor in model.inputs]
+    return [found.get(id(tensor), UNKNOWN) for tensor in inputs]
 
 
 def _first_layers(model: Any) -> Iterator[Any]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ import onnx_ir as ir
 
 from exporter.errors import ConversionError, WrongUse
 from exporter.network import recurrent
-from exporter.network.sources import Source
+from exporter.network.sources import Port, Source
 from exporter.network.twin import float32_of
 from exporter.passes import LAYER_KEY
 
@@ -273,6 +274,18 @@ def _put_weights_back(model: ir.Model, weights: dict[str, np.ndarray[Any, Any]])
     model.graph.inputs[:] = kept
 
 
+_IMAGE_AXES = {1: "height", 2: "width"}
+
+
+def _dimensions(port: Port, value: ir.Value) -> Iterator[int | ir.SymbolicDim]:
+    """Yield a port's sizes besides the batch; an open one is what tf2onnx inferred, or a name."""
+    for axis, size in enumerate(port.shape[1:], 1):
+        known = value.shape[axis] if value.shape and len(value.shape) == len(port.shape) else None
+        name = _IMAGE_AXES.get(axis) if len(port.shape) == 4 else "steps" if axis == 1 else None
+        inferred = known if isinstance(known, int) and known > 0 else None
+        yield size or inferred or ir.SymbolicDim(name or f"{port.name}_{axis}")
+
+
 def _name_ports(
     model: ir.Model, source: Source, inputs: list[str], outputs: list[str], batch: int | None
 ) -> None:
@@ -285,4 +298,4 @@ def _name_ports(
     for values, ports in ((graph.inputs, source.inputs), (graph.outputs, source.outputs)):
         for value, port in zip(values, ports, strict=True):
             value.name = port.name
-            value.shape = ir.Shape([size, *port.shape[1:]])
+            value.shape = ir.Shape([size, *_dimensions(port, value)])

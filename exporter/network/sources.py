@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from exporter.config import NO_CODE, Trust
+from exporter.config import NO_CODE, InputSize, Trust
 from exporter.errors import WrongUse, unknown_name
 from exporter.models import checkpoint, zoo
 from exporter.models.preprocessing import PREPROCESSING
@@ -37,6 +37,11 @@ class Port:
     dtype: str
     meaning: Meaning = UNKNOWN
 
+    @property
+    def open_dimensions(self) -> tuple[int, ...]:
+        """The axes with an open size, besides the batch."""
+        return tuple(axis for axis, size in enumerate(self.shape) if axis and size is None)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -53,6 +58,7 @@ class Source:
         layers: names of all layers, including nested ones.
         preprocessing: name of the preprocessing; None if unknown.
         classes: class names by label; may be empty.
+        size: the sizes of open dimensions, if some are open.
     """
 
     name: str
@@ -67,6 +73,7 @@ class Source:
     layers: tuple[str, ...]
     preprocessing: str | None
     classes: tuple[str, ...]
+    size: InputSize | None = None
 
     @property
     def is_keras(self) -> bool:
@@ -209,22 +216,18 @@ def wrap(
     """
     import keras
 
-    if not model.built or not model.inputs:
-        raise WrongUse(
-            f"{name} has no fixed inputs", hint="call the model once on data before saving it"
-        )
-    structure = getattr(model, "_inputs_struct", None)
+    taken_in = _inputs_of(model, name)
+    tensors = keras.tree.flatten(taken_in)
 
     def pack(inputs: tuple[Any, ...]) -> Any:
-        if isinstance(structure, dict):
-            return keras.tree.pack_sequence_as(structure, list(inputs))
-        return inputs[0] if len(inputs) == 1 else list(inputs)
+        return keras.tree.pack_sequence_as(taken_in, list(inputs))
 
     def call(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(keras.tree.flatten(model(pack(inputs), training=False)))
 
-    inputs = _ports("input", _described(model.inputs, [t.name for t in model.inputs]))
-    known = expectations.meanings(model)
+    returned = _outputs_of(model, taken_in)
+    inputs = _ports("input", _described(tensors, [tensor.name for tensor in tensors]))
+    known = expectations.meanings(model, tensors)
     inputs = tuple(replace(port, meaning=one) for port, one in zip(inputs, known, strict=True))
     taken = [port.name for port in inputs]
     nested = [layer.name for layer in model._flatten_layers(include_self=False)]
@@ -237,7 +240,7 @@ def wrap(
         call=call,
         pack=pack,
         inputs=inputs,
-        outputs=_ports("logits", _described(model.outputs, _output_names(model), taken)),
+        outputs=_ports("logits", _described(*returned, taken)),
         model=model,
         layers=tuple(dict.fromkeys([*nested, *operations])),
         preprocessing=preprocessing,
@@ -245,10 +248,47 @@ def wrap(
     )
 
 
-def _output_names(model: Any) -> list[str]:
-    """Return the names of the layers that make the outputs. A Sequential has no list of them."""
-    names = getattr(model, "output_names", None)
-    return list(names or [tensor._keras_history.operation.name for tensor in model.outputs])
+def _inputs_of(model: Any, name: str) -> Any:
+    """Return the tensors that a model takes, in its own structure.
+
+    A subclassed model has no inputs of its own, but remembers the shapes that it was built for.
+    """
+    import keras
+
+    structure = getattr(model, "_inputs_struct", None)
+    if structure is not None:
+        return structure
+    if model.built and getattr(model, "inputs", None):
+        return model.inputs[0] if len(model.inputs) == 1 else model.inputs
+    shapes = (model.get_build_config() or {}).get("input_shape") if model.built else None
+    if shapes is None:
+        raise WrongUse(
+            f"{name} has no fixed inputs", hint="call the model once on data before saving it"
+        )
+    return keras.tree.map_shape_structure(
+        lambda shape: keras.KerasTensor((None, *shape[1:]), model.input_dtype), shapes
+    )
+
+
+def _outputs_of(model: Any, inputs: Any) -> tuple[list[Any], list[str]]:
+    """Return the tensors that a model makes, and their names.
+
+    The name is the key in a dictionary of outputs, or else the layer's.
+    """
+    import keras
+
+    known = getattr(model, "outputs", None)
+    structure = getattr(model, "_outputs_struct", known)
+    if structure is None:
+        structure = model.compute_output_spec(inputs, training=False)
+    keyed = keras.tree.flatten_with_path(structure)
+    tensors = [tensor for _, tensor in keyed]
+    if all(isinstance(part, str) for path, _ in keyed for part in path) and keyed[0][0]:
+        return tensors, ["/".join(path) for path, _ in keyed]
+    if known is None:
+        return tensors, [f"output_{index}" for index in range(len(tensors))]
+    names = getattr(model, "output_names", None)  # a Sequential has no list of them
+    return tensors, list(names or [x._keras_history.operation.name for x in tensors])
 
 
 def _described(

@@ -6,11 +6,17 @@ how exact Keras itself is: its error is about 1e9 times smaller than float32's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from exporter.network.sources import Source, wrap
+import numpy as np
+import numpy.typing as npt
+
+from exporter.network.sizes import usual_shape
+from exporter.network.sources import Port, Source, wrap
 
 _HALF = frozenset({"float16", "bfloat16"})
 
@@ -39,11 +45,33 @@ def twin_of(source: Source, dtype: Literal["float32", "float64"]) -> Source:
     model = source.model
     classes = {type(layer).__name__: type(layer) for layer in model._flatten_layers()}
     config = _with_policy(model.get_config(), dtype)
-    made = type(model).from_config(config, custom_objects=classes)
+    with _default_policy(dtype):  # for the layers that a layer makes by itself
+        made = type(model).from_config(config, custom_objects=classes)
+        if not made.built:  # a subclassed model learns its shapes from data
+            made(source.pack(tuple(map(_zeros, itertools.repeat(source), source.inputs))))
+    other = {layer.compute_dtype for layer in made._flatten_layers()} - {dtype}
+    if other:
+        raise TypeError(f"some layers insist on {', '.join(sorted(other))}")
     for to, value in zip(made.variables, model.variables, strict=True):
         to.assign(value.numpy().astype(to.dtype))
-    renamed = wrap(made, source.name, source.kind, source.weights, source.sha256)
-    return replace(renamed, preprocessing=source.preprocessing, classes=source.classes)
+    twin = wrap(made, source.name, source.kind, source.weights, source.sha256)
+    return replace(source, model=made, call=twin.call, pack=twin.pack, outputs=twin.outputs)
+
+
+def _zeros(source: Source, port: Port) -> npt.NDArray[Any]:
+    return np.zeros((port.shape[0] or 1, *usual_shape(source, port)), port.dtype)
+
+
+@contextlib.contextmanager
+def _default_policy(dtype: str) -> Iterator[None]:
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(dtype)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def _with_policy(config: Any, dtype: str) -> Any:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from exporter.artifact.folder import MODEL, Artifact
-from exporter.config import Batch, BuildOptions, Precision
+from exporter.config import Batch, BuildOptions, InputSize, Precision
 from exporter.errors import Missing
 from exporter.machine.gpus import find_gpus, in_use
 from exporter.targets import Build, Compiled, _ort_providers, _tensorrt
 from exporter.targets._ort_gpu import OrtGpuRunner, Request, cache_key
 from exporter.targets._ort_providers import Provider
+from exporter.targets.row import filled, ranges
 
 _PARSER = "tensorrt_rtx"  # NVIDIA's parser, which works without a GPU
 
@@ -31,6 +32,7 @@ class Wanted:
         batch: batch sizes to accept.
         build: the user's build options.
         cache: folder for what the provider compiles from this graph on this GPU.
+        size: sizes of open dimensions besides the batch, if there are any.
     """
 
     model: bytes
@@ -38,6 +40,7 @@ class Wanted:
     batch: Batch
     build: BuildOptions
     cache: Path
+    size: InputSize | None = None
 
 
 Options = Callable[[Wanted], dict[str, str]]
@@ -57,9 +60,8 @@ def compile(folder: Path, build: Build, provider: Provider, options: Options) ->
         if build.here:
             raise
         return _hand_over(folder, build, provider, missing.message)
-    wanted = Wanted(
-        model, build.precision, build.batch, build.options, _cache(model, provider, gpu)
-    )
+    cache = _cache(model, provider, gpu)
+    wanted = Wanted(model, build.precision, build.batch, build.options, cache, build.size)
     asked = Request(provider, options(wanted), build.options.allow_fallback, "the artifact")
     with OrtGpuRunner(model, asked) as runner:
         placement = runner.placement
@@ -90,7 +92,8 @@ def open(artifact: Artifact, provider: Provider, options: Options) -> OrtGpuRunn
     artifact.file(MODEL)  # refuses weights in other files
     model = artifact.read_bytes(MODEL)
     batch = Batch(sizes["min"], sizes["opt"], sizes["max"])
-    wanted = Wanted(model, passport["precision"], batch, build, _cache(model, provider, gpu))
+    cache = _cache(model, provider, gpu)
+    wanted = Wanted(model, passport["precision"], batch, build, cache, artifact.input_size)
     return OrtGpuRunner(
         model, Request(provider, options(wanted), build.allow_fallback, str(artifact.path))
     )
@@ -104,22 +107,19 @@ def profiles(wanted: Wanted, provider: Provider) -> dict[str, str]:
         return {}
     inputs = onnx.load_model_from_string(wanted.model).graph.input
     found = {}
-    for end, size in (
-        ("min", wanted.batch.minimum),
-        ("opt", wanted.batch.usual),
-        ("max", wanted.batch.maximum),
-    ):
+    for end, sizes in zip(("min", "opt", "max"), ranges(wanted.batch, wanted.size), strict=True):
         shapes = (
-            f"{port.name}:{'x'.join(map(str, _shape(port.type.tensor_type.shape, size)))}"
+            f"{port.name}:{'x'.join(map(str, _shape(port.type.tensor_type.shape, *sizes)))}"
             for port in inputs
         )
         found[f"{provider.profiles}_{end}_shapes"] = ",".join(shapes)
     return found
 
 
-def _shape(shape: Any, batch: int) -> list[int]:
-    """Return a shape, with the batch size in place of its one open dimension."""
-    return [axis.dim_value if axis.HasField("dim_value") else batch for axis in shape.dim]
+def _shape(shape: Any, batch: int, sizes: tuple[int, ...]) -> list[int]:
+    """Return a shape with numbers for its open dimensions."""
+    known = (axis.dim_value if axis.HasField("dim_value") else -1 for axis in shape.dim)
+    return filled(known, batch, sizes)
 
 
 def _gpu(provider: Provider) -> str:

@@ -22,11 +22,12 @@ from exporter.errors import ConversionError, ExporterError, Missing, WrongUse
 from exporter.targets import Compiled, _timing_cache
 from exporter.targets._tensorrt_load import starting
 from exporter.targets._tensorrt_watch import Log, interruptible, make_log, make_monitor
+from exporter.targets.row import filled, ranges
 
 if TYPE_CHECKING:
     import tensorrt
 
-    from exporter.config import Batch, BuildOptions
+    from exporter.config import BuildOptions
     from exporter.targets import Build
 
 
@@ -72,7 +73,7 @@ def build_plan(
     config = builder.create_builder_config()
     network, typing = _create_network(trt, builder, config, build, folder / MODEL)
     parser = parse(trt, network, log, folder / MODEL)  # owns the weights that the network uses
-    shapes = _add_profile(builder, network, config, build.batch)
+    shapes = _add_profile(builder, network, config, build)
     _apply(trt, config, build)
     dla = _place_on_dla(trt, builder, network, config, build)
     cache = None if timing_cache is None else _timings(config, _timing_cache.load(timing_cache))
@@ -246,31 +247,27 @@ def _add_profile(
     builder: tensorrt.Builder,
     network: tensorrt.INetworkDefinition,
     config: tensorrt.IBuilderConfig,
-    batch: Batch,
+    build: Build,
 ) -> dict[str, list[list[int]]]:
-    """Set the range of every open batch, and return (min, opt, max) shapes by input.
-
-    Raises:
-        ConversionError: an input has open dimensions other than its first.
-    """
-    sizes = (batch.minimum, batch.usual, batch.maximum or batch.usual)
+    """Set the range of every open dimension, and return (min, opt, max) shapes by input."""
     profile = builder.create_optimization_profile()
     shapes: dict[str, list[list[int]]] = {}
     is_open = False
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
-        first, *rest = tensor.shape
-        if -1 in rest:
+        known = len(build.size.usual) if build.size else 0
+        if list(tensor.shape)[1:].count(-1) not in (0, known):
             raise ConversionError(
-                f"input {tensor.name!r} has open dimensions besides its batch: {(first, *rest)}",
-                hint="give the network a fixed image size",
+                f"input {tensor.name!r} has open dimensions besides its batch: {tensor.shape}",
+                hint="export it again with --input-size",
             )
-        shapes[tensor.name] = [[size if first == -1 else first, *rest] for size in sizes]
-        if first == -1:
+        sizes = ranges(build.batch, build.size)
+        shapes[tensor.name] = [filled(tensor.shape, *each) for each in sizes]
+        if -1 in tensor.shape:
             is_open = True
             profile.set_shape(tensor.name, *(tuple(shape) for shape in shapes[tensor.name]))
     if is_open and config.add_optimization_profile(profile) < 0:
-        raise ExporterError(f"TensorRT refuses the batch range {sizes}")
+        raise ExporterError(f"TensorRT refuses the range of sizes {shapes}")
     return shapes
 
 

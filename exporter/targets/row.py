@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
-from exporter.config import Batch, BuildOptions
+from exporter.config import Batch, BuildOptions, InputSize
 from exporter.engines.record import FIELD, EngineRecord
 from exporter.errors import Missing, WrongUse
 from exporter.machine.capabilities import check_capabilities
@@ -31,6 +31,7 @@ class Build:
         precision: precision of the graph.
         options: builder options; only those that the target's row honors.
         progress: called with the builder's progress.
+        size: the sizes of open dimensions besides the batch, if there are any.
         here: build now or fail, even if the target could leave the build to another machine.
     """
 
@@ -39,6 +40,29 @@ class Build:
     options: BuildOptions
     progress: Progress = silent
     here: bool = False
+    size: InputSize | None = None
+
+
+def ranges(
+    batch: Batch, size: InputSize | None
+) -> tuple[tuple[int, tuple[int, ...]], tuple[int, tuple[int, ...]], tuple[int, tuple[int, ...]]]:
+    """Return (batch, sizes of open dimensions) for the smallest, usual and largest input."""
+    known = size or InputSize((), (), ())
+    return (
+        (batch.minimum, known.minimum),
+        (batch.usual, known.usual),
+        (batch.maximum or batch.usual, known.maximum or known.usual),
+    )
+
+
+def filled(shape: Iterable[int], batch: int, sizes: Sequence[int]) -> list[int]:
+    """Return a shape with numbers for its open dimensions (-1): the batch, then the sizes.
+
+    An NCHW image has its open dimensions in the same order as an NHWC image.
+    """
+    first, *rest = shape
+    left = iter(sizes)
+    return [batch if first == -1 else first, *(next(left) if n == -1 else n for n in rest)]
 
 
 @dataclass(frozen=True)
@@ -264,6 +288,21 @@ class Target:
             raise WrongUse(
                 f"target {self.name!r} does not support a range of batch sizes",
                 hint="give one size, such as --batch 1, or leave --batch out to accept any",
+            )
+
+    def check_size(self, size: InputSize | None) -> None:
+        """Refuse open dimensions without a largest size, if the target's engines need one.
+
+        Raises:
+            WrongUse: there is no largest size.
+        """
+        if size is not None and size.maximum is None and self.batch_range:
+            example = "x".join(["{}"] * len(size.usual))
+            low, usual, high = (example.format(*[n] * len(size.usual)) for n in (1, 16, 128))
+            raise WrongUse(
+                f"target {self.name!r} needs the sizes of the network's open dimensions",
+                hint=f"give the smallest, the usual and the largest, such as --input-size "
+                f"{low}:{usual}:{high}, or one fixed size",
             )
 
     def check_build(self, options: BuildOptions, precision: Precision, batch: Batch) -> None:

@@ -14,6 +14,7 @@ from exporter.cli.options import (
     calibrator_option,
     data_help,
     folder_type,
+    input_size_option,
     json_option,
     preprocess_option,
     recovery_names,
@@ -52,6 +53,7 @@ from exporter.targets import TARGETS
     metavar="N|MIN:OPT:MAX",
     help="Batch sizes that the engine accepts. The default is any; for trt and trt-rtx, 1:1:32.",
 )
+@input_size_option
 @click.option(
     "--layout",
     type=click.Choice(["nhwc", "nchw"]),

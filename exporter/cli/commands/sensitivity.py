@@ -13,6 +13,7 @@ from exporter.cli.options import (
     calibrator_option,
     data_help,
     folder_type,
+    input_size_option,
     json_option,
     preprocess_option,
     trust_options,
@@ -41,6 +42,7 @@ from exporter.targets import TARGETS
 @weights_option
 @click.option("--data", help=data_help)
 @preprocess_option
+@input_size_option
 @calibrator_option
 @calibration_images_option
 @calibration_option

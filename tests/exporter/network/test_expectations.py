@@ -75,7 +75,7 @@ def test_tokens_come_from_the_embedding(keras: ModuleType) -> None:
     words, other = keras.Input((5,)), keras.Input((3,))
     x = layers.GlobalAveragePooling1D()(layers.Embedding(7, 4)(words))
     model = keras.Model([words, other], layers.Dense(2)(layers.Concatenate()([x, other])))
-    assert meanings(model) == [Meaning(tokens=7), Meaning()]
+    assert meanings(model, model.inputs) == [Meaning(tokens=7), Meaning()]
     source = sources.wrap(model, "words", "keras", "x", "0")
     drawn = random_inputs(source, 50, np.random.default_rng(0))
     tokens, floats = (drawn[port.name] for port in source.inputs)
@@ -105,7 +105,7 @@ def test_masked_steps_are_drawn(keras: ModuleType) -> None:
     inputs = keras.Input((9, 2))
     x = layers.LSTM(3)(layers.Masking(mask_value=-1.0)(inputs))
     source = sources.wrap(keras.Model(inputs, x), "masked", "keras", "x", "0")
-    assert meanings(source.model) == [Meaning(masked=-1.0)]
+    assert meanings(source.model, source.model.inputs) == [Meaning(masked=-1.0)]
     (drawn,) = random_inputs(source, 40, np.random.default_rng(0)).values()
     masked = (drawn == -1).all(axis=2)
     lengths = (~masked).sum(axis=1)

@@ -99,13 +99,6 @@ def test_logits_that_are_nan_prove_nothing(keras: ModuleType, tmp_path: Path) ->
         export(networks.save(model, tmp_path / "nan.keras"), tmp_path)
 
 
-def test_an_open_image_size_is_refused(keras: ModuleType, tmp_path: Path) -> None:
-    inputs = keras.Input((None, None, 1))
-    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(2, 3)(inputs))
-    with pytest.raises(WrongUse, match="has open dimensions"):
-        export(networks.save(keras.Model(inputs, x), tmp_path / "open.keras"), tmp_path)
-
-
 def test_a_table_that_begins_with_scaling_needs_no_images(
     keras: ModuleType, tmp_path: Path
 ) -> None:

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from exporter import pipeline
 from exporter.cli.main import main
-from exporter.config import Trust
+from exporter.config import ExportConfig, Trust
 from exporter.errors import ExporterError, WrongUse
 from exporter.network import sources, user_classes
+from exporter.network.twin import twin_of
 
 pytestmark = pytest.mark.tf
 
@@ -140,3 +142,62 @@ def test_a_class_that_hdf5_only_names(keras: ModuleType, tmp_path: Path) -> None
         sources.load(str(model))
     own = (str(tmp_path / "layers_f.py"),)
     assert sources.load(str(model), trust=Trust(imports=own)).layers[0] == "input_layer"
+
+
+SUBCLASSED = """
+import keras
+
+class Block(keras.layers.Layer):
+    def __init__(self, width, **options):
+        super().__init__(**options)
+        self.width = width
+        self.conv = keras.layers.Conv2D(width, 3, padding="same")
+        self.norm = keras.layers.BatchNormalization()
+
+    def build(self, shape):
+        self.conv.build(shape)
+        self.norm.build((*shape[:-1], self.width))
+
+    def call(self, x, training=None):
+        return keras.ops.relu(self.norm(self.conv(x), training=training))
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width}
+
+class Net(keras.Model):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.blocks = [Block(4), Block(6)]
+        self.pool = keras.layers.GlobalAveragePooling2D()
+        self.head = keras.layers.Dense(3)
+
+    def call(self, x, training=None):
+        for block in self.blocks:
+            x = block(x, training=training)
+        return {"label": self.head(self.pool(x)), "features": x}
+"""
+SAVE_SUBCLASSED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+import subclassed
+net = subclassed.Net()
+for _ in range(3):
+    net(np.random.default_rng(0).random((8, 12, 12, 3)), training=True)
+net.save(sys.argv[2])
+"""
+
+
+def test_a_subclassed_model_of_nested_layers(keras: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "subclassed.py").write_text(SUBCLASSED)
+    model = tmp_path / "net.keras"
+    command = [sys.executable, "-c", SAVE_SUBCLASSED, str(tmp_path), str(model)]
+    subprocess.run(command, check=True, capture_output=True)
+    trust = Trust(imports=(str(tmp_path / "subclassed.py"),))
+    config = ExportConfig(str(model), "onnx", tmp_path / "out", trust=trust)
+    passport = pipeline.export(config).passport
+    assert passport["graph"]["inputs"][0]["shape"] == ["batch", 12, 12, 3]
+    assert {port["name"] for port in passport["graph"]["outputs"]} == {"label", "features"}
+    assert passport["passes"]["fold_batch_norm"]["applied"] == 2
+    twin = twin_of(sources.load(str(model), trust=trust), "float64")
+    assert twin.outputs[0].dtype == "float64"
