@@ -46,7 +46,7 @@ def machine() -> dict[str, Any]:
 
 def place() -> dict[str, Any]:
     """Describe this machine."""
-    from exporter.doctor import diagnose
+    from exporter.diagnosis import diagnose
 
     found = diagnose()
     sets = found.cpu.instruction_sets

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
@@ -30,6 +31,26 @@ LOADS = re.compile(
     r"<(?:script|img|iframe|source|video)\b[^>]*\bsrc=[\"']?(?:https?:)?//[^\s\"'>]+"
     r"|<link\b(?![^>]*\brel=[\"']?canonical)[^>]*\bhref=[\"']?(?:https?:)?//[^\s\"'>]+"
 )
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Show each notebook as a page: its text, and its code in blocks."""
+    from mkdocs.structure.files import File
+
+    for notebook in [file for file in files if file.src_uri.endswith(".ipynb")]:
+        uri = notebook.src_uri.removesuffix(".ipynb") + ".md"
+        content = as_page(Path(notebook.abs_src_path).read_text(encoding="utf-8"))
+        files.append(File.generated(config, uri, content=content))
+    return files
+
+
+def as_page(notebook: str) -> str:
+    """Return a notebook as Markdown."""
+    parts = []
+    for cell in json.loads(notebook)["cells"]:
+        text = "".join(cell["source"])
+        parts.append(f"```python\n{text}\n```" if cell["cell_type"] == "code" else text)
+    return "\n\n".join(parts) + "\n"
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

@@ -1,16 +1,18 @@
 """Convert a trained Keras network to an engine, and measure what it lost and gained.
 
 Examples:
-    >>> from pathlib import Path
     >>> import exporter
-    >>> config = exporter.ExportConfig("resnet18", target="ort", output=Path("resnet18-ort"))
-    >>> artifact = exporter.export(config)  # doctest: +SKIP
+    >>> artifact = exporter.export("resnet18", to="ort")  # doctest: +SKIP
+    >>> artifact = exporter.export(model, to="ort", precision="int8", data=(x, y))  # doctest: +SKIP
+    >>> exporter.evaluate(artifact, (x_test, y_test), original=model)  # doctest: +SKIP
+    >>> artifact.open().infer(x_test[:8])  # doctest: +SKIP
 """
 
 from __future__ import annotations
 
-from exporter.artifact.folder import Artifact
-from exporter.config import Batch, ExportConfig
+from exporter.api.calls import bench, check, doctor, evaluate, export, inspect, load, sensitivity
+from exporter.api.shown import Artifact, Engine, Result
+from exporter.config import Batch, ExportConfig, InputSize, Trust
 from exporter.errors import ConversionError, ExporterError, GateRefused, Missing, WrongUse
 from exporter.progress import Progress, silent
 
@@ -20,18 +22,24 @@ __all__ = [
     "Artifact",
     "Batch",
     "ConversionError",
+    "Engine",
     "ExportConfig",
     "ExporterError",
     "GateRefused",
+    "InputSize",
     "Missing",
+    "Progress",
+    "Result",
+    "Trust",
     "WrongUse",
     "__version__",
+    "bench",
+    "check",
+    "doctor",
+    "evaluate",
     "export",
+    "inspect",
+    "load",
+    "sensitivity",
+    "silent",
 ]
-
-
-def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
-    """Export a network to an artifact. See :func:`exporter.pipeline.export`."""
-    from exporter import pipeline
-
-    return pipeline.export(config, progress)

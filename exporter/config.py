@@ -7,7 +7,7 @@ import itertools
 import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
 
 from exporter.errors import WrongUse, unknown_name
 
@@ -230,6 +230,13 @@ class Int8:
             raise WrongUse(f"held-out-images must be at least 1, not {self.held_out_images}")
 
 
+class Given(Protocol):
+    """Data that the user has in Python: see :func:`exporter.data.samples.gather`."""
+
+    def part(self, split: Literal["train", "test"]) -> Any:
+        """Return the samples to measure on, or those to compare and evaluate on."""
+
+
 @dataclass(frozen=True)
 class Trust:
     """The code that we may run to load a network. By default none.
@@ -296,9 +303,9 @@ class ExportConfig:
         output: the artifact's folder. It must not exist unless ``force`` is set.
         precision: the precision of the arithmetic.
         weights: for a zoo model, a file or ``random``. None takes the shipped checkpoint.
-        data: the data set. We compare with Keras on its test images, and measure on its training
-            images. None takes Fashion-MNIST: for a zoo network with our weights, and, if it fits,
-            to compare any other network.
+        data: the data set, or data from Python. We compare with Keras on its test images, and
+            measure on its training images. None takes Fashion-MNIST: for a zoo network with our
+            weights, and, if it fits, to compare any other network.
         batch: the batch sizes to accept. By default any.
         input_size: the size of images (or other inputs) if the network takes any: fixed or a range.
         layout: of a four-dimensional input.
@@ -317,7 +324,7 @@ class ExportConfig:
     output: Path
     precision: Precision = "fp32"
     weights: str | None = None
-    data: str | None = None
+    data: str | Given | None = None
     batch: Batch = Batch()
     input_size: InputSize | None = None
     layout: Layout = "nhwc"

@@ -11,6 +11,7 @@ from exporter.artifact import serialize
 from exporter.artifact.folder import MODEL, Artifact
 from exporter.config import ExportConfig, Layout
 from exporter.data.feeds import check_feeds, other_feeds
+from exporter.models.preprocessing import GIVEN
 from exporter.network import sources
 from exporter.network.sizes import sized
 from exporter.network.sources import Source
@@ -28,8 +29,15 @@ if TYPE_CHECKING:
 _STEPS = 7
 
 
-def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
+def export(
+    config: ExportConfig, progress: Progress = silent, *, live: Source | None = None
+) -> Artifact:
     """Take a network to an artifact, or fail and leave nothing behind.
+
+    Args:
+        config: the request.
+        progress: called for every step.
+        live: a network in memory, in place of ``config.model``.
 
     Raises:
         WrongUse: we can't do the request as it stands.
@@ -45,7 +53,7 @@ def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
         progress("export", done, _STEPS, what)
 
     step(0, "load the network")
-    source, feeds, compared_on = _load(config, progress)
+    source, feeds, compared_on = _load(config, progress, live)
 
     from exporter.artifact import passport
     from exporter.network import frontend
@@ -79,7 +87,9 @@ def export(config: ExportConfig, progress: Progress = silent) -> Artifact:
     return Artifact(config.output, sealed)
 
 
-def measure_sensitivity(config: ExportConfig, progress: Progress = silent) -> Sensitivity:
+def measure_sensitivity(
+    config: ExportConfig, progress: Progress = silent, *, live: Source | None = None
+) -> Sensitivity:
     """Rank the layers by the loss when only that layer is INT8 or FP8. Writes nothing.
 
     Measured on ``int8.held_out_images``.
@@ -89,7 +99,7 @@ def measure_sensitivity(config: ExportConfig, progress: Progress = silent) -> Se
     """
     scheme = scheme_of(config, targets.lookup(config.target).scheme)
     refuse_methods(config, scheme)
-    source, feeds, _ = _load(config, progress)
+    source, feeds, _ = _load(config, progress, live)
 
     from exporter.data.held_out import hold_out
     from exporter.network import frontend
@@ -106,15 +116,23 @@ def measure_sensitivity(config: ExportConfig, progress: Progress = silent) -> Se
     return replace(result, warnings=(*measured.warnings, *notes))
 
 
-def _load(config: ExportConfig, progress: Progress) -> tuple[Source, list[Feeds], str]:
+def _load(
+    config: ExportConfig, progress: Progress, live: Source | None
+) -> tuple[Source, list[Feeds], str]:
     """Load the network; return it with inputs to compare it on, and their name."""
-    source = sources.load(
+    source = live or sources.load(
         config.model,
         weights=config.weights,
         preprocessing=config.preprocess,
         trust=config.trust,
     )
     source = sized(source, config.input_size)
+    if (
+        source.preprocessing is None
+        and config.data is not None
+        and not isinstance(config.data, str)
+    ):
+        source = replace(source, preprocessing=GIVEN)
     targets.lookup(config.target).check_size(source.size)
     feeds, compared_on = check_feeds(config, source, progress)
     return source, feeds, compared_on

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,10 +13,11 @@ from benchmarks.accuracy.original import original_logits
 from benchmarks.accuracy.paired import Paired, paired
 from exporter import targets
 from exporter.artifact.folder import Artifact
-from exporter.config import NO_CODE, Trust
+from exporter.config import NO_CODE, Given, Trust
 from exporter.data import datasets
 from exporter.data.feeds import image_size, in_layout, network_input
 from exporter.errors import WrongUse
+from exporter.models.preprocessing import GIVEN
 from exporter.network import sources
 from exporter.network.agreement import Agreement, compare
 from exporter.network.runner import Feeds, Runner
@@ -82,10 +83,10 @@ class Accuracy:
 
 def evaluate(
     artifacts: Sequence[Artifact],
-    data_spec: str,
+    data_spec: str | Given,
     *,
     limit: int | None = None,
-    original: str | None = None,
+    original: Any = None,
     trust: Trust = NO_CODE,
     opened: Callable[[Artifact], Runner] = targets.open_artifact,
     progress: Progress = silent,
@@ -149,10 +150,12 @@ class Images:
     source: Source
     data: datasets.Dataset
     count: int
-    size: tuple[int, int]
+    size: tuple[int, ...]
 
     @classmethod
-    def load(cls, source: Source, data_spec: str, limit: int | None, progress: Progress) -> Images:
+    def load(
+        cls, source: Source, data_spec: str | Given, limit: int | None, progress: Progress
+    ) -> Images:
         """Load the test images, and check that they fit the network.
 
         Raises:
@@ -215,9 +218,15 @@ class Images:
 
 
 def load_original(
-    artifacts: Sequence[Artifact], original: str | None = None, trust: Trust = NO_CODE
+    artifacts: Sequence[Artifact], original: Any = None, trust: Trust = NO_CODE
 ) -> Source:
     """Load the network that the artifacts were made from, and check its hash.
+
+    Args:
+        artifacts: made from one network.
+        original: the path of the Keras model, or the model in memory; None: where the passport
+            says.
+        trust: the code that we may run to load it.
 
     Raises:
         WrongUse: the artifacts have different originals, or the hash of the file differs.
@@ -231,6 +240,8 @@ def load_original(
                 f"but {artifacts[0].path} was made from {origin['model']}",
                 hint="evaluate artifacts of one network at a time",
             )
+    if origin["kind"] == "live" or not isinstance(original, (str, type(None))):
+        return sized(_live(artifacts[0], original, trust), artifacts[0].input_size)
     in_zoo = origin["kind"] == "zoo"
     weights = original or (None if origin["weights"] == "shipped" else origin["weights"])
     preprocessing = artifacts[0].passport["preprocessing"]
@@ -238,13 +249,13 @@ def load_original(
         source = sources.load(
             origin["model"] if in_zoo or original is None else original,
             weights=weights if in_zoo else None,
-            preprocessing=preprocessing and preprocessing["name"],
+            preprocessing=_nameable(preprocessing),
             trust=trust,
         )
     except WrongUse as error:
         hint = error.hint or "name the network that the artifact was made from with --original"
         raise WrongUse(error.message, hint=hint) from error
-    source = sized(source, artifacts[0].input_size)
+    source = _given(sized(source, artifacts[0].input_size), preprocessing)
     if source.sha256 != origin["sha256"]:
         raise WrongUse(
             f"{source.name} is not the network that {artifacts[0].path} was made from "
@@ -252,6 +263,45 @@ def load_original(
             hint="name the right file with --original, or export again",
         )
     return source
+
+
+def _nameable(preprocessing: dict[str, Any] | None) -> str | None:
+    """Return the recorded preprocessing if it has a name that a file may be loaded with."""
+    name = (preprocessing or {}).get("name")
+    return None if name == GIVEN else name
+
+
+def _given(source: Source, preprocessing: dict[str, Any] | None) -> Source:
+    """Mark a source whose inputs the user prepares in Python."""
+    is_given = (preprocessing or {}).get("name") == GIVEN
+    return replace(source, preprocessing=GIVEN) if is_given else source
+
+
+def _live(artifact: Artifact, original: Any, trust: Trust) -> Source:
+    """Return the original of an artifact that was exported from memory, or is in memory now.
+
+    Its weights are compared, as a file has another hash.
+    """
+    origin, preprocessing = artifact.passport["source"], artifact.passport["preprocessing"]
+    if original is None:
+        raise WrongUse(
+            f"{artifact.path} was made from a model in memory, {origin['model']}",
+            hint="give the model: original=model in Python, or save it and name the file with "
+            "--original",
+        )
+    name = _nameable(preprocessing)
+    if isinstance(original, str):
+        source = sources.load(original, preprocessing=name, trust=trust)
+    else:
+        source = sources.from_live(original, name)
+    recorded = origin.get("weights_sha256")  # no artifact of version 0.1.0 has it
+    if recorded and sources.weights_sha256(source.model) != recorded:
+        raise WrongUse(
+            f"{source.name} is not the network that {artifact.path} was made from: its weights "
+            "differ",
+            hint="give the model with the weights that it was exported with, or export it again",
+        )
+    return _given(source, preprocessing)
 
 
 def cut(feed: Feeds, batch: int | None) -> Iterator[tuple[Feeds, int]]:

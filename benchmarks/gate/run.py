@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.accuracy import measure as accuracy
 from benchmarks.gate.baseline import Baseline
@@ -35,7 +36,7 @@ def measure(
     artifacts: Sequence[Artifact],
     images: Mapping[int, Images],
     *,
-    original: str | None = None,
+    original: Any = None,
     trust: Trust = NO_CODE,
     progress: Progress = silent,
 ) -> list[Facts]:

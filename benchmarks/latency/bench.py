@@ -30,7 +30,7 @@ from benchmarks.latency.timing_worker import Job
 from exporter import targets
 from exporter.artifact import folder as artifact
 from exporter.artifact.folder import Artifact
-from exporter.config import NO_CODE, Trust
+from exporter.config import NO_CODE, Given, Trust
 from exporter.engines import record as engine_record
 from exporter.errors import ExporterError, WrongUse
 from exporter.progress import Progress, silent
@@ -69,7 +69,7 @@ class Plan:
     warm_up_s: float = 10.0
     scenario: Scenario = "sweep"
     seed: int = 0
-    data: str | None = None
+    data: str | Given | None = None
 
     def __post_init__(self) -> None:
         """Raise an error for settings that can't be measured.
@@ -144,12 +144,16 @@ def bench(
         settings={
             **asdict(plan),
             **{"against": list(against), "block_s": plan.block_s, "cores": list(cores)},
-            "images": plan.data or NOISE,
+            "images": _named(plan.data),
         },
         machine=machine,
         versions=_versions(),
         date=date,
     )
+
+
+def _named(data: str | Given | None) -> str:
+    return data if isinstance(data, str) else NOISE if data is None else "data given in Python"
 
 
 def measure(
@@ -167,6 +171,8 @@ def measure(
         np.save(images, read_images(artifacts[0], plan.data, max(plan.batches), progress))
         rivals = [name for name in against if name in peers.PEERS]
         data = plan.data or "fashion-mnist"  # only used with rivals
+        if not isinstance(data, str):
+            raise WrongUse("other tools calibrate on --data from a file only")
         made = peers.make_all(rivals, artifacts[0], folder, data, where, progress)
         failed = {rival: answer for rival, answer in made.items() if "error" in answer}
         engines = line_up(artifacts, against, folder, where)

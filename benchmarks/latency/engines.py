@@ -17,7 +17,7 @@ from benchmarks.latency.peers import AS_RECORDED, Original
 from exporter import targets
 from exporter.artifact import folder as artifact
 from exporter.data.feeds import in_layout
-from exporter.network.runner import DeviceRunner
+from exporter.network.runner import DeviceRunner, numpy_type
 
 if TYPE_CHECKING:
     from exporter.network.runner import Feeds, Runner
@@ -204,10 +204,3 @@ def limit_tensorflow(threads: int) -> None:
     share_gpus(tf)
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
-
-
-def numpy_type(name: str) -> npt.DTypeLike:
-    """Return numpy's type for a passport's name of an ONNX type, such as ``FLOAT``."""
-    import onnx_ir as ir
-
-    return ir.DataType[name.upper()].numpy()

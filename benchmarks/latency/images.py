@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from exporter.artifact.folder import Artifact
+from exporter.config import Given
 from exporter.data import datasets
 from exporter.errors import WrongUse
-from exporter.models.preprocessing import preprocess
+from exporter.models.preprocessing import GIVEN, preprocess
 from exporter.progress import Progress
 
 NOISE = "uniform noise"
@@ -18,13 +19,13 @@ _STEPS = 16  # of a sequence of open length
 
 
 def read_images(
-    one: Artifact, spec: str | None, least: int, progress: Progress
+    one: Artifact, spec: str | Given | None, least: int, progress: Progress
 ) -> np.ndarray[Any, Any]:
     """Read test images, preprocessed for the network.
 
     Args:
         one: the artifact, whose passport has the preprocessing.
-        spec: as in :func:`exporter.data.datasets.load`; None for noise.
+        spec: as in :func:`exporter.data.datasets.load`; None or :data:`NOISE` for noise.
         least: the largest batch.
         progress: called during a download.
 
@@ -35,7 +36,7 @@ def read_images(
         WrongUse: the artifact's passport has no preprocessing, or its images have other channels.
     """
     count = max(_IMAGES, least)
-    if spec is None:
+    if spec is None or spec == NOISE:
         return _noise(one, count)
     recorded = one.passport["preprocessing"]
     if recorded is None:
@@ -44,6 +45,8 @@ def read_images(
             hint="export it again with --preprocess",
         )
     data = datasets.load(spec, "test", progress)
+    if recorded["name"] == GIVEN:
+        return np.asarray(data.pixels(np.arange(count) % len(data), ()), np.float32)
     size = (recorded["resize"]["height"], recorded["resize"]["width"])
     shape = one.passport["graph"]["inputs"][0]["shape"]
     channels = shape[1 if one.passport["layout"] == "nchw" else -1]

@@ -5,15 +5,16 @@ from __future__ import annotations
 import datetime
 import platform
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 import onnx_ir as ir
 
 from exporter.config import ExportConfig
 from exporter.machine.versions import installed_versions
-from exporter.models.preprocessing import describe
+from exporter.models.preprocessing import GIVEN, describe
 from exporter.network.sizes import usual_shape
-from exporter.network.sources import Source
+from exporter.network.sources import Source, weights_sha256
 from exporter.passes import PassReport
 
 
@@ -32,6 +33,7 @@ def describe_export(
             "kind": source.kind,
             "weights": source.weights,
             "sha256": source.sha256,
+            **({"weights_sha256": weights_sha256(source.model)} if source.is_keras else {}),
             **({"input_size": str(config.input_size)} if config.input_size else {}),
             **({"imports": list(config.trust.imports)} if config.trust.imports else {}),
         },
@@ -39,7 +41,7 @@ def describe_export(
         "precision": config.precision,
         "layout": config.layout,
         "batch": _batch(config, source),
-        "preprocessing": _preprocessing(source),
+        "preprocessing": _preprocessing(source, config),
         "classes": list(source.classes),
         "graph": describe_graph(model),
         "passes": {
@@ -89,8 +91,11 @@ def _batch(config: ExportConfig, source: Source) -> dict[str, int | None]:
     return {"min": batch.minimum, "opt": batch.usual, "max": batch.maximum}
 
 
-def _preprocessing(source: Source) -> dict[str, Any] | None:
+def _preprocessing(source: Source, config: ExportConfig) -> dict[str, Any] | None:
     port = source.inputs[0]
+    if source.preprocessing == GIVEN:
+        function = getattr(config.data, "function", None)
+        return describe(GIVEN, ()) | ({"function": asdict(function)} if function else {})
     if source.preprocessing is None or len(port.shape) != 4:
         return None
     height, width, _ = usual_shape(source, port)

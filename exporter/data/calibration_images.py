@@ -46,7 +46,7 @@ class CalibrationImages:
 
     data: datasets.Dataset
     chosen: npt.NDArray[np.int64]
-    size: tuple[int, int]
+    size: tuple[int, ...]
     batch: int | None
     source: Source
     config: ExportConfig

@@ -22,6 +22,7 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from exporter.config import Given
 from exporter.errors import ExporterError, Missing, WrongUse
 from exporter.progress import Progress, silent
 
@@ -97,12 +98,12 @@ class Dataset(Protocol):
         """Count the images."""
 
     def pixels(
-        self, indices: Sequence[int] | npt.NDArray[np.int64], size: tuple[int, int]
+        self, indices: Sequence[int] | npt.NDArray[np.int64], size: tuple[int, ...]
     ) -> Pixels:
         """Return the chosen images as (len(indices), height, width, channels) uint8."""
 
 
-def resize(image: Pixels, size: tuple[int, int]) -> Pixels:
+def resize(image: Pixels, size: tuple[int, ...]) -> Pixels:
     """Resize one (height, width, channels) image with Pillow's bilinear filter.
 
     Pillow works in uint8 and returns the same bytes on every platform. We need that to reproduce
@@ -138,7 +139,7 @@ class ArrayDataset:
         return len(self.images)
 
     def pixels(
-        self, indices: Sequence[int] | npt.NDArray[np.int64], size: tuple[int, int]
+        self, indices: Sequence[int] | npt.NDArray[np.int64], size: tuple[int, ...]
     ) -> Pixels:
         """Return the chosen images, resized."""
         return np.stack([resize(self.images[i], size) for i in indices])
@@ -160,7 +161,7 @@ class FolderDataset:
         return len(self.files)
 
     def pixels(
-        self, indices: Sequence[int] | npt.NDArray[np.int64], size: tuple[int, int]
+        self, indices: Sequence[int] | npt.NDArray[np.int64], size: tuple[int, ...]
     ) -> Pixels:
         """Decode and resize the chosen images."""
         return np.stack([resize(self._decode(self.files[i]), size) for i in indices])
@@ -176,14 +177,14 @@ class FolderDataset:
         return array.reshape(*array.shape[:2], self.channels)
 
 
-def load(spec: str, split: Split, progress: Progress = silent) -> Dataset:
+def load(spec: str | Given, split: Split, progress: Progress = silent) -> Dataset:
     """Open a data set.
 
     Args:
         spec: ``fashion-mnist``, ``folder:PATH`` (one folder per class; ``PATH/train`` and
             ``PATH/test`` are used if both exist) or ``npz:PATH`` (``images`` uint8
             (n, height, width[, channels]) and ``labels`` (n,); or ``x_train``, ``y_train``,
-            ``x_test``, ``y_test``, as in Keras' own data sets).
+            ``x_test``, ``y_test``, as in Keras' own data sets); or data from Python.
         split: which part. A flat folder or one pair of arrays serves as both parts.
         progress: called during a download.
 
@@ -191,6 +192,9 @@ def load(spec: str, split: Split, progress: Progress = silent) -> Dataset:
         WrongUse: the spec is not one of these, or its data can't be used.
         Missing: Fashion-MNIST is neither on disk nor downloadable.
     """
+    if not isinstance(spec, str):
+        part: Dataset = spec.part(split)
+        return part
     kind, _, path = spec.partition(":")
     if spec == "fashion-mnist":
         return _fashion_mnist(split, progress)
@@ -202,7 +206,7 @@ def load(spec: str, split: Split, progress: Progress = silent) -> Dataset:
 
 
 def batches(
-    dataset: Dataset, size: tuple[int, int], batch: int, limit: int | None = None
+    dataset: Dataset, size: tuple[int, ...], batch: int, limit: int | None = None
 ) -> Iterator[tuple[Pixels, Labels]]:
     """Yield (pixels, labels) in order. The last batch may be shorter."""
     count = len(dataset) if limit is None else min(limit, len(dataset))

@@ -10,12 +10,12 @@ import numpy.typing as npt
 
 from exporter.data import datasets
 from exporter.errors import WrongUse
-from exporter.models.preprocessing import RGB_ONLY, preprocess
+from exporter.models.preprocessing import GIVEN, RGB_ONLY, preprocess
 from exporter.network.sizes import other_sizes, usual_shape
 from exporter.progress import Progress
 
 if TYPE_CHECKING:
-    from exporter.config import ExportConfig, Layout
+    from exporter.config import ExportConfig, Given, Layout
     from exporter.network.runner import Feeds
     from exporter.network.sources import Source
 
@@ -56,6 +56,8 @@ def network_input(source: Source, pixels: datasets.Pixels) -> Feeds:
     """
     assert source.preprocessing is not None
     port = source.inputs[0]
+    if source.preprocessing == GIVEN:
+        return {port.name: pixels.astype(port.dtype, copy=False)}
     whole = np.issubdtype(np.dtype(port.dtype), np.integer)
     if whole and source.preprocessing != "raw":
         raise WrongUse(
@@ -82,12 +84,16 @@ def in_layout(feeds: Feeds, layout: Layout) -> Feeds:
     }
 
 
-def image_size(source: Source, data: datasets.Dataset) -> tuple[int, int]:
-    """Return the height and width that the network takes.
+def image_size(source: Source, data: datasets.Dataset) -> tuple[int, ...]:
+    """Return the height and width that the network takes; empty if the inputs are given.
 
     Raises:
-        WrongUse: its input isn't one image with the data's channels.
+        WrongUse: its input isn't one image with the data's channels, or given inputs have another
+            shape than its input.
     """
+    if source.preprocessing == GIVEN:
+        _check_given(source, data)
+        return ()
     size, channels = fixed_size(source), source.inputs[0].shape[-1]
     if channels != data.channels:
         raise WrongUse(
@@ -96,6 +102,20 @@ def image_size(source: Source, data: datasets.Dataset) -> tuple[int, int]:
             hint="choose other data with --data",
         )
     return size
+
+
+def _check_given(source: Source, data: datasets.Dataset) -> None:
+    (port, *others), given = source.inputs, getattr(data, "inputs", None)
+    if given is None:
+        raise WrongUse(
+            f"the inputs of {source.name} were prepared in Python, so {data.name} doesn't fit it",
+            hint="give prepared inputs in Python again, or export it with --preprocess",
+        )
+    wanted = usual_shape(source, port)
+    if others or given.shape[1:] != wanted:
+        raise WrongUse(
+            f"{source.name} takes samples of {wanted}, but those of the data are {given.shape[1:]}"
+        )
 
 
 def fixed_size(source: Source) -> tuple[int, int]:
@@ -160,7 +180,7 @@ def _preprocessed(name: str | None, pixels: datasets.Pixels, *, whole: bool) -> 
     return pixels if whole else preprocess("unit" if name is None or rgb_only else name, pixels)
 
 
-def training_data(source: Source, config: ExportConfig) -> str:
+def training_data(source: Source, config: ExportConfig) -> str | Given:
     """Return the data whose training images the network is measured on.
 
     Raises:

@@ -19,7 +19,7 @@ _CHUNK = 256
 def choose_images(
     data: Dataset,
     test: Dataset,
-    size: tuple[int, int],
+    size: tuple[int, ...],
     most: int,
     *,
     least: int | None = None,
@@ -63,7 +63,7 @@ def choose_images(
 
 
 def batches(
-    data: Dataset, indices: npt.NDArray[np.int64], size: tuple[int, int], step: int
+    data: Dataset, indices: npt.NDArray[np.int64], size: tuple[int, ...], step: int
 ) -> Iterator[Pixels]:
     """Yield images in batches, so that memory doesn't grow with their number."""
     for start in range(0, len(indices), step):
@@ -76,7 +76,7 @@ def whole_batches(count: int, batch: int | None) -> int:
 
 
 def _one_by_one(
-    data: Dataset, indices: npt.NDArray[np.int64], size: tuple[int, int]
+    data: Dataset, indices: npt.NDArray[np.int64], size: tuple[int, ...]
 ) -> Iterator[Pixels]:
     for part in batches(data, indices, size, _CHUNK):
         yield from part

@@ -38,6 +38,8 @@ PREPROCESSING: dict[str, Callable[[FloatArray], FloatArray]] = {
     "caffe": _caffe,
     "torch": _torch,
 }
+GIVEN = "given"
+"""The user prepared the inputs in Python, so nobody else can."""
 RGB_ONLY = ("caffe", "torch")
 
 
@@ -64,8 +66,10 @@ def preprocess(name: str, pixels: PixelArray) -> FloatArray:
     return PREPROCESSING[name](pixels.astype(np.float32))
 
 
-def describe(name: str, image_size: tuple[int, int]) -> dict[str, Any]:
+def describe(name: str, image_size: tuple[int, ...]) -> dict[str, Any]:
     """Return the passport's entry on preprocessing."""
+    if name == GIVEN:
+        return {"name": name, "resize": None}
     return {
         "name": name,
         "resize": {"height": image_size[0], "width": image_size[1], "method": "pillow-bilinear"},

@@ -110,3 +110,10 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def numpy_type(name: str) -> npt.DTypeLike:
+    """Return numpy's type for a passport's name of an ONNX type, such as ``FLOAT``."""
+    import onnx_ir as ir
+
+    return ir.DataType[name.upper()].numpy()

@@ -18,7 +18,7 @@ from exporter.network.expectations import UNKNOWN, Meaning
 from exporter.network.keras_env import load_keras
 
 RANDOM = "random"
-SourceKind = Literal["zoo", "keras", "savedmodel"]
+SourceKind = Literal["zoo", "keras", "savedmodel", "live"]
 
 
 @dataclass(frozen=True)
@@ -172,8 +172,19 @@ def _kernels(model: Any) -> dict[str, tuple[int, ...]]:
 
 def from_model(model: Any, name: str) -> Source:
     """Wrap a zoo model that is already in memory, with its current weights."""
-    weights = _weights_sha256(model)
+    weights = weights_sha256(model)
     return wrap(model, name, "zoo", RANDOM, weights, zoo.PREPROCESSING)
+
+
+def from_live(model: Any, preprocessing: str | None = None) -> Source:
+    """Wrap the user's own model in memory.
+
+    Raises:
+        WrongUse: the preprocessing contradicts the scaling inside, or the model never saw data.
+    """
+    name = str(model.name)
+    carried = _agree(expectations.pixels_expected(model), preprocessing, name)
+    return wrap(model, name, "live", "in memory", weights_sha256(model), carried)
 
 
 def _from_keras_file(
@@ -334,7 +345,8 @@ def _ports(single: str, found: dict[str, tuple[Any, str]]) -> tuple[Port, ...]:
     )
 
 
-def _weights_sha256(model: Any) -> str:
+def weights_sha256(model: Any) -> str:
+    """Hash all weights of a Keras model, in its order."""
     digest = hashlib.sha256()
     for array in model.get_weights():
         digest.update(array.tobytes())

@@ -16,7 +16,7 @@ from exporter.data import calibration_images
 from exporter.data.calibration_images import CalibrationImages
 from exporter.data.feeds import fixed_size
 from exporter.errors import ConversionError, WrongUse
-from exporter.models.preprocessing import describe
+from exporter.models.preprocessing import GIVEN, describe
 from exporter.network.sources import Source
 from exporter.passes import Kept, PassReport
 from exporter.passes.insert_qdq import tensors_to_calibrate
@@ -69,7 +69,7 @@ def measure(
         ConversionError: the scheme quantizes nothing in the graph.
         WrongUse: there is no data to calibrate on, or the network does not take images.
     """
-    size = fixed_size(source)
+    size = () if source.preprocessing == GIVEN else fixed_size(source)
     reports = prepare(model)
     refuse_mixed(model)
     methods, notes = recovery.chosen(config, scheme)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -29,6 +30,19 @@ BLOCK = re.compile(
 LINK = re.compile(r"\]\((?P<target>[^)#\s]*)(?:#(?P<anchor>[^)\s]+))?\)")
 # The guides' timings take minutes. A test needs to know only that the command works.
 QUICK = r"\g<0> --batch 1 --seconds 0.1 --warm-up 0.2"
+# Runs cells as a notebook does, and shows the value of a last line that is an expression.
+SHOW_EACH = """
+import ast
+names = {{}}
+for cell in {cells!r}:
+    tree = ast.parse(cell)
+    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, "cell", "exec"), names)
+    if last is not None:
+        value = eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+        if value is not None:
+            print(value, getattr(value, "_repr_html_", str)()[:5])
+"""
 CLASSES = ("across", "down", "plain")
 
 
@@ -96,6 +110,26 @@ def test_a_page_runs_from_top_to_bottom(page: Path, place: Path, tmp_path: Path)
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"{block.what}: {done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.tf
+@pytest.mark.slow
+def test_the_notebook_runs_and_shows_what_it_promises(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").symlink_to(place / "photos")
+    notebook = json.loads((DOCS / "guides" / "python.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    assert len(cells[1].splitlines()) + sum(len(c.splitlines()) for c in cells[2:4]) < 15
+    done = subprocess.run(
+        [sys.executable, "-c", SHOW_EACH.format(cells=cells)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for shown in ("ort, int8", "McNemar", "baseline: the Keras original"):
+        assert shown in done.stdout
+    assert float(done.stdout.splitlines()[-1]) > 0.5, "it is trained"
 
 
 @pytest.mark.parametrize(

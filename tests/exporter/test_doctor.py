@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from exporter import doctor
+from exporter import diagnosis as doctor
 from exporter.cli import console
 from exporter.machine import cpus, gpus
 from exporter.machine.cpus import parse_cpuinfo
@@ -384,7 +384,7 @@ class TestDiagnose:
 
     def test_imports_nothing_heavy(self) -> None:
         script = (
-            "import sys; from exporter import doctor; doctor.diagnose().as_json()\n"
+            "import sys; from exporter import diagnosis as doctor; doctor.diagnose().as_json()\n"
             "heavy = ('keras', 'tensorflow', 'tf2onnx', 'onnx', 'onnx_ir', 'onnxruntime',\n"
             "         'tensorrt', 'tensorrt_rtx', 'openvino', 'cuda', 'numpy')\n"
             "print([name for name in heavy if name in sys.modules])"

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from benchmarks.gpu_acceptance.parts import Task
 from benchmarks.latency import worker
-from exporter import doctor
+from exporter import diagnosis as doctor
 from exporter.engines import here
 from exporter.errors import Missing
 from exporter.machine.gpus import find_gpus

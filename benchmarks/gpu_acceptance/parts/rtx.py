@@ -20,7 +20,8 @@ from benchmarks.gpu_acceptance.parts.accuracy import figures
 from benchmarks.gpu_acceptance.parts.engines import Variant
 from benchmarks.gpu_acceptance.run import classify
 from benchmarks.latency import worker
-from exporter import doctor, targets
+from exporter import diagnosis as doctor
+from exporter import targets
 from exporter.artifact import folder as artifact
 from exporter.artifact.folder import MODEL, Artifact
 from exporter.config import Batch, BuildOptions, Precision

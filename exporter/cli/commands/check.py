@@ -107,12 +107,12 @@ def check(
         shown = [one.as_json() for one in results]
         console.print_json({"baseline": str(baseline), "updated": update, "results": shown})
     else:
-        _show(results)
+        show(results)
     if not update:
         _refuse(results, baseline)
 
 
-def _show(results: list[Checked]) -> None:
+def show(results: list[Checked]) -> None:
     """Print a table per artifact, then one line per difference."""
     from exporter.cli import console
 

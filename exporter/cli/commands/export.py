@@ -154,7 +154,7 @@ def export(
       exporter export backbone.keras --to onnx --import keras_hub
     """
     from exporter import pipeline
-    from exporter.cli import console
+    from exporter.cli import console, passport
     from exporter.cli.commands.evaluate import measure
     from exporter.config import Batch, ExportConfig
 
@@ -172,7 +172,7 @@ def export(
     with console.progress_bars(quiet=False) as progress:
         artifact = pipeline.export(config, progress)
     if not as_json:
-        console.facts(f"{artifact.path}", console.passport_lines(artifact.passport))
+        console.facts(f"{artifact.path}", passport.passport_lines(artifact.passport))
     if then_evaluate:
         shown = None if as_json else console.accuracy_table
         (artifact,) = measure([artifact], data or "fashion-mnist", shown, trust=config.trust)
@@ -212,7 +212,7 @@ def compile(artefact: Path, force: bool, as_json: bool, **options: Any) -> None:
       exporter compile resnet18-trt
       exporter compile resnet18-trt --opt-level 5 --force
     """
-    from exporter.cli import console
+    from exporter.cli import console, passport
     from exporter.finish import finish
 
     asked = take_build_options(options)
@@ -221,4 +221,4 @@ def compile(artefact: Path, force: bool, as_json: bool, **options: Any) -> None:
     if as_json:
         console.print_json(done.passport)
     else:
-        console.facts(str(artefact), console.passport_lines(done.passport))
+        console.facts(str(artefact), passport.passport_lines(done.passport))

@@ -46,7 +46,7 @@ def report(folder: Path, output: Path | None, markdown: Path | None, as_json: bo
       exporter report r18 -o r18.html
     """
     from benchmarks.report import build, page, read
-    from exporter.cli import console
+    from exporter.cli import console, passport
     from exporter.output import check_parent
 
     if output is None and markdown is None and not as_json:
@@ -56,7 +56,7 @@ def report(folder: Path, output: Path | None, markdown: Path | None, as_json: bo
             check_parent(file)
     if output is not None and markdown is not None and output.absolute() == markdown.absolute():
         raise WrongUse(f"-o and --markdown are the same file: {output}")
-    findings = read.gather(folder, console.passport_lines)
+    findings = read.gather(folder, passport.passport_lines)
     laid_out = build.build(findings)
     if output is not None:
         page.write(page.as_html(laid_out), output)

@@ -35,7 +35,7 @@ def inspect(artefact: Path, profile: Path | None, require: str | None, as_json: 
       exporter inspect resnet18-trt --require int8
       exporter inspect layers.json --profile profile.json
     """
-    from exporter.cli import console
+    from exporter.cli import console, passport
     from exporter.cli import engine as console_engine
     from exporter.engines.inspection import inspect as look
 
@@ -44,7 +44,7 @@ def inspect(artefact: Path, profile: Path | None, require: str | None, as_json: 
         console.print_json(found.as_json())
     else:
         if found.passport is not None:
-            console.facts(str(artefact), console.passport_lines(found.passport))
+            console.facts(str(artefact), passport.passport_lines(found.passport))
         if found.audit is not None:
             console_engine.show_audit(found.audit)
     if require is not None:
@@ -104,7 +104,7 @@ def doctor(
     from exporter.artifact import folder as artifact
     from exporter.cli import console
     from exporter.cli import engine as console_engine
-    from exporter.doctor import diagnose, engine_fit
+    from exporter.diagnosis import diagnose, engine_fit
 
     if artefact is None:
         if machine or tensorrt or driver:

@@ -26,8 +26,8 @@ from benchmarks.drift import pictures as drift_pictures
 from benchmarks.drift.graphs import Graphs
 from benchmarks.report import read
 from exporter.artifact import folder as artifact
-from exporter.cli import console
 from exporter.cli import drift as console_drift
+from exporter.cli import passport
 from exporter.cli.main import main
 from exporter.errors import Missing, WrongUse
 from exporter.network.sources import Port, Source
@@ -297,7 +297,7 @@ def test_report_is_written_whole_and_fits_the_screen(
     first = found["flipped"][0]
     assert first["label"] == ladder.images.labels[first["image"]]
     assert list(first["predictions"].values()) == list(ladder.predictions[:, first["image"]])
-    (reported,) = read.gather(tmp_path / "drift", console.passport_lines).drifts
+    (reported,) = read.gather(tmp_path / "drift", passport.passport_lines).drifts
     assert (reported.sentence, len(reported.flips)) == (
         found["verdict"]["sentence"],
         len(ladder.flipped),

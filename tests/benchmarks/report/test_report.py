@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from benchmarks.report import build, page, read
 from benchmarks.report.blocks import Figure, Fold, Picture, Table
 from exporter.artifact import folder as artifact
-from exporter.cli import console
+from exporter.cli import passport
 from exporter.cli.main import main
 from exporter.errors import WrongUse
 from tests.benchmarks import results
@@ -75,7 +75,7 @@ def run(*arguments: object) -> Result:
 
 
 def html_of(place: Path) -> str:
-    return page.as_html(build.build(read.gather(place, console.passport_lines)))
+    return page.as_html(build.build(read.gather(place, passport.passport_lines)))
 
 
 def test_a_page_has_all_parts_and_needs_nothing_else(folder: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_page_has_all_parts_and_needs_nothing_else(folder: Path) -> None:
 
 
 def test_every_figure_is_also_a_table(folder: Path) -> None:
-    laid_out = build.build(read.gather(folder, console.passport_lines))
+    laid_out = build.build(read.gather(folder, passport.passport_lines))
     blocks = [block for section in laid_out.sections for block in section.blocks]
     figures = [block for block in blocks if isinstance(block, (Figure, Picture))]
     assert len(figures) == 9  # the trade-off, 3 batch sizes, the curve, rungs, flips, noise, costs
@@ -129,7 +129,7 @@ def test_tables_say_what_the_files_say(folder: Path) -> None:
 
 
 def test_the_first_sentence_is_of_the_fastest(folder: Path) -> None:
-    said = build.build(read.gather(folder, console.passport_lines)).verdicts[0]
+    said = build.build(read.gather(folder, passport.passport_lines)).verdicts[0]
     assert said.startswith("net-int8 (ort INT8) is 11.")
     assert "as fast as the compiled Keras original at batch 1 (95% interval" in said
     assert "has a top-1 of 87.25%, +1.50 points from Keras on 400 images" in said
@@ -137,8 +137,8 @@ def test_the_first_sentence_is_of_the_fastest(folder: Path) -> None:
 
 
 def test_one_artefact_tells_as_much_by_its_passport_alone(folder: Path) -> None:
-    alone = read.gather(folder / "net-int8", console.passport_lines)
-    whole = read.gather(folder, console.passport_lines)
+    alone = read.gather(folder / "net-int8", passport.passport_lines)
+    whole = read.gather(folder, passport.passport_lines)
     (bench,) = alone.benches
     assert len(whole.benches) == 1, "the passports repeat what bench.json says"
     for batch in (1, 8, 32):
@@ -153,11 +153,11 @@ def test_one_artefact_tells_as_much_by_its_passport_alone(folder: Path) -> None:
 
 def test_what_was_exported_after_the_measurement_is_another_artefact(tmp_path: Path) -> None:
     place = results.everything(tmp_path / "net")
-    passport = json.loads((place / "net-int8" / "passport.json").read_text())
-    passport |= {"created": "2999-01-01T00:00:00+00:00"}
-    del passport["measured"]
-    (place / "net-int8" / "passport.json").write_text(json.dumps(passport))
-    findings = read.gather(place, console.passport_lines)
+    written = json.loads((place / "net-int8" / "passport.json").read_text())
+    written |= {"created": "2999-01-01T00:00:00+00:00"}
+    del written["measured"]
+    (place / "net-int8" / "passport.json").write_text(json.dumps(written))
+    findings = read.gather(place, passport.passport_lines)
     assert findings.subject("net-int8", results.DATE) is None
     assert findings.score(str(place / "net-int8"), results.DATE) is None
     assert findings.score(str(place / "net-fp32"), results.DATE) is not None
@@ -185,7 +185,7 @@ def test_nothing_in_a_file_is_markup(tmp_path: Path) -> None:
     assert {a["alt"] is not None for a in found.named("img")} == {True}
     assert EVIL not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
-    markdown = page.as_markdown(build.build(read.gather(place, console.passport_lines)))
+    markdown = page.as_markdown(build.build(read.gather(place, passport.passport_lines)))
     # An escaped ` opens no code; within code nothing is escaped, and no ` is left.
     outside_code = re.sub(r"`[^`]*`|^    .*$", "", markdown.replace("\\`", ""), flags=re.MULTILINE)
     assert "<script" not in outside_code
@@ -217,7 +217,7 @@ WRONG = st.sampled_from([None, True, -1, 0, 1e308, math.nan, math.inf, "", "x", 
 def test_sensitivities_of_no_layer_are_told_of(folder: Path) -> None:
     file = folder / "sensitivity.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "layers": []}))
-    findings = read.gather(folder, console.passport_lines)
+    findings = read.gather(folder, passport.passport_lines)
     assert findings.sensitivities == ()
     assert "'layers' is empty" in page.as_markdown(build.build(findings))
 
@@ -243,7 +243,7 @@ def test_no_damage_breaks_a_page(folder: Path, tmp_path: Path, choose: st.DataOb
     damaged.parent.mkdir(parents=True, exist_ok=True)
     damaged.write_text(json.dumps(value))
     try:
-        findings = read.gather(tmp_path / "damaged", console.passport_lines)
+        findings = read.gather(tmp_path / "damaged", passport.passport_lines)
     except WrongUse:  # nothing is left to report
         return
     finally:
@@ -257,7 +257,7 @@ def test_no_damage_breaks_a_page(folder: Path, tmp_path: Path, choose: st.DataOb
 def test_a_file_that_is_no_result_is_told_or_left_alone(tmp_path: Path, content: str) -> None:
     tiny(tmp_path / "a")
     (tmp_path / "other.json").write_text(content)
-    findings = read.gather(tmp_path, console.passport_lines)
+    findings = read.gather(tmp_path, passport.passport_lines)
     assert len(findings.subjects) == 1
     told = [one.file for one in findings.missed]
     assert told == ([] if content in ("[]", "1") else ["other.json"])
@@ -271,7 +271,7 @@ def test_links_are_not_followed(folder: Path, tmp_path: Path) -> None:
     drift.mkdir()
     (drift / "ladder.json").write_bytes((folder / "drift" / "ladder.json").read_bytes())
     (drift / "flips.png").symlink_to(folder / "drift" / "flips.png")
-    findings = read.gather(tmp_path, console.passport_lines)
+    findings = read.gather(tmp_path, passport.passport_lines)
     assert not findings.benches
     assert len(findings.subjects) == 1
     assert findings.drifts[0].picture is None
@@ -287,7 +287,7 @@ def test_a_simulation_and_what_no_gpu_ran_say_so(tmp_path: Path) -> None:
     tiny(tmp_path / "onnx", precision="int8", target="onnx")
     text = html_of(tmp_path)
     assert "simulation: Q/DQ and FP16 executed as written on the CPU; not run on a GPU" in text
-    findings = read.gather(tmp_path, console.passport_lines)
+    findings = read.gather(tmp_path, passport.passport_lines)
     rtx = {**findings.subjects[0].artifact.passport, "target": "trt-rtx"}
     for told in ({}, {"trt-rtx": {"executed": "not run on a GPU"}}):
         one = read.Subject(artifact.Artifact(tmp_path, {**rtx, **told}), ())
@@ -377,7 +377,7 @@ def test_a_page_is_written_whole_or_not_at_all(
 
 
 def test_passports_fold_and_are_whole(folder: Path) -> None:
-    laid_out = build.build(read.gather(folder, console.passport_lines))
+    laid_out = build.build(read.gather(folder, passport.passport_lines))
     (section,) = [section for section in laid_out.sections if section.key == "passports"]
     folds = [block for block in section.blocks if isinstance(block, Fold)]
     assert [fold.title for fold in folds] == ["net-fp32", "net-int8"]

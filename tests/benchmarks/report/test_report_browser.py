@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.report import build, page, read
-from exporter.cli import console
+from exporter.cli import passport
 from tests.benchmarks import browser, results
 from tests.benchmarks.browser import Browser, Scheme
 
@@ -86,7 +86,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = results.everything(tmp_path_factory.mktemp("report") / "net")
-    findings = read.gather(place, console.passport_lines)
+    findings = read.gather(place, passport.passport_lines)
     file = place / "page.html"
     file.write_text(page.as_html(build.build(findings)))
     return file

@@ -239,7 +239,7 @@ def test_names_agree() -> None:
 def test_looking_at_the_zoo_imports_nothing_heavy() -> None:
     script = (
         "import sys, exporter.models.zoo, exporter.training.train\n"
-        "import exporter.doctor, exporter.data.datasets\n"
+        "import exporter.diagnosis, exporter.data.datasets\n"
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
     done = subprocess.run(

@@ -13,7 +13,7 @@ import pytest
 from exporter import targets
 from exporter.artifact import folder as artifact
 from exporter.config import Batch, BuildOptions
-from exporter.doctor import engine_fit
+from exporter.diagnosis import engine_fit
 from exporter.engines.inspection import inspect
 from exporter.engines.record import ENGINE
 from exporter.errors import ConversionError, ExporterError, Missing, WrongUse

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from exporter import doctor, pipeline, targets
+from exporter import diagnosis as doctor
+from exporter import pipeline, targets
 from exporter.artifact import folder as artifact
 from exporter.config import Batch, BuildOptions, ExportConfig, Precision
 from exporter.engines import here
