@@ -29,7 +29,15 @@ from exporter.passes.constants import (
 )
 from exporter.passes.linear import Linear, bias_value, read_linear, read_parameters, scale_weight
 
-_NOT_AFTER_LINEAR = "its input isn't a linear node's output"
+# What a batch norm of features (batch, channels) may follow. After anything else, a Mul and an Add
+# with one constant per channel may be the end of a layer normalization.
+_NORMS_FOLLOW = frozenset(
+    {
+        *("Add", "AveragePool", "Clip", "Concat", "Elu", "Flatten", "GlobalAveragePool"),
+        *("GlobalMaxPool", "LeakyRelu", "MaxPool", "PRelu", "ReduceMax", "ReduceMean", "Relu"),
+        *("Reshape", "Selu", "Sigmoid", "Softplus", "Squeeze", "Tanh"),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -120,28 +128,47 @@ class FoldBatchNorm(ir.passes.InPlacePass):
         for node in model.graph.all_nodes():
             if node.op_type == "BatchNormalization" and label(node) not in noted:
                 inside = node.graph is not model.graph
-                reason = "in a subgraph" if inside else _NOT_AFTER_LINEAR
+                reason = "in a subgraph" if inside else _not_after_linear(node)
                 self.report.kept.append(Kept(label(node), reason))
         for gain, shift in _loose_chains(model.graph):
             if not noted & {label(gain), label(shift)}:
-                self.report.kept.append(Kept(label(shift), _NOT_AFTER_LINEAR))
+                self.report.kept.append(Kept(label(shift), _not_after_linear(gain)))
+
+
+def _not_after_linear(node: ir.Node) -> str:
+    producer = _producer(node)
+    what = "a graph input" if producer is None else f"the output of {producer.op_type}"
+    return f"its input is {what}, not a linear node's output"
+
+
+def _producer(node: ir.Node) -> ir.Node | None:
+    """Return the node that makes the input that isn't constant."""
+    data = (value for value in node.inputs if value is not None and constant_array(value) is None)
+    value = next(data, None)
+    return None if value is None else value.producer()
 
 
 def _loose_chains(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Node]]:
-    """Yield each Mul of an image followed by an Add, both with one constant per channel."""
+    """Yield each Mul followed by an Add, both with one constant per channel.
+
+    Channels are the third axis from the end for images, and the last one for features.
+    """
     for gain in graph:
         readers = gain.outputs[0].consumers() if gain.op_type == "Mul" else ()
         if len(readers) != 1 or readers[0].op_type != "Add":
             continue
-        channels = [_channels_of_constant(node) for node in (gain, readers[0])]
+        producer = _producer(gain)
+        after = producer is not None and producer.op_type in _NORMS_FOLLOW
+        axis = -1 if after and not _channels_of_constant(gain, -3) else -3
+        channels = [_channels_of_constant(node, axis) for node in (gain, readers[0])]
         if channels[0] is not None and channels[0] == channels[1]:
             yield gain, readers[0]
 
 
-def _channels_of_constant(node: ir.Node) -> int | None:
+def _channels_of_constant(node: ir.Node, axis: int) -> int | None:
     for value in node.inputs:
         array = constant_array(value)
-        if array is not None and array.ndim > 2 and 1 < array.size == array.shape[-3]:
+        if array is not None and array.ndim >= -axis and 1 < array.size == array.shape[axis]:
             return array.size
     return None
 

@@ -10,7 +10,16 @@ from onnx import helper, numpy_helper
 
 from exporter.passes import Kept
 from exporter.passes.fold_batch_norm import FoldBatchNorm
-from tests.exporter.passes.graphs import Net, affine_chain, count_batch_norms, fold, image, ops
+from tests.exporter.passes.graphs import (
+    Net,
+    affine_chain,
+    count_batch_norms,
+    fold,
+    image,
+    ops,
+    parse,
+    uniform,
+)
 
 
 def assert_left_alone(net, *kept):
@@ -123,7 +132,7 @@ def test_training_mode():
 
 def test_pre_activation():
     net = image().conv(4, pads=[1, 1, 1, 1]).node("Relu").batch_norm(4)
-    assert_left_alone(net, ("bn", "its input isn't a linear node's output"))
+    assert_left_alone(net, ("bn", "its input is the output of Relu, not a linear node's output"))
 
 
 def test_pre_activation_as_mul_and_add():
@@ -131,7 +140,32 @@ def test_pre_activation_as_mul_and_add():
     net = affine_chain(image().conv(6, pads=[1, 1, 1, 1]).node("Relu"))
     folding = FoldBatchNorm()
     assert not folding(ir.from_proto(net.model())).modified
-    assert folding.report.kept == [Kept("shifting", "its input isn't a linear node's output")]
+    assert folding.report.kept == [
+        Kept("shifting", "its input is the output of Relu, not a linear node's output")
+    ]
+
+
+def features(before: str) -> ir.Model:
+    """A Mul and an Add with one constant per channel, of 8 features."""
+    model = parse(
+        f"{before} m = Mul (r, gain) y = Add (m, shift)", inputs="float[N,8] x",
+        outputs="float[N,8] y", gain=uniform(8), shift=uniform(8, seed=1),
+    )  # fmt: skip
+    return ir.from_proto(model)
+
+
+def test_a_batch_norm_of_features_after_a_relu_is_counted():
+    folding = FoldBatchNorm()
+    assert not folding(features("r = Relu (x)")).modified
+    (kept,) = folding.report.kept
+    assert kept.reason == "its input is the output of Relu, not a linear node's output"
+
+
+def test_the_end_of_a_layer_normalization_is_no_batch_norm():
+    before = "c = ReduceMean <axes = [1], keepdims = 1> (x) d = Sub (x, c) r = Div (d, c)"
+    folding = FoldBatchNorm()
+    assert not folding(features(before)).modified
+    assert folding.report.kept == []
 
 
 @pytest.mark.parametrize("shape", [(5,), (1, 1, 1, 5), (6, 1), (2, 1, 1, 1)])
