@@ -91,7 +91,7 @@ def collect(
 
     Args:
         model: the graph to quantize; not changed.
-        tensors: names of graph inputs or computed tensors, with the batch as their first axis.
+        tensors: names of graph inputs or computed tensors.
         batches: feeds by input name, the images along each array's first axis, preprocessed as
             for inference. Read no further than needed.
         images: how many to use. Extra images in the last batch are not counted.
@@ -109,7 +109,7 @@ def collect(
         NotFinite: an activation is NaN or infinite. The message names the tensor and the image.
         WrongRequest: an unknown tensor or method, ``images`` under 1, too few labels, or the
             arrays of a batch differ in their number of images.
-        CalibrationError: a tensor's first axis is not the batch.
+        CalibrationError: a tensor has no values.
     """
     options = options or Options()
     _refuse_nonsense(images, options, labels)
@@ -120,8 +120,9 @@ def collect(
         seen = _Pass(histograms, options, pool)
         for feeds, size, wanted in _counted(batches, images):
             activations = _infer(session, names, feeds)
-            _refuse_other_axes(tensors, feeds | activations, size)
-            seen.add({name: (feeds | activations)[name][:wanted] for name in tensors}, wanted)
+            values = feeds | activations
+            rows = {name: _by_image(name, values[name], size)[:wanted] for name in tensors}
+            seen.add(rows, wanted)
             total = seen.images if seen.stopped else images
             progress(STAGE, seen.images, total, seen.note())
             if seen.stopped:
@@ -158,6 +159,7 @@ class _Pass:
             self._pending = [
                 self._pool.submit(_observe, histogram, name, values[name][start:end], self.images)
                 for name, histogram in self._histograms.items()
+                if start < len(values[name])  # a single row is seen once per batch
             ]
             self.images += end - start
             start = end
@@ -250,14 +252,22 @@ def _infer(session: Session, names: Sequence[str], feeds: Feeds) -> Feeds:
     return dict(zip(names, map(np.asarray, session.run(names, feeds)), strict=True))
 
 
-def _refuse_other_axes(tensors: Sequence[str], values: Feeds, size: int) -> None:
-    for name in tensors:
-        shape = values[name].shape
-        if shape[:1] != (size,) or 0 in shape:
-            raise CalibrationError(
-                f"tensor {name!r} has shape {shape} for {size} images",
-                hint="only an activation with the batch as its first axis can be calibrated",
-            )
+def _by_image(name: str, values: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
+    """Return the values with one row per image, or a single row if no axis counts the images.
+
+    Steps may come before images (a recurrence), and both may be one axis, images first (a dense
+    layer of a sequence). What passes through a loop unchanged has no images.
+    """
+    if not values.size:
+        raise CalibrationError(
+            f"tensor {name!r} has shape {values.shape} for {size} images",
+            hint="an activation without values can't be calibrated",
+        )
+    if size in values.shape:
+        return np.moveaxis(values, values.shape.index(size), 0)
+    if values.ndim and len(values) % size == 0:
+        return values.reshape(size, -1)
+    return values.reshape(1, -1)
 
 
 def _refuse_nonsense(

@@ -97,7 +97,7 @@ def observe(
     """Run the images through a graph, and return the observed tensors and the images' hash.
 
     Raises:
-        CalibrationError: a tensor isn't finite, or its first axis isn't the batch.
+        CalibrationError: a tensor isn't finite, or has no values.
     """
     pixels_hash = hashlib.sha256()
 

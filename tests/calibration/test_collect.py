@@ -11,7 +11,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from calibration.collect import Collected, Options, Session, collect
-from calibration.errors import CalibrationError, NoData, NotFinite, WrongRequest
+from calibration.errors import NoData, NotFinite, WrongRequest
 from calibration.observers import Histogram, find_range
 
 MODEL = onnx.parser.parse_model(
@@ -49,7 +49,7 @@ def batches(size: int, images: np.ndarray = IMAGES) -> Iterator[dict[str, np.nda
 def run(size: int = 10, images: int = 100, **more) -> Collected:
     more = {"open_session": reference, "tensors": TENSORS, **more}
     data = more.pop("batches", batches(size))
-    return collect(MODEL, more.pop("tensors"), data, images=images, **more)
+    return collect(more.pop("model", MODEL), more.pop("tensors"), data, images=images, **more)
 
 
 def direct() -> dict[str, Histogram]:
@@ -205,9 +205,41 @@ def test_wrong_requests_are_refused() -> None:
             run(batches=iter([feeds]))
 
 
-def test_a_tensor_without_a_batch_axis_is_refused() -> None:
-    with pytest.raises(CalibrationError, match=r"'total' has shape \(\)"):
-        run(tensors=["total"])
+# The images may be behind the steps (a recurrence), or share an axis with them (a dense layer of a
+# sequence); what passes through a loop has no images.
+LAYOUTS = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[N,6,4] x) => (float[6,N,4] first, float[M,4] flat, float total) {
+    first = Transpose <perm = [1, 0, 2]> (x)
+    rows = Constant <value_ints = [-1, 4]> ()
+    flat = Reshape (x, rows)
+    total = Constant <value_float = 3.0> ()
+    summed = ReduceSum <keepdims = 0> (x)
+    alone = Mul (summed, total)
+    ahead = Identity (first)
+    behind = Identity (flat)
+}
+"""
+
+
+def test_images_are_counted_on_any_axis() -> None:
+    x = np.random.default_rng(0).normal(size=(50, 6, 4)).astype(np.float32)
+    model = onnx.parser.parse_model(LAYOUTS)
+    batches = [{"x": x[i : i + 20]} for i in (0, 20, 40)]
+    names = ["x", "ahead", "behind"]
+    found = run(model=model, tensors=names, batches=iter(batches), images=45).histograms
+    expected = np.abs(x[:45]).max()
+    for name in names:
+        assert max(-found[name].low, found[name].high) == expected, name
+        assert found[name].count == 45 * 24, f"{name}: the last batch is cut to 5 images"
+
+
+def test_a_tensor_without_images_is_seen_once_per_batch() -> None:
+    model = onnx.parser.parse_model(LAYOUTS)
+    x = np.ones((3, 6, 4), np.float32)
+    found = run(model=model, tensors=["alone"], batches=iter([{"x": x}]), images=3).histograms
+    assert found["alone"].high == 3 * 72
+    assert found["alone"].count == 1
 
 
 def test_one_session_and_an_unchanged_model() -> None:

@@ -240,6 +240,41 @@ def test_signals_to_int8(keras: ModuleType, tmp_path: Path) -> None:
     assert error < 0.05 * np.abs(expected).max()
 
 
+def recurrent(layers: Any, x: Any) -> Any:
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv1D(6, 3, padding="same")(x)))
+    return layers.LSTM(5)(x)
+
+
+def attentive(layers: Any, x: Any) -> Any:
+    x = layers.Dense(8)(x)
+    y = layers.LayerNormalization()(x)
+    x = layers.Add()([x, layers.MultiHeadAttention(2, 4)(y, y)])
+    y = layers.Dense(16, activation="gelu")(layers.LayerNormalization()(x))
+    return layers.GlobalAveragePooling1D()(layers.Add()([x, layers.Dense(8)(y)]))
+
+
+@pytest.mark.parametrize("body", [recurrent, attentive])
+@pytest.mark.parametrize(
+    ("target", "precision", "most"), [("ort", "int8", 0.1), ("onnx", "fp16", 0.01)]
+)
+def test_sequences_in_low_precision(
+    keras: ModuleType, tmp_path: Path, body: Any, target: str, precision: str, most: float
+) -> None:
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((12, 5))
+    model = keras.Model(inputs, keras.layers.Dense(2)(body(keras.layers, inputs)))
+    x = np.random.default_rng(0).random((200, 12, 5), np.float32)
+    artifact = exporter.export(
+        model, target, precision=precision, data=x, output=tmp_path / "out", calibration_images=64
+    )
+    if precision == "int8":
+        assert artifact.passport["graph"]["ops"]["QuantizeLinear"] > 2
+    expected = np.asarray(model(x[:32], training=False))
+    with artifact.open() as engine:
+        error = np.abs(engine.infer(x[:32]) - expected).max() / np.abs(expected).max()
+    assert 0 < error < most
+
+
 def test_several_inputs_and_outputs(keras: ModuleType, tmp_path: Path) -> None:
     layers = keras.layers
     a, b = keras.Input((4,), name="a"), keras.Input((3,), name="b")
