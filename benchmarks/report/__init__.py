@@ -1,4 +1,4 @@
-"""``exporter report``: artifacts and what was measured of them, as one page.
+"""``exporter report``: one page about artifacts and their measurements.
 
 `read.gather` finds and reads, `build.build` lays out, `page` writes.
 """

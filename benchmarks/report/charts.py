@@ -44,7 +44,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Spread:
-    """The distribution of one engine's calls.
+    """The distribution of one engine's call times.
 
     Attributes:
         at: quantiles by percent: 1, 25, 50, 75, 99.
@@ -61,13 +61,13 @@ class Spread:
 
     @property
     def shown(self) -> list[float]:
-        """All times that a drawing of it shows."""
+        """All times that its drawing shows."""
         return [self.at["1"], self.at["99"], *self.rounds]
 
 
 @dataclass(frozen=True)
 class Point:
-    """One engine in a plane, with an interval of y where there is one."""
+    """One engine as a point, with an interval in y if there is one."""
 
     series: Series
     x: float
@@ -122,7 +122,7 @@ def both(name: str, draw: Callable[[float], Canvas], wide: float = WIDE) -> Mark
 
 
 class _Rows:
-    """A plot with one named row for each thing and one axis below: names left, or above."""
+    """A plot with one named row per item and one axis below. Names are on the left or above."""
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ class _Rows:
         self.canvas.text(middle, self.bottom + 37, title, "title", "middle")
 
     def y(self, index: int) -> float:
-        """The middle of a row's marks; its name is written."""
+        """Write a row's name, and return the middle of its marks."""
         top = 8 + self.row * index
         if self.narrow:
             self.canvas.text(self.left, top + 13, self.names[index], "name")
@@ -204,7 +204,7 @@ def distributions(spreads: Sequence[Spread], width: float) -> Canvas:
 
 
 def curve(lines: Sequence[Sequence[Point]], title: str, width: float) -> Canvas:
-    """Draw a value against the batch size, both logarithmic, engines named at their line's end."""
+    """Draw a value over the batch size, both logarithmic. Each line ends in its engine's name."""
     height = 300.0 if width > NARROW else 270.0
     draw = Canvas(width, height)
     points = [point for line in lines for point in line]
@@ -271,7 +271,7 @@ def scatter(
 
 
 def _labelled(draw: Canvas, points: Sequence[Point], x: Scale, y: Scale, right: float) -> None:
-    """Draw points with their names beside them, where neither names nor points are in the way."""
+    """Draw points, each with its name where it covers no other name or point."""
     taken = [_Box(x(p.x) - 9, x(p.x) + 9, y(p.y) - 9, y(p.y) + 9) for p in points]
     for point in sorted(points, key=lambda p: p.x):
         px, py, series = x(point.x), y(point.y), point.series
@@ -296,7 +296,7 @@ def _labelled(draw: Canvas, points: Sequence[Point], x: Scale, y: Scale, right: 
 
 @dataclass(frozen=True)
 class _Box:
-    """Where something lies."""
+    """A place in the drawing."""
 
     left: float
     right: float
@@ -348,7 +348,7 @@ def lengths(bars: Sequence[Bar], title: str, width: float) -> Canvas:
 
 
 def pairs(bars: Sequence[Bar], title: str, width: float) -> Canvas:
-    """Draw two values a row: ``value`` as a diamond, ``other`` as a circle."""
+    """Draw two values per row: ``value`` as a diamond, ``other`` as a circle."""
     rows = _Rows(width, [bar.name for bar in bars], 21, 16)
     values = [v for bar in bars for v in (bar.value, bar.other) if v is not None]
     low, high = around(values or [0.0, 1.0])
@@ -366,7 +366,7 @@ def pairs(bars: Sequence[Bar], title: str, width: float) -> Canvas:
 
 
 def spread_out(places: Sequence[float], apart: float, low: float, high: float) -> list[float]:
-    """Move labels apart that would lie on each other, as little as needed, keeping their order."""
+    """Move overlapping labels apart, as little as possible, and keep their order."""
     order = sorted(range(len(places)), key=places.__getitem__)
     found = [min(max(place, low), high) for place in places]
     for before, after in pairwise(order):

@@ -1,4 +1,4 @@
-"""What a report is made of: measurements as they were read from files, and nothing drawn yet."""
+"""The content of a report: measurements as read from files, before anything is drawn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ORIGINALS = {KERAS: "Keras, compiled", "keras-xla": "Keras, XLA"}
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a measurement was made; None or empty where its file does not say.
+    """Where a measurement was made. A field is None or empty if the file doesn't say.
 
     Attributes:
         file: that it was read from, as seen from the reported folder.
@@ -51,22 +51,22 @@ class Subject:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """The name of its folder."""
         return self.artifact.path.resolve().name
 
     @property
     def kind(self) -> str:
-        """Target and precision, as in ``ort INT8``."""
+        """Its target and precision, such as ``ort INT8``."""
         return f"{self.artifact.target} {self.artifact.passport['precision'].upper()}"
 
     @property
     def deployed_bytes(self) -> int:
-        """Size of what is deployed: all but its papers."""
+        """The size of its deployed files: all but our own records."""
         return deployed_bytes(self.artifact)
 
     @property
     def caution(self) -> str | None:
-        """What a reader might believe otherwise: that it is the engine that was run here."""
+        """A warning if the engine itself did not run here; None if it did."""
         if targets.simulates(self.artifact):
             return "simulation: Q/DQ and FP16 executed as written on the CPU; not run on a GPU"
         executed = self.artifact.passport.get(self.artifact.target, {}).get("executed")
@@ -79,7 +79,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Timing:
-    """One engine at one batch size; as :class:`benchmarks.latency.result.Row`, of which it is read.
+    """One engine at one batch size, read from a :class:`benchmarks.latency.result.Row`.
 
     Attributes:
         rounds_ms: the median of each round; empty where only the passport tells.
@@ -100,13 +100,13 @@ class Timing:
 
     @property
     def p50(self) -> float:
-        """Median of a call in milliseconds."""
+        """The median time of a call, in milliseconds."""
         return self.quantiles_ms["50"]
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A run of ``exporter bench``; several passports of one run are one of these."""
+    """One run of ``exporter bench``, even if several passports recorded it."""
 
     origin: Origin
     scenario: str
@@ -119,21 +119,21 @@ class Bench:
 
     @property
     def timed(self) -> list[Timing]:
-        """The rows that did not fail."""
+        """The rows without an error."""
         return [row for row in self.rows if row.quantiles_ms]
 
     @property
     def engines(self) -> list[str]:
-        """Names in the order of the rows."""
+        """The engines' names, in the order of the rows."""
         return list(dict.fromkeys(row.engine for row in self.rows))
 
     @property
     def batches(self) -> list[int]:
-        """Images per call, ascending."""
+        """The batch sizes (images per call), ascending."""
         return sorted({row.batch for row in self.timed})
 
     def find(self, engine: str, batch: int) -> Timing | None:
-        """Return a row that did not fail."""
+        """Return the row of an engine and a batch size, if it has no error."""
         return next((r for r in self.timed if (r.engine, r.batch) == (engine, batch)), None)
 
 
@@ -156,7 +156,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Change:
-    """A rung against another; as :class:`benchmarks.drift.ladder.Change`."""
+    """The change from one rung to another, as :class:`benchmarks.drift.ladder.Change`."""
 
     agreement: Agreement
     paired: Paired
@@ -178,7 +178,7 @@ class Rung:
 
 @dataclass(frozen=True)
 class Noise:
-    """A layer of the drift ladder; no SQNR: exact where the noise is 0, else not finite."""
+    """A layer of the drift ladder. No SQNR means exact if its noise is 0, otherwise not finite."""
 
     name: str
     op: str
@@ -200,7 +200,7 @@ class Walk:
 
 @dataclass(frozen=True)
 class Flip:
-    """An image that not all rungs give the same class."""
+    """An image whose class differs between rungs."""
 
     image: int
     label: str
@@ -230,7 +230,7 @@ class Drift:
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What the logits lose when one layer alone is quantized; None in SQNR: nothing, or all."""
+    """The loss of the logits if only this layer is quantized. SQNR is None for no loss or all."""
 
     name: str
     sqnr_db: float | None
@@ -254,7 +254,7 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class Missed:
-    """A file that looked like a result and is not in the report, and why."""
+    """A file that looks like a result but is not in the report, with the reason."""
 
     file: str
     why: str
@@ -262,7 +262,7 @@ class Missed:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that a folder tells, newest first where there are several of a kind."""
+    """Everything that was read from a folder, the newest of each kind first."""
 
     folder: Path
     subjects: tuple[Subject, ...] = ()
@@ -280,13 +280,13 @@ class Findings:
 
     @property
     def title(self) -> str:
-        """The network where all are of one, else the folder."""
+        """The network's name if all artifacts are of one network, otherwise the folder's."""
         models = {str(one.artifact.passport["source"].get("model")) for one in self.subjects}
         return models.pop() if len(models) == 1 else self.folder.resolve().name
 
     @property
     def images(self) -> tuple[str, int] | None:
-        """The test images that most is known on: data set and count."""
+        """The test images (data set and count) that most results use."""
         return (self.scores[0].data, self.scores[0].images) if self.scores else None
 
     def subject(self, engine: str, date: str | None = None) -> Subject | None:

@@ -1,4 +1,4 @@
-"""Results as their commands write them, turned into what a report is made of."""
+"""Turn results, as the commands write them, into the content of a report."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ _BENCH_OPTIONS = {  # by setting
 
 
 def bench_command(rows: Sequence[Timing], settings: Json) -> str:
-    """Rebuild the command, of what the result says of itself."""
+    """Rebuild the command from what the result records."""
     engines = list(dict.fromkeys(row.engine for row in rows))
     against = maybe(texts, settings, "against")
     if against is None:  # an older result: only an artifact has files

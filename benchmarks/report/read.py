@@ -73,7 +73,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 class _Gathered:
-    """What was read so far."""
+    """Everything that was read so far."""
 
     def __init__(self, folder: Path, describe: Describe) -> None:
         self.folder, self.describe = folder, describe
@@ -86,7 +86,7 @@ class _Gathered:
         self.missed: list[Missed] = []
 
     def take(self, path: Path) -> None:
-        """Read one file, if it is one of ours."""
+        """Read one file if it is a result of ours."""
         beside = (path.parent / PASSPORT).is_file()
         if path.name != PASSPORT and beside and path.name in _PAPERS:
             return
@@ -132,7 +132,7 @@ class _Gathered:
         return next((one for one in owners if path.name in one.passport["files"]), None)
 
     def findings(self) -> Findings:
-        """Sort the findings, and drop what passports only repeat from a result file."""
+        """Sort the findings, and drop what passports repeat from result files."""
         dates = {bench.origin.date for bench in self.benches}
         left = [one for one in self.recorded if one.origin.date not in dates]
         return Findings(

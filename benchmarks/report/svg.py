@@ -1,4 +1,4 @@
-"""The little of SVG that charts need: scales with round ticks, marks, text.
+"""The part of SVG that charts need: scales with round ticks, marks, text.
 
 No color stands here: classes do, and the page's style sheet gives them colors for light and dark.
 Sizes are CSS pixels at the width that a chart is drawn for.
@@ -19,7 +19,7 @@ SHAPES = ("circle", "square", "diamond", "triangle")
 
 @dataclass(frozen=True)
 class Scale:
-    """From values to places.
+    """Maps values to positions.
 
     Attributes:
         low: the value at ``start``; above 0 where logarithmic.
@@ -36,7 +36,7 @@ class Scale:
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        """Return the place of a value."""
+        """Return the position of a value."""
         low, high, at = self.low, self.high, value
         if self.log:
             low, high, at = math.log(low), math.log(high), math.log(value)
@@ -88,13 +88,13 @@ def text_width(text: str, size: float = FONT) -> float:
 
 
 def shorten(text: str, width: float, size: float = FONT) -> str:
-    """Cut a text's beginning where it is wider than that; names tell most at their end."""
+    """Cut the beginning of a text that is too wide, as names differ most at their end."""
     fits = max(int(width / (size * _LETTER)), 4)
     return text if len(text) <= fits else f"…{text[len(text) - fits + 1 :]}"
 
 
 class Canvas:
-    """A drawing in the making."""
+    """A drawing while it is being made."""
 
     def __init__(self, width: float, height: float) -> None:
         """Start empty."""
