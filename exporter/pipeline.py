@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,13 +11,14 @@ from exporter.artifact import folder as artifact
 from exporter.artifact import serialize
 from exporter.artifact.folder import MODEL, Artifact
 from exporter.config import ExportConfig, Layout
-from exporter.data.feeds import check_feeds, other_feeds
+from exporter.data.feeds import check_feeds, first_images, in_layout, other_feeds
+from exporter.errors import Missing
 from exporter.models.preprocessing import GIVEN
 from exporter.network import sources
 from exporter.network.sizes import sized
 from exporter.network.sources import Source
 from exporter.progress import Progress, silent
-from exporter.proof import prove_equal
+from exporter.proof import prove_engine, prove_equal
 from exporter.targets.quantized import refuse_methods, scheme_of
 
 if TYPE_CHECKING:
@@ -83,6 +85,13 @@ def export(
         fields = passport.describe_export(config, source, model, reports, check)
         typed.save(folder)
         sealed = artifact.seal(folder, {**fields, **typed.fields, **compiled.fields(config.target)})
+        if config.is_quantized and target.device == "cpu":
+            fixed = source.batch or config.batch.fixed
+            feed = in_layout(feeds[0] if fixed else first_images(feeds[0]), config.layout)
+            here = Artifact(folder, sealed)
+            # Missing: it is for another CPU than this one.
+            with contextlib.suppress(Missing), targets.open_artifact(here) as engine:
+                prove_engine(engine, typed.data or data, data, feed, config.target)
     step(_STEPS, "done")
     return Artifact(config.output, sealed)
 

@@ -68,6 +68,11 @@ def network_input(source: Source, pixels: datasets.Pixels) -> Feeds:
     return {port.name: preprocess(source.preprocessing, pixels).astype(port.dtype, copy=False)}
 
 
+def first_images(feeds: Feeds, count: int = 16) -> Feeds:
+    """Return the first images of a batch."""
+    return {name: x[:count] for name, x in feeds.items()}
+
+
 def other_feeds(source: Source, batch: int) -> list[Feeds]:
     """Draw inputs of the smallest and the largest size, if sizes are open."""
     rng = np.random.default_rng(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,12 @@ def compile(folder: Path, build: Build) -> Compiled:
             _check_half(model)
         ov.save_model(model, folder / IR, compress_to_fp16=half)
     except RuntimeError as error:  # OpenVINO uses this type for every error
-        raise ExporterError(f"OpenVINO can't convert the graph: {error}") from error
+        ops = sorted(set(re.findall(r"^-- (\w+?)-\d+ with", str(error), re.MULTILINE)))
+        what = ", ".join(ops) if ops else str(error)
+        raise ExporterError(
+            f"OpenVINO can't convert the graph: {what}",
+            hint="use --to ort. A GRU, a SimpleRNN or a mask becomes a Loop; an LSTM does not",
+        ) from error
     hint = _HINTS[build.precision]
     compiled = _compiled(folder / IR, folder / WEIGHTS, hint, threads=None)
     layers = executed_layers(compiled.get_runtime_model())

@@ -275,6 +275,26 @@ def test_sequences_in_low_precision(
     assert 0 < error < most
 
 
+def test_an_engine_that_computes_something_else_is_refused(
+    keras: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As OpenVINO 2026.4 does with some attention, where the graph is right."""
+    from exporter.targets.openvino import OpenVinoRunner
+
+    right = OpenVinoRunner.infer
+
+    def wrong(self: Any, feeds: Any) -> Any:
+        return {name: x[:, ::-1] for name, x in right(self, feeds).items()}
+
+    monkeypatch.setattr(OpenVinoRunner, "infer", wrong)
+    model, x = networks.signal(keras), np.random.default_rng(0)
+    data = x.random((200, *model.inputs[0].shape[1:]), np.float32)
+    options = {"precision": "int8", "data": data, "calibration_images": 64}
+    with pytest.raises(exporter.ConversionError, match="openvino computes this INT8 graph wrong"):
+        exporter.export(model, to="openvino", output=tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
 def test_several_inputs_and_outputs(keras: ModuleType, tmp_path: Path) -> None:
     layers = keras.layers
     a, b = keras.Input((4,), name="a"), keras.Input((3,), name="b")

@@ -16,7 +16,7 @@ import pytest
 
 from exporter import targets
 from exporter.artifact import folder as artifact
-from exporter.cli import console
+from exporter.cli import passport
 from exporter.config import Batch, BuildOptions
 from exporter.errors import ExporterError, Missing
 from exporter.finish import finish
@@ -83,7 +83,7 @@ def test_finishing_records_where_nodes_run(tmp_path: Path) -> None:
     assert section["placement"]["nodes"] == {"CPUExecutionProvider": 4}
     assert section["placement"]["elsewhere"] == []
     assert "measured" not in done.passport
-    lines = dict(console.provider_lines(section))
+    lines = dict(passport.provider_lines(section))
     assert lines["nodes"] == "4 on CPUExecutionProvider"
     assert lines["compiled on"].startswith("Card X, onnxruntime ")
     with targets.open_artifact(artifact.read(path)) as runner:
@@ -101,7 +101,7 @@ def test_a_fallback_is_refused_unless_it_is_allowed(tmp_path: Path) -> None:
     section = done.passport["ort-cuda"]
     assert section["options"] == {"allow_fallback": True}
     assert len(section["placement"]["elsewhere"]) == 4
-    shown = console.provider_lines(section)
+    shown = passport.provider_lines(section)
     assert ("  fell back", "Conv node_conv: CPUExecutionProvider") in shown
     with targets.open_artifact(artifact.read(path)) as runner:
         assert runner.infer(FEEDS)["y"].shape == (2, 4, 16, 16)
