@@ -77,7 +77,8 @@ def load_keras(backend: str = "tensorflow") -> ModuleType:
         raise Missing(
             f"export and evaluate need Keras on tensorflow, but here it runs on "
             f"{keras.backend.backend()!r}",
-            hint="unset KERAS_BACKEND, and remove it from ~/.keras/keras.json",
+            hint="unset KERAS_BACKEND, and remove it from ~/.keras/keras.json. For a model of "
+            "this process, save it first: model.save('model.keras')",
         )
     module: ModuleType = keras
     return module

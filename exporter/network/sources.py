@@ -181,7 +181,9 @@ def from_live(model: Any, preprocessing: str | None = None) -> Source:
 
     Raises:
         WrongUse: the preprocessing contradicts the scaling inside, or the model never saw data.
+        Missing: Keras runs on another backend than TensorFlow.
     """
+    load_keras()
     name = str(model.name)
     carried = _agree(expectations.pixels_expected(model), preprocessing, name)
     return wrap(model, name, "live", "in memory", weights_sha256(model), carried)

@@ -355,6 +355,15 @@ def test_a_request_as_one_object_still_works(tmp_path: Path) -> None:
     assert "export" in steps
 
 
+def test_another_backend_is_named_before_any_work(
+    keras: ModuleType, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(exporter.Missing, match="here it runs on 'jax'") as caught:
+        exporter.export(model, to="ort")
+    assert "model.save" in str(caught.value.hint)
+
+
 def test_wrong_use(model: Any) -> None:
     with pytest.raises(exporter.WrongUse, match="name a target"):
         exporter.export(model)
