@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import exporter
 from exporter.data.samples import gather
 from tests.conftest import striped_images
 from tests.exporter import networks
 
+tf = pytest.importorskip("tensorflow")  # Python 3.10 and 3.13 run the fast tests without it
 pytestmark = pytest.mark.tf
 
 
