@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -240,6 +241,7 @@ def load_original(
                 f"but {artifacts[0].path} was made from {origin['model']}",
                 hint="evaluate artifacts of one network at a time",
             )
+    original = str(original) if isinstance(original, Path) else original
     if origin["kind"] == "live" or not isinstance(original, (str, type(None))):
         return sized(_live(artifacts[0], original, trust), artifacts[0].input_size)
     in_zoo = origin["kind"] == "zoo"

@@ -76,7 +76,8 @@ def other_sizes(source: Source) -> list[tuple[int, ...]]:
 
 
 def _filled(port: Port, sizes: tuple[int, ...]) -> Port:
-    shape = list(port.shape)
-    for index, size in zip(port.open_dimensions, sizes, strict=True):
+    """Fill in the open dimensions. Without the user's choice, inputs may have different counts."""
+    shape, axes = list(port.shape), port.open_dimensions
+    for index, size in zip(axes, sizes[: len(axes)], strict=True):
         shape[index] = size
     return replace(port, shape=tuple(shape))

@@ -94,8 +94,9 @@ def test_a_saved_file_is_the_same_original(
     int8: exporter.Artifact, model: Any, test: Any, tmp_path: Path
 ) -> None:
     saved = networks.save(model, tmp_path / "saved.keras")
-    (_, found) = exporter.evaluate(int8, test, original=saved).value
-    assert found.images == 100
+    for original in (saved, Path(saved)):
+        (_, found) = exporter.evaluate(int8, test, original=original).value
+        assert found.images == 100
 
 
 class Batches:

@@ -144,6 +144,16 @@ def test_an_open_length_stays_open(keras: ModuleType, tmp_path: Path) -> None:
         np.testing.assert_allclose(got, model(x, training=False), atol=1e-6)
 
 
+def test_inputs_with_different_counts_of_open_lengths(keras: ModuleType, tmp_path: Path) -> None:
+    layers = keras.layers
+    steps, volumes = keras.Input((None, 6)), keras.Input((None, None, None, 4))
+    pooled = [layers.GlobalAveragePooling1D()(steps), layers.GlobalAveragePooling3D()(volumes)]
+    model = keras.Model([steps, volumes], layers.Dense(2)(layers.Concatenate()(pooled)))
+    found = export(model, tmp_path).passport
+    assert found["check"]["max_relative_error"] < 1e-5
+    assert [port["shape"].count(6) for port in found["graph"]["inputs"]] == [1, 0]
+
+
 def test_an_engine_needs_bounds(keras: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(WrongUse, match="needs the sizes of the network's open dim") as caught:
         export(sequence(keras), tmp_path, "trt")
