@@ -38,6 +38,12 @@ class ConversionError(ExporterError):
     """The network can't be expressed in ONNX as requested. The message names the layer."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of another library's error, or its type if it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> WrongUse:
     """Build the error for an unknown name, with the nearest names as a hint.
 

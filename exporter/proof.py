@@ -85,17 +85,17 @@ def prove_equal(source: Source, data: bytes, batches: list[Feeds], layout: Layou
 
     exact = float32_of(source)
     with KerasRunner(exact) as keras, OrtRunner(data) as runtime:
-        expected = [keras.infer(feeds) for feeds in batches]
-        got = [runtime.infer(in_layout(feeds, layout)) for feeds in batches]
+        expected = _joined([keras.infer(feeds) for feeds in batches])
+        got = _joined([runtime.infer(in_layout(feeds, layout)) for feeds in batches])
         _refuse_not_finite(source, expected)
         agreement = _worst(expected, got)
         proof = Proof(agreement)
         if not agreement.max_relative_error <= ROUNDING:
-            part = _most_different(exact, batches, expected, got)
+            part = _most_different(exact.batch, Part(_joined(batches), expected, got))
             proof = _against_reference(exact, agreement, keras, part)
     if computes_in_half(source):
         with KerasRunner(source) as half:
-            own = [half.infer(feeds) for feeds in batches]
+            own = _joined([half.infer(feeds) for feeds in batches])
         proof = replace(proof, own_precision=_worst(own, got))
     return proof
 
@@ -190,18 +190,16 @@ class Part:
     got: Feeds
 
 
-def _most_different(
-    exact: Source, batches: list[Feeds], expected: list[Feeds], got: list[Feeds]
-) -> Part:
+def _most_different(batch: int | None, whole: Part) -> Part:
     """Choose the inputs on which two engines differ most: one batch if its size is fixed."""
-    if exact.batch is not None:
-        errors = [_error(a, b) for a, b in zip(expected, got, strict=True)]
-        worst = int(np.argmax(errors))
-        return Part(batches[worst], expected[worst], got[worst])
-    feeds, one, other = _joined(batches), _joined(expected), _joined(got)
+    one, other = whole.expected, whole.got
     distance = np.max([_distances(one[name], other[name]) for name in one], axis=0)
-    chosen = np.argsort(-distance, kind="stable")[:_MOST_IMAGES]
-    return Part(*({name: x[chosen] for name, x in part.items()} for part in (feeds, one, other)))
+    if batch is None:
+        chosen = np.argsort(-distance, kind="stable")[:_MOST_IMAGES]
+    else:
+        chosen = int(distance.argmax()) // batch * batch + np.arange(batch)
+    parts = (whole.feeds, one, other)
+    return Part(*({name: x[chosen] for name, x in part.items()} for part in parts))
 
 
 def _distances(one: Logits, other: Logits) -> Logits:
@@ -215,19 +213,18 @@ def _joined(batches: list[Feeds]) -> Feeds:
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
-def _worst(expected: list[Feeds], got: list[Feeds]) -> Agreement:
+def _worst(expected: Feeds, got: Feeds) -> Agreement:
     """Compare all outputs; return the agreement of the one that differs most."""
-    one, other = _joined(expected), _joined(got)
-    found = [compare(one[name], other[name]) for name in one]
+    found = [compare(expected[name], got[name]) for name in expected]
     return max(found, key=lambda agreement: agreement.max_relative_error)
 
 
 def _error(reference: Feeds, candidate: Feeds) -> float:
-    return _worst([reference], [candidate]).max_relative_error
+    return _worst(reference, candidate).max_relative_error
 
 
-def _refuse_not_finite(source: Source, expected: list[Feeds]) -> None:
-    for name, values in _joined(expected).items():
+def _refuse_not_finite(source: Source, expected: Feeds) -> None:
+    for name, values in expected.items():
         if not np.isfinite(values.astype(np.float64)).all():
             raise ConversionError(
                 f"output {name!r} of {source.name} is not finite in Keras itself",

@@ -242,56 +242,53 @@ def load_original(
                 hint="evaluate artifacts of one network at a time",
             )
     original = str(original) if isinstance(original, Path) else original
+    preprocessing = artifacts[0].passport["preprocessing"]
+    is_given = (preprocessing or {}).get("name") == GIVEN
+    name = preprocessing["name"] if preprocessing and not is_given else None
     if origin["kind"] == "live" or not isinstance(original, (str, type(None))):
-        return sized(_live(artifacts[0], original, trust), artifacts[0].input_size)
+        source = _live(artifacts[0], original, name, trust)
+    else:
+        source = _from_file(artifacts[0], original, name, trust)
+    source = sized(source, artifacts[0].input_size)
+    return replace(source, preprocessing=GIVEN) if is_given else source
+
+
+def _from_file(artifact: Artifact, original: str | None, name: str | None, trust: Trust) -> Source:
+    """Load the original from where the passport says, or from the user's path."""
+    origin = artifact.passport["source"]
     in_zoo = origin["kind"] == "zoo"
     weights = original or (None if origin["weights"] == "shipped" else origin["weights"])
-    preprocessing = artifacts[0].passport["preprocessing"]
     try:
         source = sources.load(
             origin["model"] if in_zoo or original is None else original,
             weights=weights if in_zoo else None,
-            preprocessing=_nameable(preprocessing),
+            preprocessing=name,
             trust=trust,
         )
     except WrongUse as error:
         hint = error.hint or "name the network that the artifact was made from with --original"
         raise WrongUse(error.message, hint=hint) from error
-    source = _given(sized(source, artifacts[0].input_size), preprocessing)
     if source.sha256 != origin["sha256"]:
         raise WrongUse(
-            f"{source.name} is not the network that {artifacts[0].path} was made from "
+            f"{source.name} is not the network that {artifact.path} was made from "
             "(SHA-256 differs)",
             hint="name the right file with --original, or export again",
         )
     return source
 
 
-def _nameable(preprocessing: dict[str, Any] | None) -> str | None:
-    """Return the recorded preprocessing if it has a name that a file may be loaded with."""
-    name = (preprocessing or {}).get("name")
-    return None if name == GIVEN else name
-
-
-def _given(source: Source, preprocessing: dict[str, Any] | None) -> Source:
-    """Mark a source whose inputs the user prepares in Python."""
-    is_given = (preprocessing or {}).get("name") == GIVEN
-    return replace(source, preprocessing=GIVEN) if is_given else source
-
-
-def _live(artifact: Artifact, original: Any, trust: Trust) -> Source:
+def _live(artifact: Artifact, original: Any, name: str | None, trust: Trust) -> Source:
     """Return the original of an artifact that was exported from memory, or is in memory now.
 
     Its weights are compared, as a file has another hash.
     """
-    origin, preprocessing = artifact.passport["source"], artifact.passport["preprocessing"]
+    origin = artifact.passport["source"]
     if original is None:
         raise WrongUse(
             f"{artifact.path} was made from a model in memory, {origin['model']}",
             hint="give the model: original=model in Python, or save it and name the file with "
             "--original",
         )
-    name = _nameable(preprocessing)
     if isinstance(original, str):
         source = sources.load(original, preprocessing=name, trust=trust)
     else:
@@ -303,7 +300,7 @@ def _live(artifact: Artifact, original: Any, trust: Trust) -> Source:
             "differ",
             hint="give the model with the weights that it was exported with, or export it again",
         )
-    return _given(source, preprocessing)
+    return source
 
 
 def cut(feed: Feeds, batch: int | None) -> Iterator[tuple[Feeds, int]]:

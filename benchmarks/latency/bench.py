@@ -153,7 +153,9 @@ def bench(
 
 
 def _named(data: str | Given | None) -> str:
-    return data if isinstance(data, str) else NOISE if data is None else "data given in Python"
+    if data is None or isinstance(data, str):
+        return data or NOISE
+    return str(data.part("test").name)
 
 
 def measure(

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 def request(
     model: Any,
     to: str | None,
-    precision: str,
+    *,
     data: Any,
     preprocess: str | Callable[[Any], Any] | None,
-    output: str | Path | None,
-    batch: str | int | Batch | None,
-    input_size: str | InputSize | None,
-    options: dict[str, Any],
+    output: str | Path | None = None,
+    batch: str | int | Batch | None = None,
+    input_size: str | InputSize | None = None,
+    **options: Any,
 ) -> tuple[ExportConfig, Source | None]:
     """Turn arguments into a request, and wrap a model in memory."""
     if to is None:
@@ -46,7 +46,6 @@ def request(
         name,
         to,
         Path(output or f"{Path(name).stem}-{to}"),
-        precision=precision,  # type: ignore[arg-type]
         data=data if data is None else read_data(data, function, None),
         preprocess=None if live else named,
         batch=_batch(batch),

@@ -67,7 +67,15 @@ def export(
         with reporting(progress) as report:
             return ours(pipeline.export(model, report))
     config, live = request(
-        model, to, precision, data, preprocess, output, batch, input_size, options
+        model,
+        to,
+        data=data,
+        preprocess=preprocess,
+        output=output,
+        batch=batch,
+        input_size=input_size,
+        precision=precision,
+        **options,
     )
     with reporting(progress) as report:
         return ours(pipeline.export(config, report, live=live))
@@ -231,8 +239,8 @@ def sensitivity(
     """Rank the layers by the accuracy that INT8 costs in each. The arguments are as in `export`."""
     from exporter import pipeline
 
-    given = {"recovery": (), "held_out_images": images, **options}
-    config, live = request(model, "onnx", "int8", data, preprocess, None, None, None, given)
+    given = {"precision": "int8", "recovery": (), "held_out_images": images, **options}
+    config, live = request(model, "onnx", data=data, preprocess=preprocess, **given)
     with reporting(progress) as report:
         found = pipeline.measure_sensitivity(config, report, live=live)
     return Result(found, found.as_json, lambda: _console().sensitivity_table(found))

@@ -23,7 +23,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from exporter.errors import ConversionError, WrongUse
+from exporter.errors import ConversionError, WrongUse, first_line
 from exporter.network import recurrent
 from exporter.network.sources import Port, Source
 from exporter.network.twin import float32_of
@@ -53,7 +53,9 @@ def to_onnx(source: Source, batch: int | None = None) -> ir.Model:
         source = float32_of(source)
         graph_def, inputs, outputs, weights = _trace(source, batch)
     except Exception as error:  # the network's layers may raise anything
-        raise ConversionError(f"TensorFlow can't trace {source.name}: {_first(error)}") from error
+        raise ConversionError(
+            f"TensorFlow can't trace {source.name}: {first_line(error)}"
+        ) from error
     proto = _translate(graph_def, inputs, outputs, source)
     model = ir.from_proto(proto)
     for node in model.graph:
@@ -76,11 +78,6 @@ def _agreed_batch(source: Source, asked: int | None) -> int | None:
     if own is not None and asked is not None and own != asked:
         raise WrongUse(f"{source.name} has a fixed batch size of {own}, but --batch is {asked}")
     return asked if own is None else own
-
-
-def _first(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _trace(
@@ -206,7 +203,7 @@ def _translate(
             )
             proto: onnx.ModelProto = translated.make_model(source.name)
     except (ValueError, KeyError, RuntimeError, AssertionError, TypeError) as error:
-        raise ConversionError(f"tf2onnx failed on {source.name}: {_first(error)}") from error
+        raise ConversionError(f"tf2onnx failed on {source.name}: {first_line(error)}") from error
     finally:
         logger.setLevel(level)
     recurrent.drop_list_shapes(proto)

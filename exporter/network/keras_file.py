@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.config import Trust
-from exporter.errors import ExporterError, WrongUse
+from exporter.errors import ExporterError, WrongUse, first_line
 from exporter.network import user_classes
 from exporter.network.keras_env import load_keras
 from exporter.untrusted import read_h5_config, read_json, refuse_code
@@ -63,8 +63,7 @@ def _explained(path: Path, error: Exception) -> ExporterError:
             f"{path} needs classes that are not part of Keras: {name}",
             hint=f"load them with --import FILE_OF_{name}.py, or --import and a module",
         )
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return ExporterError(
-        f"Keras can't load {path}: {first}",
+        f"Keras can't load {path}: {first_line(error)}",
         hint="the file is damaged, or it was saved by a version of Keras that differs too much",
     )
